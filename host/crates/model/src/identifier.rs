@@ -1,0 +1,99 @@
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+use crate::Value;
+
+/// The id of a profile or a group: a UUID of version 7, so that ids sort by the time of creation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId(pub [u8; 16]);
+
+impl RecordId {
+    /// A new id that is greater than every id made before it in this process.
+    pub fn create() -> Self {
+        Self(Uuid::now_v7().into_bytes())
+    }
+}
+
+impl FromStr for RecordId {
+    type Err = uuid::Error;
+
+    /// Reads the hyphenated or plain form of a UUID, in any case.
+    fn from_str(text: &str) -> Result<Self, uuid::Error> {
+        Ok(Self(Uuid::try_parse(text)?.into_bytes()))
+    }
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Uuid::from_bytes(self.0).hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Debug for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A property's number in the dictionary of a store. Numbers are never used again for another name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PropertyId(pub u32);
+
+/// Where identifiers are unique: the number of a domain group of profiles, or of a type of group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpaceId(pub u32);
+
+/// The canonical bytes of "this value of this property in this space", by which a record is found.
+///
+/// Eight bytes of space and property, big endian, then the value's canonical text. A text longer than
+/// [`Identifier::LONGEST_TEXT`] is replaced by a zero byte and its BLAKE3 hash; no text of an
+/// identifier starts with a zero byte, because rows with NUL bytes are rejected.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identifier(pub Vec<u8>);
+
+impl Identifier {
+    /// Bytes of text that are kept as they are.
+    pub const LONGEST_TEXT: usize = 64;
+
+    /// The identifier of `value`.
+    pub fn new(space: SpaceId, property: PropertyId, value: &Value) -> Self {
+        let mut bytes = Vec::with_capacity(40);
+        Self::write(space, property, value, &mut bytes);
+        Self(bytes)
+    }
+
+    /// Appends the canonical bytes to `out`.
+    pub fn write(space: SpaceId, property: PropertyId, value: &Value, out: &mut Vec<u8>) {
+        out.extend_from_slice(&space.0.to_be_bytes());
+        out.extend_from_slice(&property.0.to_be_bytes());
+        let text = value.text();
+        if text.len() <= Self::LONGEST_TEXT {
+            out.extend_from_slice(text.as_bytes());
+        } else {
+            out.push(0);
+            out.extend_from_slice(blake3::hash(text.as_bytes()).as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_grow() {
+        let ids: Vec<RecordId> = (0..1000).map(|_| RecordId::create()).collect();
+        assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));
+        assert_eq!(ids[0].to_string().parse(), Ok(ids[0]));
+    }
+
+    #[test]
+    fn long_values_are_hashed() {
+        let of = |text: &str| Identifier::new(SpaceId(1), PropertyId(2), &Value::Text(text.into())).0;
+        assert_eq!(of("a@x.nl"), b"\0\0\0\x01\0\0\0\x02a@x.nl");
+        assert_eq!(of(&"a".repeat(1000)).len(), 8 + 1 + 32);
+        assert_ne!(of(&"a".repeat(1000)), of(&"a".repeat(1001)));
+    }
+}

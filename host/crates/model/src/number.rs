@@ -1,0 +1,141 @@
+use rust_decimal::Decimal;
+
+/// How numbers are written in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NumberFormat {
+    /// The character before the decimals.
+    pub decimal: char,
+    /// The character between groups of three digits, if files may have one.
+    pub thousands: Option<char>,
+}
+
+impl Default for NumberFormat {
+    fn default() -> Self {
+        Self { decimal: '.', thousands: None }
+    }
+}
+
+/// The most digits that a number may have.
+const MOST_DIGITS: u32 = 28;
+
+impl NumberFormat {
+    /// Reads a number: optional sign, digits, optional decimal part; no exponent; at most 28 digits.
+    /// `None` where the text is anything else, such as `.5`, `5.` or misplaced thousands.
+    pub fn parse(&self, text: &str) -> Option<Decimal> {
+        let (negative, unsigned) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text.strip_prefix('+').unwrap_or(text)),
+        };
+        let (whole, decimals) = match unsigned.split_once(self.decimal) {
+            Some((whole, decimals)) if !decimals.is_empty() => (whole, decimals),
+            Some(_) => return None,
+            None => (unsigned, ""),
+        };
+        if whole.is_empty() {
+            return None;
+        }
+        let mut digits = Digits::default();
+        match self.thousands {
+            Some(separator) if whole.contains(separator) => {
+                for (place, group) in whole.split(separator).enumerate() {
+                    let expected = if place == 0 { 1..=3 } else { 3..=3 };
+                    if !expected.contains(&group.len()) {
+                        return None;
+                    }
+                    digits.push(group)?;
+                }
+            }
+            _ => digits.push(whole)?,
+        }
+        digits.push(decimals)?;
+        let scale = u32::try_from(decimals.len()).ok()?;
+        let mantissa = if negative { -digits.mantissa } else { digits.mantissa };
+        let number = Decimal::try_from_i128_with_scale(mantissa, scale).ok()?;
+        Some(canonical(number))
+    }
+}
+
+#[derive(Default)]
+struct Digits {
+    mantissa: i128,
+    count: u32,
+}
+
+impl Digits {
+    fn push(&mut self, text: &str) -> Option<()> {
+        for byte in text.bytes() {
+            if !byte.is_ascii_digit() {
+                return None;
+            }
+            if self.mantissa != 0 || byte != b'0' {
+                self.count += 1;
+            }
+            if self.count > MOST_DIGITS {
+                return None;
+            }
+            self.mantissa = self.mantissa * 10 + i128::from(byte - b'0');
+        }
+        Some(())
+    }
+}
+
+/// Without trailing zeros and without a negative zero: equal numbers are equal bytes.
+fn canonical(number: Decimal) -> Decimal {
+    if number.is_zero() { Decimal::ZERO } else { number.normalize() }
+}
+
+/// The exact sum, or `None` if it needs more than 28 digits. (`Decimal` itself would round.)
+pub fn add_exactly(a: Decimal, b: Decimal) -> Option<Decimal> {
+    let sum = a.checked_add(b)?;
+    let exact = sum.scale() == a.scale().max(b.scale());
+    let sum = canonical(sum);
+    (exact && sum.mantissa().unsigned_abs() < 10u128.pow(MOST_DIGITS)).then_some(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(format: NumberFormat, text: &str, expected: Option<&str>) {
+        let found = format.parse(text).map(|number| number.to_string());
+        assert_eq!(found.as_deref(), expected, "{text}");
+    }
+
+    #[test]
+    fn plain() {
+        let plain = NumberFormat::default();
+        check(plain, "12.50", Some("12.5"));
+        check(plain, "-0", Some("0"));
+        check(plain, "+007", Some("7"));
+        check(plain, "-0.010", Some("-0.01"));
+        check(plain, "9999999999999999999999999999", Some("9999999999999999999999999999"));
+        check(plain, "10000000000000000000000000000", None);
+        check(plain, "0.0000000000000000000000000001", Some("0.0000000000000000000000000001"));
+        for wrong in ["", ".5", "5.", "1e3", "1,000", "0x1", "--1", "+-1", "1 ", "NaN", "١", "-"] {
+            check(plain, wrong, None);
+        }
+    }
+
+    #[test]
+    fn european() {
+        let european = NumberFormat { decimal: ',', thousands: Some('.') };
+        check(european, "1.234.567,89", Some("1234567.89"));
+        check(european, "1234,5", Some("1234.5"));
+        for wrong in ["12.34,5", "1234.567", "1..234", ".123", "1,234.5", "1.234,", "1,2,3"] {
+            check(european, wrong, None);
+        }
+    }
+
+    #[test]
+    fn sums_are_exact_or_refused() {
+        let number = |text: &str| NumberFormat::default().parse(text).unwrap();
+        let check = |a: &str, b: &str, expected: Option<&str>| {
+            assert_eq!(add_exactly(number(a), number(b)), expected.map(number), "{a} + {b}");
+        };
+        check("0.1", "0.2", Some("0.3"));
+        check("-0.5", "0.5", Some("0"));
+        check("9999999999999999999999999999", "1", None);
+        check("1000000000000000000000000000", "0.01", None);
+        check("0.0000000000000000000000000001", "1", None);
+    }
+}

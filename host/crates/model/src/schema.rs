@@ -1,0 +1,140 @@
+use crate::{CONSENTED, REFUSED, ValueType};
+
+/// How a cell changes a property.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MergeRule {
+    /// Overwrites; an empty cell does nothing.
+    #[default]
+    Set,
+    /// Writes only where the record has no value.
+    SetIfEmpty,
+    /// Overwrites, and clears on an empty cell.
+    SetOrClear,
+    /// Appends the values that are not there yet, in order.
+    Add,
+    /// Adds in exact decimals; a property without value counts as 0.
+    Sum,
+}
+
+impl MergeRule {
+    /// Every rule, with its name in a goal.
+    pub const NAMES: [(&'static str, Self); 5] = [
+        ("set", Self::Set),
+        ("set-if-empty", Self::SetIfEmpty),
+        ("set-or-clear", Self::SetOrClear),
+        ("add", Self::Add),
+        ("sum", Self::Sum),
+    ];
+
+    /// Why the rule does not go with a property, or `None`.
+    pub fn misfit(self, property: &PropertySchema) -> Option<&'static str> {
+        match self {
+            Self::Add if !property.multiple => Some("`add` needs a property with `multiple = true`"),
+            Self::Sum if property.multiple => Some("`sum` needs a property that holds one value"),
+            Self::Sum if property.value_type != ValueType::Number => {
+                Some("`sum` needs a property with `type = \"number\"`")
+            }
+            Self::Sum if property.unique => Some("`sum` cannot write an identifier"),
+            _ => None,
+        }
+    }
+}
+
+/// What a property's values may be used for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Permission {
+    /// Tied to a person.
+    #[default]
+    Personal,
+    /// Says nothing about who the person is.
+    Anonymous,
+    /// Kept although the person is not tracked.
+    DoNotTrack,
+}
+
+impl Permission {
+    /// Every permission, with its name in `schema.toml`.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("personal", Self::Personal), ("anonymous", Self::Anonymous), ("do-not-track", Self::DoNotTrack)];
+}
+
+/// A property as `schema.toml` declares it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PropertySchema {
+    /// The name, unique among its siblings.
+    pub name: String,
+    /// The type of its values.
+    pub value_type: ValueType,
+    /// Whether a value identifies a record.
+    pub unique: bool,
+    /// Whether it holds a list of unique values.
+    pub multiple: bool,
+    /// What the values may be used for.
+    pub permission: Permission,
+}
+
+/// A type of group, such as a household.
+#[derive(Clone, Debug, Default)]
+pub struct GroupType {
+    /// The name of the type.
+    pub name: String,
+    /// The properties of its groups.
+    pub properties: Vec<PropertySchema>,
+}
+
+/// A type of event on a profile's time line.
+#[derive(Clone, Debug, Default)]
+pub struct EventType {
+    /// The name of the type.
+    pub name: String,
+    /// The properties of its events.
+    pub properties: Vec<PropertySchema>,
+    /// The lists of rows that an event carries.
+    pub nested: Vec<NestedType>,
+}
+
+/// A list of rows inside an event, such as the products of an order.
+#[derive(Clone, Debug, Default)]
+pub struct NestedType {
+    /// The name of the list.
+    pub name: String,
+    /// The properties of its rows.
+    pub properties: Vec<PropertySchema>,
+}
+
+/// What profiles, groups and events may hold.
+#[derive(Clone, Debug, Default)]
+pub struct Schema {
+    /// The properties of profiles, those of the system included.
+    pub properties: Vec<PropertySchema>,
+    /// The types of groups.
+    pub groups: Vec<GroupType>,
+    /// The types of events.
+    pub events: Vec<EventType>,
+    /// The names of the objectives.
+    pub objectives: Vec<String>,
+    /// The names of the domain groups; `default` is always there.
+    pub domain_groups: Vec<String>,
+}
+
+impl Schema {
+    /// The profile property of that name.
+    pub fn property(&self, name: &str) -> Option<&PropertySchema> {
+        self.properties.iter().find(|property| property.name == name)
+    }
+}
+
+/// The properties that every profile has and an import may write.
+pub fn system_properties() -> [PropertySchema; 4] {
+    let list =
+        |name: &str| PropertySchema { name: name.to_owned(), multiple: true, ..PropertySchema::default() };
+    [
+        list(CONSENTED),
+        list(REFUSED),
+        list("viewed_interactions"),
+        PropertySchema { name: "permission_level".to_owned(), ..PropertySchema::default() },
+    ]
+}
+
+/// The properties that only Sluicebox itself writes.
+pub const READ_ONLY_PROPERTIES: [&str; 2] = ["created", "modified"];
