@@ -1,0 +1,677 @@
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memchr::{memchr, memchr2, memchr3};
+use sluicebox_model::{Header, RecordBatch, RejectedRow, RejectionCode};
+
+use crate::FileError;
+
+/// What becomes of a row with fewer or more cells than the header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ragged {
+    /// It is rejected.
+    #[default]
+    Reject,
+    /// Missing cells are empty and surplus empty cells are dropped; surplus values reject the row.
+    Pad,
+}
+
+/// How a file is written; the keys are those of `csv` in a goal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CsvOptions {
+    /// Between cells.
+    pub delimiter: char,
+    /// Around cells; an ASCII byte, or `None` where quotes mean nothing.
+    pub quote: Option<u8>,
+    /// Before a character that is meant literally, inside quotes; an ASCII byte.
+    pub escape: Option<u8>,
+    /// Whether the first row names the columns. Without it they are `1`, `2`, ….
+    pub header: bool,
+    /// Physical lines before the header that are no part of the table.
+    pub skip_rows: u64,
+    /// Whether white space around a cell is no part of it.
+    pub trim: bool,
+    /// Texts that mean "no value".
+    pub null_values: Vec<String>,
+    /// What becomes of ragged rows.
+    pub ragged: Ragged,
+    /// The longest cell, in bytes.
+    pub max_cell: usize,
+    /// The longest row, in bytes as the file has them.
+    pub max_row: usize,
+}
+
+impl Default for CsvOptions {
+    fn default() -> Self {
+        Self {
+            delimiter: ',',
+            quote: Some(b'"'),
+            escape: None,
+            header: true,
+            skip_rows: 0,
+            trim: true,
+            null_values: vec![String::new()],
+            ragged: Ragged::Reject,
+            max_cell: 1 << 20,
+            max_row: 16 << 20,
+        }
+    }
+}
+
+const FIRST_BUFFER: usize = 256 << 10;
+const MOST_COLUMNS: usize = 100_000;
+/// A batch is complete at so many bytes even if it could have more rows.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Cuts the text of a file into batches of records.
+///
+/// Memory is bounded by `max_row` and the size of a batch, whatever the file.
+pub struct Reader {
+    input: Box<dyn Read + Send>,
+    bytes_read: Arc<AtomicU64>,
+    scanner: Scanner,
+    options: CsvOptions,
+    batch_rows: usize,
+    header: Arc<Header>,
+    /// `buffer[from..to]` is read and not yet parsed.
+    buffer: Vec<u8>,
+    from: usize,
+    to: usize,
+    ended: bool,
+    /// The physical line at `from`, from 1.
+    line: u64,
+    /// The number of the next record.
+    number: u64,
+}
+
+/// Where a row lies: its cells are the last `cells` of the row's ends.
+struct Row {
+    /// In bytes of the buffer.
+    length: usize,
+    cells: usize,
+    line: u64,
+    problem: Option<RejectionCode>,
+}
+
+impl Reader {
+    /// Reads up to the first record. `None` if the file holds no row at all, not even a header.
+    /// `bytes_read` is what batches report as progress.
+    pub fn open(
+        input: Box<dyn Read + Send>,
+        bytes_read: Arc<AtomicU64>,
+        options: CsvOptions,
+        batch_rows: usize,
+    ) -> Result<Option<Self>, FileError> {
+        let mut delimiter = [0; 4];
+        let delimiter = options.delimiter.encode_utf8(&mut delimiter).as_bytes().to_vec();
+        let scanner = Scanner { delimiter, quote: options.quote, escape: options.escape, trim: options.trim };
+        let header =
+            Header { columns: Vec::new(), trim: options.trim, null_values: options.null_values.clone() };
+        let mut reader = Self {
+            input,
+            bytes_read,
+            scanner,
+            batch_rows,
+            header: Arc::new(header),
+            buffer: vec![0; FIRST_BUFFER],
+            from: 0,
+            to: 0,
+            ended: false,
+            line: 1,
+            number: 0,
+            options,
+        };
+        reader.fill()?;
+        for _ in 0..reader.options.skip_rows {
+            reader.skip_line()?;
+        }
+        let columns = reader.read_header()?;
+        Ok(columns.map(|columns| {
+            let header = Header {
+                columns,
+                trim: reader.options.trim,
+                null_values: reader.options.null_values.clone(),
+            };
+            reader.header = Arc::new(header);
+            reader
+        }))
+    }
+
+    /// The columns.
+    pub fn header(&self) -> &Arc<Header> {
+        &self.header
+    }
+
+    fn read_header(&mut self) -> Result<Option<Vec<String>>, FileError> {
+        let (mut text, mut ends) = (Vec::new(), Vec::new());
+        let Some(row) = self.next_row(&mut text, &mut ends)? else { return Ok(None) };
+        let problem = |problem| Err(FileError::Header { line: row.line, problem });
+        if row.cells > MOST_COLUMNS {
+            return problem("has more than 100000 columns");
+        }
+        if !self.options.header {
+            // The first row is a record too: it is parsed again. It still lies in the buffer.
+            self.from -= row.length;
+            self.line = row.line;
+            return Ok(Some((1..=row.cells).map(|number| number.to_string()).collect()));
+        }
+        match row.problem {
+            Some(RejectionCode::Encoding) => {
+                return problem("holds bytes that are invalid in the file's encoding");
+            }
+            Some(RejectionCode::Nul) => return problem("holds a NUL byte"),
+            Some(_) => return problem("has text after a closing quote or a name that is too long"),
+            None => {}
+        }
+        let names = cells(&text, &ends).into_iter();
+        let trim = self.options.trim;
+        Ok(Some(names.map(|name| if trim { name.trim().to_owned() } else { name }).collect()))
+    }
+
+    /// The next rows, or `None` after the last.
+    pub fn next_batch(&mut self) -> Result<Option<RecordBatch>, FileError> {
+        let columns = self.header.columns.len();
+        let (mut text, mut ends, mut places, mut rejected) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut bytes = 0;
+        while places.len() + rejected.len() < self.batch_rows && bytes < BATCH_BYTES {
+            let (text_before, ends_before) = (text.len(), ends.len());
+            let Some(row) = self.next_row(&mut text, &mut ends)? else { break };
+            let number = self.number;
+            self.number += 1;
+            let problem = match row.problem {
+                Some(code) => Some((code.clone(), reason(&code, &self.options))),
+                None => self.fit(row.cells, columns, &mut text, &mut ends),
+            };
+            match problem {
+                None => places.push((number, row.line)),
+                Some((code, reason)) => {
+                    let base = u32::try_from(text_before).unwrap_or(u32::MAX);
+                    let own: Vec<u32> =
+                        ends.get(ends_before..).unwrap_or_default().iter().map(|end| end - base).collect();
+                    let found = cells(text.get(text_before..).unwrap_or_default(), &own);
+                    let cells = joined(found, columns, self.options.delimiter);
+                    bytes += text.len() - text_before;
+                    text.truncate(text_before);
+                    ends.truncate(ends_before);
+                    rejected.push(RejectedRow { number, line: row.line, code, reason, cells });
+                }
+            }
+            bytes = bytes.max(text.len() + ends.len() * 4);
+        }
+        if places.is_empty() && rejected.is_empty() {
+            return Ok(None);
+        }
+        // Each row was valid by itself, so the whole is; the check is kept because it costs next to nothing.
+        let text = String::from_utf8(text).map_err(|_| invalid())?;
+        let batch = RecordBatch::new(Arc::clone(&self.header), text, ends, places, rejected, self.number);
+        let mut batch = batch.ok_or_else(invalid)?;
+        batch.bytes_read = self.bytes_read.load(Ordering::Relaxed);
+        Ok(Some(batch))
+    }
+
+    /// Makes a row as wide as the header, or says why it cannot be.
+    fn fit(
+        &self,
+        found: usize,
+        columns: usize,
+        text: &mut Vec<u8>,
+        ends: &mut Vec<u32>,
+    ) -> Option<(RejectionCode, String)> {
+        if found == columns {
+            return None;
+        }
+        let ragged = || Some((RejectionCode::Ragged, format!("expected {columns} cells, found {found}")));
+        match self.options.ragged {
+            Ragged::Reject => ragged(),
+            Ragged::Pad if found < columns => {
+                let end = u32::try_from(text.len()).unwrap_or(u32::MAX);
+                ends.extend(std::iter::repeat_n(end, columns - found));
+                None
+            }
+            Ragged::Pad => {
+                let kept = ends.len() - (found - columns);
+                let end = kept.checked_sub(1).and_then(|last| ends.get(last)).map_or(0, |end| *end as usize);
+                let mut from = end;
+                for next in ends.get(kept..).unwrap_or_default() {
+                    let cell = text.get(from..*next as usize).unwrap_or_default();
+                    let cell = String::from_utf8_lossy(cell);
+                    let cell = if self.options.trim { cell.trim() } else { &*cell };
+                    if !cell.is_empty() && !self.options.null_values.iter().any(|null| null == cell) {
+                        return ragged();
+                    }
+                    from = *next as usize;
+                }
+                ends.truncate(kept);
+                text.truncate(end);
+                None
+            }
+        }
+    }
+
+    /// Appends the cells of the next row that is not blank.
+    fn next_row(&mut self, text: &mut Vec<u8>, ends: &mut Vec<u32>) -> Result<Option<Row>, FileError> {
+        let (text_before, ends_before) = (text.len(), ends.len());
+        loop {
+            let bytes = self.buffer.get(self.from..self.to).unwrap_or_default();
+            if bytes.is_empty() && self.ended {
+                return Ok(None);
+            }
+            match self.scanner.scan(bytes, self.ended, text, ends) {
+                Scan::Incomplete { in_quotes } => {
+                    text.truncate(text_before);
+                    ends.truncate(ends_before);
+                    if self.ended {
+                        return Err(FileError::Unclosed { line: self.line });
+                    }
+                    if bytes.len() >= self.options.max_row {
+                        return Err(self.too_long(in_quotes));
+                    }
+                    self.fill()?;
+                }
+                Scan::Complete { length, quoted, after_quote } => {
+                    let line = self.line;
+                    if length > self.options.max_row {
+                        return Err(self.too_long(false));
+                    }
+                    let raw = bytes.get(..length).unwrap_or_default();
+                    let cells = ends.len() - ends_before;
+                    let blank =
+                        cells == 1 && !quoted && self.is_blank(text.get(text_before..).unwrap_or_default());
+                    self.line += if quoted { physical_lines(raw) } else { 1 };
+                    let problem = self.problem(
+                        raw,
+                        after_quote,
+                        text_before,
+                        ends.get(ends_before..).unwrap_or_default(),
+                    );
+                    self.from += length;
+                    if !blank {
+                        return Ok(Some(Row { length, cells, line, problem }));
+                    }
+                    text.truncate(text_before);
+                    ends.truncate(ends_before);
+                }
+            }
+        }
+    }
+
+    fn too_long(&self, in_quotes: bool) -> FileError {
+        let (line, limit) = (self.line, self.options.max_row as u64);
+        if in_quotes {
+            FileError::UnclosedWithin { line, limit }
+        } else {
+            FileError::RowTooLong { line, limit }
+        }
+    }
+
+    fn is_blank(&self, cell: &[u8]) -> bool {
+        cell.is_empty() || (self.options.trim && cell.iter().all(|byte| matches!(byte, b' ' | b'\t')))
+    }
+
+    fn problem(&self, raw: &[u8], after_quote: bool, from: usize, ends: &[u32]) -> Option<RejectionCode> {
+        if memchr(0, raw).is_some() {
+            return Some(RejectionCode::Nul);
+        }
+        if std::str::from_utf8(raw).is_err() {
+            return Some(RejectionCode::Encoding);
+        }
+        if after_quote {
+            return Some(RejectionCode::Quote);
+        }
+        if raw.len() > self.options.max_cell {
+            let mut from = from;
+            for end in ends {
+                if *end as usize - from > self.options.max_cell {
+                    return Some(RejectionCode::CellTooLong);
+                }
+                from = *end as usize;
+            }
+        }
+        None
+    }
+
+    /// Moves what is not parsed to the front and reads until the buffer is full, a bigger one if it was full.
+    /// Reading full buffers only keeps the work on a long row linear: it is parsed again each time.
+    fn fill(&mut self) -> Result<(), FileError> {
+        self.buffer.copy_within(self.from..self.to, 0);
+        self.to -= self.from;
+        self.from = 0;
+        if self.to > self.buffer.len() / 2 {
+            self.buffer.resize(self.buffer.len() * 2, 0);
+        }
+        while let Some(room) = self.buffer.get_mut(self.to..).filter(|room| !room.is_empty()) {
+            match self.input.read(room) {
+                Ok(0) => {
+                    self.ended = true;
+                    break;
+                }
+                Ok(length) => self.to += length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn skip_line(&mut self) -> Result<(), FileError> {
+        loop {
+            let bytes = self.buffer.get(self.from..self.to).unwrap_or_default();
+            match memchr2(b'\n', b'\r', bytes) {
+                Some(end) if end + 1 < bytes.len() || self.ended => {
+                    let pair = bytes.get(end..end + 2) == Some(b"\r\n");
+                    self.from += end + 1 + usize::from(pair);
+                    self.line += 1;
+                    return Ok(());
+                }
+                None if self.ended => {
+                    self.from = self.to;
+                    return Ok(());
+                }
+                None if bytes.len() > self.options.max_row => return Err(self.too_long(false)),
+                _ => self.fill()?,
+            }
+        }
+    }
+}
+
+fn invalid() -> FileError {
+    FileError::Io(io::Error::new(io::ErrorKind::InvalidData, "the rows of a batch do not fit together"))
+}
+
+fn reason(code: &RejectionCode, options: &CsvOptions) -> String {
+    match code {
+        RejectionCode::Nul => "the row holds a NUL byte".into(),
+        RejectionCode::Encoding => "the row holds bytes that are invalid in the file's encoding".into(),
+        RejectionCode::Quote => "a cell has text after its closing quote".into(),
+        RejectionCode::CellTooLong => format!("a cell is longer than {} bytes (max_cell)", options.max_cell),
+        other => other.as_str().to_owned(),
+    }
+}
+
+fn cells(text: &[u8], ends: &[u32]) -> Vec<String> {
+    let mut from = 0;
+    let mut cells = Vec::with_capacity(ends.len());
+    for end in ends {
+        let cell = text.get(from..*end as usize).unwrap_or_default();
+        cells.push(String::from_utf8_lossy(cell).into_owned());
+        from = *end as usize;
+    }
+    cells
+}
+
+/// As many cells as there are columns: missing ones empty, surplus ones joined in the last.
+fn joined(mut cells: Vec<String>, columns: usize, delimiter: char) -> Vec<String> {
+    if columns > 0 && cells.len() > columns {
+        let surplus = cells.split_off(columns - 1).join(&delimiter.to_string());
+        cells.push(surplus);
+    }
+    cells.resize(columns, String::new());
+    cells
+}
+
+fn physical_lines(raw: &[u8]) -> u64 {
+    let mut lines = 0;
+    let mut before = 0;
+    for byte in raw {
+        if *byte == b'\r' || (*byte == b'\n' && before != b'\r') {
+            lines += 1;
+        }
+        before = *byte;
+    }
+    lines
+}
+
+struct Scanner {
+    delimiter: Vec<u8>,
+    quote: Option<u8>,
+    escape: Option<u8>,
+    trim: bool,
+}
+
+enum Scan {
+    /// The row does not end in these bytes.
+    Incomplete { in_quotes: bool },
+    /// The row with its line end is `length` bytes long.
+    Complete { length: usize, quoted: bool, after_quote: bool },
+}
+
+/// What ends a cell.
+enum End {
+    Cell(usize),
+    Row(usize),
+    Missing,
+}
+
+impl Scanner {
+    /// Appends the cells of the row at the start of `bytes`. `ended` = nothing follows these bytes.
+    fn scan(&self, bytes: &[u8], ended: bool, text: &mut Vec<u8>, ends: &mut Vec<u32>) -> Scan {
+        let (mut at, mut quoted, mut after_quote) = (0, false, false);
+        loop {
+            let mut closed = false;
+            let start = if self.trim { self.skip_space(bytes, at) } else { at };
+            if self.quote.is_some() && bytes.get(start).copied() == self.quote {
+                quoted = true;
+                match self.quoted_cell(bytes, start + 1, ended, text) {
+                    Some(end) => at = if self.trim { self.skip_space(bytes, end) } else { end },
+                    None => return Scan::Incomplete { in_quotes: true },
+                }
+                closed = true;
+            }
+            let end = self.cell_end(bytes, at, ended);
+            let (End::Cell(to) | End::Row(to)) = end else { return Scan::Incomplete { in_quotes: false } };
+            after_quote |= closed && to > at;
+            text.extend_from_slice(bytes.get(at..to).unwrap_or_default());
+            ends.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
+            match end {
+                End::Cell(_) => at = to + self.delimiter.len(),
+                _ => {
+                    let line_end = match bytes.get(to..) {
+                        Some([b'\r', b'\n', ..]) => 2,
+                        Some([_, ..]) => 1,
+                        _ => 0,
+                    };
+                    return Scan::Complete { length: to + line_end, quoted, after_quote };
+                }
+            }
+        }
+    }
+
+    fn skip_space(&self, bytes: &[u8], mut at: usize) -> usize {
+        while let Some(b' ' | b'\t') = bytes.get(at) {
+            if bytes.get(at..).is_some_and(|rest| rest.starts_with(&self.delimiter)) {
+                break;
+            }
+            at += 1;
+        }
+        at
+    }
+
+    /// Where the unquoted text that begins at `at` ends.
+    fn cell_end(&self, bytes: &[u8], at: usize, ended: bool) -> End {
+        let first = self.delimiter.first().copied().unwrap_or(b',');
+        let mut from = at;
+        loop {
+            let rest = bytes.get(from..).unwrap_or_default();
+            let Some(found) = memchr3(first, b'\n', b'\r', rest) else {
+                return if ended { End::Row(bytes.len()) } else { End::Missing };
+            };
+            let place = from + found;
+            match bytes.get(place) {
+                Some(b'\r') if place + 1 == bytes.len() && !ended => return End::Missing,
+                Some(b'\n' | b'\r') if !matches!(first, b'\n' | b'\r') => return End::Row(place),
+                _ if bytes.get(place..).is_some_and(|rest| rest.starts_with(&self.delimiter)) => {
+                    return End::Cell(place);
+                }
+                _ => from = place + 1,
+            }
+        }
+    }
+
+    /// Appends the quoted text that begins at `at`; answers with the place after the closing quote.
+    fn quoted_cell(&self, bytes: &[u8], mut at: usize, ended: bool, text: &mut Vec<u8>) -> Option<usize> {
+        let quote = self.quote?;
+        loop {
+            let rest = bytes.get(at..)?;
+            let found = at + memchr2(quote, self.escape.unwrap_or(quote), rest)?;
+            text.extend_from_slice(bytes.get(at..found)?);
+            let next = bytes.get(found + 1).copied();
+            if next.is_none() && !ended {
+                return None;
+            }
+            let special = bytes.get(found).copied();
+            if special == self.escape && special != Some(quote) {
+                text.push(next?);
+                at = found + 2;
+            } else if next == Some(quote) {
+                text.push(quote);
+                at = found + 2;
+            } else {
+                return Some(found + 1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(text: &[u8], options: &CsvOptions, batch_rows: usize) -> Result<String, String> {
+        let input = Box::new(io::Cursor::new(text.to_vec()));
+        let reader = Reader::open(input, Arc::default(), options.clone(), batch_rows);
+        let Some(mut reader) = reader.map_err(|error| error.to_string())? else {
+            return Ok("nothing".into());
+        };
+        let mut shown = vec![reader.header().columns.join("|")];
+        while let Some(batch) = reader.next_batch().map_err(|error| error.to_string())? {
+            let mut rows = Vec::new();
+            for row in 0..batch.rows() {
+                let cells: Vec<&str> =
+                    (0..batch.header().columns.len()).map(|column| batch.cell(row, column)).collect();
+                rows.push((batch.place(row).0, format!("{}: {}", batch.place(row).1, cells.join("|"))));
+            }
+            for row in &batch.rejected {
+                rows.push((
+                    row.number,
+                    format!("{}! {} {}", row.line, row.code.as_str(), row.cells.join("|")),
+                ));
+            }
+            rows.sort();
+            shown.extend(rows.into_iter().map(|(_, row)| row));
+        }
+        Ok(shown.join("\n").replace('\0', "NUL"))
+    }
+
+    #[track_caller]
+    fn check(change: impl Fn(&mut CsvOptions), text: &[u8], expected: &str) {
+        let mut options = CsvOptions::default();
+        change(&mut options);
+        for batch_rows in [1, 2, 1024] {
+            let found = read(text, &options, batch_rows).unwrap_or_else(|error| error);
+            assert_eq!(found, expected, "batches of {batch_rows}");
+        }
+    }
+
+    #[test]
+    fn rows_and_lines() {
+        check(|_| (), b"a,b\n1,2\r\n3,4\r5,6", "a|b\n2: 1|2\n3: 3|4\n4: 5|6");
+        check(|_| (), b"\n\r\na,b\n\n1,2\n\n", "a|b\n5: 1|2");
+        check(|_| (), b"a\n \n1\n", "a\n3: 1");
+        check(|_| (), b"a\n\"\"\n", "a\n2: ");
+        check(|_| (), b"", "nothing");
+        check(|_| (), b"\n\n", "nothing");
+        check(|_| (), b"a,b", "a|b");
+    }
+
+    #[test]
+    fn quotes() {
+        check(|_| (), b"a,b\n\"1,\"\"x\"\"\n2\",3\n4,5\n", "a|b\n2: 1,\"x\"\n2|3\n4: 4|5");
+        check(|_| (), b"a,b\n1\"2,x\"y\"\n", "a|b\n2: 1\"2|x\"y\"");
+        check(|_| (), b"a,b\n \"1\" , \"2\"\t\n", "a|b\n2: 1|2");
+        check(|_| (), b"a,b\n\"1\"x,2\n3,4\n", "a|b\n2! quote 1x|2\n3: 3|4");
+        check(|o| o.trim = false, b"a,b\n \"1\",\" 2 \"\n", "a|b\n2:  \"1\"| 2 ");
+        check(|o| o.quote = None, b"a,b\n\"1,2\"\n", "a|b\n2: \"1|2\"");
+        check(|o| o.escape = Some(b'\\'), b"a,b\n\"1\\\"x\\\\\",2\\\n", "a|b\n2: 1\"x\\|2\\");
+        check(
+            |_| (),
+            b"a\n\"1\n2\n",
+            "line 2: the quoted cell that begins in this row is not closed before the file ends",
+        );
+    }
+
+    #[test]
+    fn ragged_rows() {
+        check(|_| (), b"a,b\n1\n1,2,3,4\n5,6\n", "a|b\n2! ragged 1|\n3! ragged 1|2,3,4\n4: 5|6");
+        check(|o| o.ragged = Ragged::Pad, b"a,b\n1\n1,2, ,\n1,2,3\n", "a|b\n2: 1|\n3: 1|2\n4! ragged 1|2,3");
+    }
+
+    #[test]
+    fn options() {
+        check(|o| o.header = false, b"1,2\n3,4\n", "1|2\n1: 1|2\n2: 3|4");
+        check(|o| o.skip_rows = 2, b"report \"x\nof today\na\n1\n", "a\n4: 1");
+        check(|o| o.skip_rows = 9, b"a\n1\n", "nothing");
+        check(|o| o.delimiter = '¦', "a¦b\n1¦é\n".as_bytes(), "a|b\n2: 1|é");
+        check(|o| o.delimiter = '\t', b"a\tb\n\t2\n", "a|b\n2: |2");
+        check(|o| o.null_values.push("NULL".into()), b"a,b\n\"NULL\", NULL \n", "a|b\n2: |");
+        check(|o| o.trim = false, b" a ,b\n 1 ,\n", " a |b\n2:  1 |");
+    }
+
+    #[test]
+    fn bad_bytes_reject_the_row() {
+        check(|_| (), b"a,b\n1,\xff\n2,\0\n3,4\n", "a|b\n2! encoding 1|\u{fffd}\n3! nul 2|NUL\n4: 3|4");
+        check(|_| (), b"a,\xff\n", "line 1: the header holds bytes that are invalid in the file's encoding");
+    }
+
+    #[test]
+    fn limits() {
+        check(|o| o.max_cell = 3, b"a,b\n1234,x\n123,y\n", "a|b\n2! cell-too-long 1234|x\n3: 123|y");
+        let small = |o: &mut CsvOptions| o.max_row = 1 << 20;
+        let long = |start: &str| [start.as_bytes(), &vec![b'x'; 3 << 20], b"\n"].concat();
+        check(
+            small,
+            &long("a\n"),
+            "line 2: the row that begins here does not end within 1048576 bytes (max_row)",
+        );
+        check(
+            small,
+            &long("a\n\""),
+            "line 2: the quoted cell that begins in this row is not closed within 1048576 bytes (max_row)",
+        );
+    }
+
+    proptest! {
+        /// Well-formed files read as the `csv` crate reads them.
+        #[test]
+        fn reads_like_the_csv_crate(rows in prop::collection::vec(prop::collection::vec("[a-c\",\n\ré ]{0,6}", 3), 0..40)) {
+            let mut writer = csv::Writer::from_writer(Vec::new());
+            writer.write_record(["x", "y", "z"]).unwrap();
+            for row in &rows {
+                writer.write_record(row).unwrap();
+            }
+            let text = writer.into_inner().unwrap();
+            let options = CsvOptions { trim: false, ..CsvOptions::default() };
+            let mut reader = Reader::open(Box::new(io::Cursor::new(text)), Arc::default(), options, 7).unwrap().unwrap();
+            let mut found = Vec::new();
+            while let Some(batch) = reader.next_batch().unwrap() {
+                prop_assert!(batch.rejected.is_empty());
+                for row in 0..batch.rows() {
+                    found.push((0..3).map(|column| batch.raw(row, column).to_owned()).collect::<Vec<_>>());
+                }
+            }
+            prop_assert_eq!(found, rows);
+        }
+
+        /// Whatever the bytes, reading ends, and batches of any size hold the same.
+        #[test]
+        fn any_bytes(text in prop::collection::vec(prop::sample::select(b"ab,\"\r\n\\ \t\xc3\xa9\0".to_vec()), 0..200)) {
+            let mut options = CsvOptions { escape: Some(b'\\'), ..CsvOptions::default() };
+            for header in [true, false] {
+                options.header = header;
+                prop_assert_eq!(read(&text, &options, 1), read(&text, &options, 1000));
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+use std::io::{self, Write};
+
+use crate::CsvOptions;
+
+/// Writes rows in the dialect of a goal's files, so that they can be read again by the same goal.
+#[derive(Debug)]
+pub struct RowWriter<W> {
+    out: W,
+    delimiter: String,
+    quote: Option<char>,
+    escape: Option<char>,
+}
+
+impl<W: Write> RowWriter<W> {
+    /// A writer of UTF-8.
+    pub fn new(out: W, options: &CsvOptions) -> Self {
+        let delimiter = options.delimiter.to_string();
+        Self { out, delimiter, quote: options.quote.map(char::from), escape: options.escape.map(char::from) }
+    }
+
+    /// Writes one row.
+    pub fn write<'a>(&mut self, cells: impl IntoIterator<Item = &'a str>) -> io::Result<()> {
+        let mut row = String::new();
+        for (place, cell) in cells.into_iter().enumerate() {
+            if place > 0 {
+                row.push_str(&self.delimiter);
+            }
+            self.append(cell, &mut row);
+        }
+        row.push('\n');
+        self.out.write_all(row.as_bytes())
+    }
+
+    /// The writer below.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.out
+    }
+
+    fn append(&self, cell: &str, row: &mut String) {
+        let Some(quote) = self.quote else { return row.push_str(cell) };
+        let plain = !cell.contains(&self.delimiter)
+            && !cell.contains([quote, '\n', '\r'])
+            && cell.trim().len() == cell.len()
+            && !(cell.is_empty() && row.is_empty());
+        if plain {
+            return row.push_str(cell);
+        }
+        row.push(quote);
+        for character in cell.chars() {
+            if character == quote {
+                row.push(quote);
+            } else if Some(character) == self.escape {
+                row.push(character);
+            }
+            row.push(character);
+        }
+        row.push(quote);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_what_needs_it() {
+        let options = CsvOptions { delimiter: ';', escape: Some(b'\\'), ..CsvOptions::default() };
+        let mut writer = RowWriter::new(Vec::new(), &options);
+        writer.write(["", "a;b", "\"\\\"", "c,d", " e"]).unwrap();
+        let text = String::from_utf8(writer.get_mut().clone()).unwrap();
+        assert_eq!(text, "\"\";\"a;b\";\"\"\"\\\\\"\"\";c,d;\" e\"\n");
+    }
+}
