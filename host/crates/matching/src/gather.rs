@@ -1,0 +1,117 @@
+use std::collections::HashMap;
+
+use sluicebox_model::{Record, RecordId};
+
+use crate::prepare::{Lookup, Prepared};
+
+/// Many batches, and the identifiers that they name, each once and sorted.
+#[derive(Debug)]
+pub struct Gathered {
+    pub(crate) batches: Vec<Prepared>,
+    /// Where each distinct key lies: batch and number, in the order of the keys' bytes.
+    distinct: Vec<(u32, u32)>,
+    /// For each batch and key, its place in `distinct`.
+    pub(crate) slots: Vec<Vec<u32>>,
+    /// Whether the record that a slot finds is needed, or only its id.
+    identifies: Vec<bool>,
+}
+
+impl Gathered {
+    /// Sorts the identifiers of `batches`, which are consecutive and in file order.
+    pub fn new(batches: Vec<Prepared>) -> Self {
+        let mut all: Vec<(&[u8], u32, u32)> = Vec::new();
+        for (place, batch) in (0..).zip(&batches) {
+            all.extend((0..batch.keys.len()).map(|key| (batch.keys.get(key), place, key)));
+        }
+        all.sort_unstable();
+        let mut slots: Vec<Vec<u32>> =
+            batches.iter().map(|batch| vec![0; batch.keys.len() as usize]).collect();
+        let mut distinct: Vec<(u32, u32)> = Vec::new();
+        let mut last: Option<&[u8]> = None;
+        for (bytes, batch, key) in all {
+            if last != Some(bytes) {
+                distinct.push((batch, key));
+                last = Some(bytes);
+            }
+            let slot = u32::try_from(distinct.len() - 1).unwrap_or(u32::MAX);
+            if let Some(place) = slots.get_mut(batch as usize).and_then(|keys| keys.get_mut(key as usize)) {
+                *place = slot;
+            }
+        }
+        let mut identifies = vec![false; distinct.len()];
+        for (batch, slots) in batches.iter().zip(&slots) {
+            for lookup in &batch.lookups {
+                let Lookup::Property { key, .. } = lookup else { continue };
+                let slot = slots.get(*key as usize).map_or(usize::MAX, |slot| *slot as usize);
+                if let Some(identifies) = identifies.get_mut(slot) {
+                    *identifies = true;
+                }
+            }
+        }
+        Self { batches, distinct, slots, identifies }
+    }
+
+    /// The number of distinct identifiers.
+    pub fn len(&self) -> usize {
+        self.distinct.len()
+    }
+
+    /// Whether no row names an identifier.
+    pub fn is_empty(&self) -> bool {
+        self.distinct.is_empty()
+    }
+
+    /// The identifiers, sorted.
+    pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.distinct.iter().map(|(batch, key)| {
+            self.batches.get(*batch as usize).map_or(&[][..], |batch| batch.keys.get(*key))
+        })
+    }
+
+    /// The slot of an identifier, if a row names it.
+    pub(crate) fn slot_of(&self, bytes: &[u8]) -> Option<usize> {
+        self.distinct
+            .binary_search_by(|(batch, key)| {
+                self.batches.get(*batch as usize).map_or(&[][..], |batch| batch.keys.get(*key)).cmp(bytes)
+            })
+            .ok()
+    }
+
+    /// The ids of the records to load, sorted, given whom each identifier finds.
+    pub fn records(&self, found: &[Option<RecordId>]) -> Vec<RecordId> {
+        let by_property =
+            found.iter().zip(&self.identifies).filter(|(_, needed)| **needed).filter_map(|(id, _)| *id);
+        let by_id = self.batches.iter().flat_map(|batch| &batch.lookups).filter_map(|lookup| match lookup {
+            Lookup::Record(id) => Some(*id),
+            Lookup::Property { .. } => None,
+        });
+        let mut ids: Vec<RecordId> = by_property.chain(by_id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+}
+
+/// The records that were loaded, by the ids under which they were asked for.
+pub(crate) struct Loaded {
+    pub entries: Vec<(RecordId, Record)>,
+    pub places: HashMap<RecordId, usize>,
+}
+
+impl Loaded {
+    /// `records[n]` is what the n-th id leads to: it may have another id, where records were merged.
+    pub(crate) fn new(ids: &[RecordId], records: Vec<Option<(RecordId, Record)>>) -> Self {
+        let mut loaded =
+            Self { entries: Vec::with_capacity(ids.len()), places: HashMap::with_capacity(ids.len()) };
+        for (asked, record) in ids.iter().zip(records) {
+            let Some((id, record)) = record else { continue };
+            let next = loaded.entries.len();
+            let place = *loaded.places.entry(id).or_insert(next);
+            if place == next {
+                loaded.entries.push((id, record));
+            }
+            loaded.places.insert(*asked, place);
+        }
+        loaded
+    }
+}
