@@ -1,0 +1,106 @@
+use rocksdb::WriteBatch;
+use sluicebox_model::{Record, RecordId};
+
+use crate::encode::{encode, merged_into};
+use crate::keys::{self, GOAL_RUN, HISTORY, IDENTIFIERS, LEDGER, RECORDS, RUNNING};
+use crate::open::durable;
+use crate::{Store, StoreError};
+
+/// How far a file was imported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileState {
+    /// Records of the file that are accounted for.
+    pub position: u64,
+    /// Whether nothing is left to do.
+    pub complete: bool,
+}
+
+impl FileState {
+    fn encode(self) -> [u8; 9] {
+        let mut bytes = [u8::from(self.complete); 9];
+        for (to, from) in bytes.iter_mut().zip(self.position.to_be_bytes()) {
+            *to = from;
+        }
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (position, complete) = bytes.split_at_checked(8)?;
+        Some(Self { position: keys::read_u64(position)?, complete: complete == [1] })
+    }
+}
+
+/// What one stretch of a file does to the store: all of it or nothing.
+#[derive(Debug, Default)]
+pub struct Commit {
+    /// Records to write.
+    pub records: Vec<(RecordId, Record)>,
+    /// Records that were merged into another: the old id and the one that stayed.
+    pub merged: Vec<(RecordId, RecordId)>,
+    /// Identifiers to write, or to remove.
+    pub identifiers: Vec<(Vec<u8>, Option<RecordId>)>,
+    /// The file's key and how far it is imported now.
+    pub file: Option<([u8; 32], FileState)>,
+    /// The goal run's number and its report so far.
+    pub goal_run: Option<(u64, Vec<u8>)>,
+    /// Whether that goal run is over.
+    pub ends_goal_run: bool,
+}
+
+impl Store {
+    /// Writes a commit. When this returns, it is on the disk; when it fails, nothing of it is.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn commit(&self, mut commit: Commit) -> Result<(), StoreError> {
+        let (records, identifiers) = (self.family(RECORDS)?, self.family(IDENTIFIERS)?);
+        // Sorted keys go into the tables several times faster than random ones.
+        commit.records.sort_unstable_by_key(|(id, _)| *id);
+        commit.identifiers.sort_unstable();
+        let mut batch = WriteBatch::default();
+        let mut bytes = Vec::with_capacity(1024);
+        for (id, record) in &commit.records {
+            bytes.clear();
+            encode(record, &mut bytes);
+            batch.put_cf(records, id.0, &bytes);
+        }
+        for (from, to) in &commit.merged {
+            batch.put_cf(records, from.0, merged_into(*to));
+        }
+        for (identifier, id) in &commit.identifiers {
+            match id {
+                Some(id) => batch.put_cf(identifiers, identifier, id.0),
+                None => batch.delete_cf(identifiers, identifier),
+            }
+        }
+        if let Some((key, state)) = &commit.file {
+            batch.put(keys::key(LEDGER, key), state.encode());
+        }
+        if let Some((number, report)) = &commit.goal_run {
+            batch.put(keys::key(HISTORY, &number.to_be_bytes()), report);
+        }
+        if commit.ends_goal_run {
+            batch.delete(RUNNING);
+        }
+        self.db.write_opt(batch, &durable())?;
+        Ok(())
+    }
+
+    /// Begins a goal run, whose number is greater than all before it. `report` makes its first report.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn begin_goal_run(&self, report: impl FnOnce(u64) -> Vec<u8>) -> Result<u64, StoreError> {
+        let last = match self.db.get(GOAL_RUN)? {
+            None => 0,
+            Some(bytes) => keys::read_u64(&bytes).ok_or(StoreError::Damaged("the number of goal runs"))?,
+        };
+        let number = last + 1;
+        let mut batch = WriteBatch::default();
+        batch.put(GOAL_RUN, number.to_be_bytes());
+        batch.put(RUNNING, number.to_be_bytes());
+        batch.put(keys::key(HISTORY, &number.to_be_bytes()), report(number));
+        self.db.write_opt(batch, &durable())?;
+        Ok(number)
+    }
+}

@@ -1,0 +1,41 @@
+//! Every kind of key. Integers in keys are big endian, so that keys sort by them.
+//!
+//! | column family | key | value |
+//! | --- | --- | --- |
+//! | `default` | `m` `format` | version of this layout, u32 |
+//! | `default` | `m` `goal-run` | number of the last goal run, u64 |
+//! | `default` | `m` `running` | number of the goal run under way, u64; absent when none is |
+//! | `default` | `d` name | number of a property or space, u32 (see [`Store::property`](crate::Store::property)) |
+//! | `default` | `u` property u32 | present when the values of the property are in `identifiers` |
+//! | `default` | `l` 32-byte hash | a file's [`FileState`](crate::FileState): position u64, complete u8, rows u64 |
+//! | `default` | `h` goal run u64 | the goal run's report, as the host writes it |
+//! | `records` | 16-byte record id | a record, or the id of the record that it was merged into (see `encode`) |
+//! | `identifiers` | space u32, property u32, text (see [`Identifier`](sluicebox_model::Identifier)) | 16-byte record id |
+
+pub(crate) const FORMAT: &[u8] = b"mformat";
+pub(crate) const GOAL_RUN: &[u8] = b"mgoal-run";
+pub(crate) const RUNNING: &[u8] = b"mrunning";
+
+pub(crate) const RECORDS: &str = "records";
+pub(crate) const IDENTIFIERS: &str = "identifiers";
+
+pub(crate) const NAME: u8 = b'd';
+pub(crate) const INDEXED: u8 = b'u';
+pub(crate) const LEDGER: u8 = b'l';
+pub(crate) const HISTORY: u8 = b'h';
+
+/// A key of `default`.
+pub(crate) fn key(kind: u8, rest: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + rest.len());
+    key.push(kind);
+    key.extend_from_slice(rest);
+    key
+}
+
+pub(crate) fn read_u64(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_be_bytes)
+}
+
+pub(crate) fn read_u32(bytes: &[u8]) -> Option<u32> {
+    bytes.try_into().ok().map(u32::from_be_bytes)
+}

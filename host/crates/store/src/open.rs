@@ -1,0 +1,254 @@
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options, WriteOptions,
+};
+use sluicebox_model::{PropertyId, SpaceId};
+
+use crate::keys::{self, FORMAT, IDENTIFIERS, NAME, RECORDS};
+use crate::StoreError;
+
+/// The newest layout that this version reads, and the one that it writes.
+const LAYOUT: u32 = 1;
+const LOCK_FILE: &str = "sluicebox.lock";
+const MEBIBYTE: usize = 1024 * 1024;
+
+/// An open store.
+pub struct Store {
+    pub(crate) db: DB,
+    pub(crate) names: Mutex<HashMap<String, u32>>,
+    /// Held while the store may be written to.
+    _lock: Option<File>,
+}
+
+/// A copy of a store that a dry run may write to; gone when it is dropped.
+pub struct DryCopy {
+    path: PathBuf,
+    // Keeps others from changing the original while parts of it are shared.
+    _lock: Option<File>,
+}
+
+impl DryCopy {
+    /// Where the copy lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Copies the store at `path`, or makes an empty folder where there is none. Table files, which never
+    /// change, are shared by hard links, so that a store of any size is copied at once.
+    ///
+    /// # Errors
+    /// If the store is locked or a file cannot be linked or copied.
+    pub fn of(path: &Path) -> Result<Self, StoreError> {
+        let suffix = format!("sluicebox-dry-run-{}", std::process::id());
+        if !path.exists() {
+            let copy = Self { path: std::env::temp_dir().join(suffix), _lock: None };
+            return folder(&copy.path).map(|()| copy);
+        }
+        let lock = lock(path)?;
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{suffix}"));
+        let copy = Self { path: beside.into(), _lock: Some(lock) };
+        folder(&copy.path)?;
+        for entry in fs::read_dir(path).map_err(io(path))? {
+            let entry = entry.map_err(io(path))?;
+            let (from, to) = (entry.path(), copy.path.join(entry.file_name()));
+            let name = entry.file_name();
+            if name == "LOCK" || name == LOCK_FILE || from.is_dir() {
+                continue;
+            }
+            let shared = from.extension().is_some_and(|extension| extension == "sst");
+            if !(shared && fs::hard_link(&from, &to).is_ok()) {
+                fs::copy(&from, &to).map_err(io(&from))?;
+            }
+        }
+        Ok(copy)
+    }
+}
+
+impl Drop for DryCopy {
+    fn drop(&mut self) {
+        // Nothing can be done about a folder that does not go away.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+impl Store {
+    /// Opens the store for reading and writing, and creates it where there is none. One process at a time.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] while another process has it open for writing.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        folder(path)?;
+        let lock = lock(path)?;
+        let mut options = database_options();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        let db = DB::open_cf_descriptors(&options, path, column_families())?;
+        let store = Self::check(db, Some(lock))?;
+        if store.db.get(FORMAT)?.is_none() {
+            store.db.put_opt(FORMAT, LAYOUT.to_be_bytes(), &durable())?;
+        }
+        Ok(store)
+    }
+
+    /// Opens the store as it is now, beside a process that may be writing to it. `None` where there is none.
+    ///
+    /// # Errors
+    /// If the store is of a newer format or damaged.
+    pub fn open_read_only(path: &Path) -> Result<Option<Self>, StoreError> {
+        if !path.join("CURRENT").exists() {
+            return Ok(None);
+        }
+        let db = DB::open_cf_descriptors_read_only(&database_options(), path, column_families(), false)?;
+        Self::check(db, None).map(Some)
+    }
+
+    fn check(db: DB, lock: Option<File>) -> Result<Self, StoreError> {
+        if let Some(format) = db.get(FORMAT)? {
+            let found = keys::read_u32(&format).ok_or(StoreError::Damaged("its format"))?;
+            if found > LAYOUT {
+                return Err(StoreError::Newer { found, known: LAYOUT });
+            }
+        }
+        let mut names = HashMap::new();
+        for entry in db.iterator(IteratorMode::From(&[NAME], rocksdb::Direction::Forward)) {
+            let (key, value) = entry?;
+            let Some((&NAME, name)) = key.split_first() else { break };
+            let name = String::from_utf8(name.to_vec()).map_err(|_| StoreError::Damaged("a name"))?;
+            names.insert(name, keys::read_u32(&value).ok_or(StoreError::Damaged("a number of a name"))?);
+        }
+        Ok(Self { db, names: Mutex::new(names), _lock: lock })
+    }
+
+    /// The number of a property; a new one the first time. `owner` is empty for profiles, or the group type.
+    ///
+    /// # Errors
+    /// If the new number cannot be written.
+    pub fn property(&self, owner: &str, name: &str) -> Result<PropertyId, StoreError> {
+        self.number(format!("p/{owner}/{name}")).map(PropertyId)
+    }
+
+    /// The number of a domain group; a new one the first time.
+    ///
+    /// # Errors
+    /// If the new number cannot be written.
+    pub fn domain_group(&self, name: &str) -> Result<SpaceId, StoreError> {
+        self.number(format!("d/{name}")).map(SpaceId)
+    }
+
+    fn number(&self, name: String) -> Result<u32, StoreError> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(number) = names.get(&name) {
+            return Ok(*number);
+        }
+        let number = u32::try_from(names.len()).map_err(|_| StoreError::Damaged("its names"))?;
+        self.db.put_opt(keys::key(NAME, name.as_bytes()), number.to_be_bytes(), &durable())?;
+        names.insert(name, number);
+        Ok(number)
+    }
+
+    /// The names of profile properties and of domain groups by their numbers.
+    pub fn names(&self) -> (HashMap<PropertyId, String>, HashMap<SpaceId, String>) {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut properties, mut spaces) = (HashMap::new(), HashMap::new());
+        for (name, number) in names.iter() {
+            if let Some(name) = name.strip_prefix("p//") {
+                properties.insert(PropertyId(*number), name.to_owned());
+            } else if let Some(name) = name.strip_prefix("d/") {
+                spaces.insert(SpaceId(*number), name.to_owned());
+            }
+        }
+        (properties, spaces)
+    }
+}
+
+/// Whatever is written with this is on the disk when the call returns.
+pub(crate) fn durable() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    options
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> StoreError + '_ {
+    move |source| StoreError::Io { path: path.to_owned(), source }
+}
+
+/// People's data lies here: the folder is its owner's alone.
+fn folder(path: &Path) -> Result<(), StoreError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io(path))
+}
+
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let place = path.join(LOCK_FILE);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&place)
+        .map_err(io(&place))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let read = file.by_ref().take(20).read_to_string(&mut holder);
+            let holder = match (read, holder.trim().parse::<u32>()) {
+                (Ok(_), Ok(process)) => format!("process {process}"),
+                _ => "another process".to_owned(),
+            };
+            return Err(StoreError::Locked { path: path.to_owned(), holder });
+        }
+        Err(TryLockError::Error(source)) => return Err(StoreError::Io { path: place, source }),
+    }
+    // The number is for the message above only: the lock is the system's.
+    let mut note = || {
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(std::process::id().to_string().as_bytes())
+    };
+    note().map_err(io(&place))?;
+    Ok(file)
+}
+
+fn database_options() -> Options {
+    let mut options = Options::default();
+    options.set_max_background_jobs(2);
+    options.set_keep_log_file_num(2);
+    options.set_max_total_wal_size(256 * MEBIBYTE as u64);
+    options.set_bytes_per_sync(MEBIBYTE as u64);
+    options
+}
+
+/// Records are read at random by id and identifiers by whole keys that are mostly absent while a store grows:
+/// Bloom filters answer for the absent ones, in memory too.
+fn column_families() -> Vec<ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(96 * MEBIBYTE);
+    let family = |name: &str, write_buffer: usize| {
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&cache);
+        table.set_bloom_filter(10.0, false);
+        table.set_format_version(5);
+        table.set_block_size(8 * 1024);
+        let mut options = Options::default();
+        options.set_block_based_table_factory(&table);
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_write_buffer_size(write_buffer);
+        options.set_max_write_buffer_number(2);
+        options.set_memtable_prefix_bloom_ratio(0.05);
+        options.set_memtable_whole_key_filtering(true);
+        options.set_level_zero_file_num_compaction_trigger(8);
+        options.set_level_compaction_dynamic_level_bytes(true);
+        ColumnFamilyDescriptor::new(name, options)
+    };
+    vec![
+        family("default", 4 * MEBIBYTE),
+        family(RECORDS, 64 * MEBIBYTE),
+        family(IDENTIFIERS, 32 * MEBIBYTE),
+    ]
+}
