@@ -197,7 +197,7 @@ fn lock(path: &Path) -> Result<File, StoreError> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
-            let read = file.by_ref().take(20).read_to_string(&mut holder);
+            let read = Read::by_ref(&mut file).take(20).read_to_string(&mut holder);
             let holder = match (read, holder.trim().parse::<u32>()) {
                 (Ok(_), Ok(process)) => format!("process {process}"),
                 _ => "another process".to_owned(),
