@@ -1,1 +1,52 @@
-fn main() {}
+//! What developers run: `cargo xtask setup | build-plugins | demo | test | bench`.
+#![expect(clippy::print_stdout, reason = "a developer reads it")]
+
+mod bench;
+mod data;
+mod demo;
+mod plugins;
+mod setup;
+mod shell;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+/// The tasks of the Sluicebox repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Finds or installs what building needs, and says which.
+    Setup,
+    /// Builds the bundled plugins as components, into plugins/built.
+    BuildPlugins,
+    /// Imports a file of a million rows through two processors and looks profiles up.
+    Demo {
+        /// How many rows the file has.
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+    },
+    /// Checks everything: formatting, lints, licences, and all tests.
+    Test,
+    /// Measures imports: create, update, re-import; with 0, 1 and 3 processors.
+    Bench {
+        /// How many rows the file has.
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Setup => setup::everything(),
+        Task::BuildPlugins => plugins::build(),
+        Task::Demo { rows } => demo::run(rows),
+        Task::Test => test::run(),
+        Task::Bench { rows } => bench::run(rows),
+    }
+}

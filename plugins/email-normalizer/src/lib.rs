@@ -1,1 +1,227 @@
-//! x
+//! Brings e-mail addresses into one form, so that they identify. The README shows what it does to which cell.
+
+mod address;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use sluicebox_sdk::{Batch, Cells, ColumnId, Columns, Failure, Output, Processor, register};
+
+use crate::address::normalize;
+
+/// Which columns, and how far to go.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// The columns that hold addresses.
+    columns: Vec<String>,
+    /// What separates several addresses in one cell; absent = a cell holds one.
+    separator: Option<String>,
+    /// What becomes of a cell that is no address.
+    #[serde(default)]
+    invalid: Invalid,
+    #[serde(flatten)]
+    rules: Rules,
+}
+
+/// What becomes of a cell that is no address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Invalid {
+    /// The cell is emptied.
+    #[default]
+    Empty,
+    /// The row is rejected, with the code `invalid-email`.
+    Reject,
+    /// The cell stays as it is.
+    Keep,
+}
+
+/// How far the local part, before the `@`, is changed. The domain is always brought into its ASCII form in
+/// small letters.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+struct Rules {
+    /// Writes the local part in small letters. RFC 5321 allows it to matter; no large provider lets it.
+    #[serde(default)]
+    lowercase_local: bool,
+    /// Takes away what providers ignore: dots and plus-tags at gmail.com, plus-tags at outlook.com and others,
+    /// and writes googlemail.com as gmail.com.
+    #[serde(default)]
+    provider_rules: bool,
+}
+
+struct EmailNormalizer {
+    columns: Vec<ColumnId>,
+    separator: Option<String>,
+    invalid: Invalid,
+    rules: Rules,
+}
+
+impl Processor for EmailNormalizer {
+    const NAME: &'static str = "email-normalizer";
+    const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+    const SUMMARY: &'static str = "Brings e-mail addresses into one form, so that they identify.";
+    type Config = Config;
+
+    fn open(config: Config, columns: &mut Columns) -> Result<Self, Failure> {
+        if config.columns.is_empty() {
+            return Err(Failure::config("columns: expected at least one name"));
+        }
+        if config.separator.as_deref() == Some("") {
+            return Err(Failure::config("separator: expected at least one character"));
+        }
+        let wanted: Result<Vec<_>, _> = config.columns.iter().map(|name| columns.want(name)).collect();
+        Ok(Self {
+            columns: wanted?,
+            separator: config.separator,
+            invalid: config.invalid,
+            rules: config.rules,
+        })
+    }
+
+    fn process(&mut self, batch: &Batch, output: &mut Output) -> Result<(), Failure> {
+        for column in &self.columns {
+            let mut cells = Cells::for_rows(batch.rows());
+            for (row, cell) in batch.column(*column).iter().enumerate() {
+                let mut valid = true;
+                cells.push_with(|out| valid = self.write(cell, out));
+                if !valid && self.invalid == Invalid::Reject {
+                    output.reject(row, Some(*column), "invalid-email", "the cell is not an e-mail address");
+                }
+            }
+            output.change(*column, cells);
+        }
+        Ok(())
+    }
+}
+
+impl EmailNormalizer {
+    /// Appends the normalized cell. `false` if it, or one of its addresses, is none.
+    fn write(&self, cell: &str, out: &mut String) -> bool {
+        let Some(separator) = &self.separator else { return self.write_one(cell, out) };
+        let (start, mut valid) = (out.len(), true);
+        for part in cell.split(separator.as_str()).map(str::trim).filter(|part| !part.is_empty()) {
+            let before = out.len();
+            if before > start {
+                out.push_str(separator);
+            }
+            let from = out.len();
+            valid &= self.write_one(part, out);
+            if out.len() == from {
+                out.truncate(before);
+            }
+        }
+        valid
+    }
+
+    fn write_one(&self, cell: &str, out: &mut String) -> bool {
+        if cell.trim().is_empty() {
+            return true;
+        }
+        let start = out.len();
+        let valid = normalize(cell, &self.rules, out).is_some();
+        if !valid {
+            out.truncate(start);
+            if self.invalid == Invalid::Keep {
+                out.push_str(cell);
+            }
+        }
+        valid
+    }
+}
+
+register!(EmailNormalizer);
+
+#[cfg(test)]
+mod tests {
+    use sluicebox_sdk::testing::{Verdict, run};
+
+    use super::*;
+
+    fn cell(options: &str, cell: &str) -> (Verdict, String) {
+        let config = format!(r#"{{"columns": ["email"]{options}}}"#);
+        let processed = run::<EmailNormalizer>(&config, &["id", "email"], &[&["1", cell]]).unwrap();
+        let (verdict, cells) = processed.rows.into_iter().next().unwrap();
+        (verdict, cells.into_iter().nth(1).unwrap())
+    }
+
+    fn check(options: &str, input: &str, expected: &str) {
+        assert_eq!(cell(options, input), (Verdict::Keep, expected.to_owned()), "{input}");
+    }
+
+    #[test]
+    fn brings_addresses_into_one_form() {
+        for (input, expected) in [
+            ("  Ann@Example.COM ", "Ann@example.com"),
+            ("Ann Lee <ann@example.com>", "ann@example.com"),
+            ("\"Lee, Ann\" <ann@example.com>", "ann@example.com"),
+            ("mailto:ann@example.com", "ann@example.com"),
+            ("ann@Bücher.example", "ann@xn--bcher-kva.example"),
+            ("ann@example.com.", "ann@example.com"),
+            ("a'b+c@example.com", "a'b+c@example.com"),
+            ("jürgen@example.com", "jürgen@example.com"),
+            ("", ""),
+        ] {
+            check("", input, expected);
+        }
+    }
+
+    #[test]
+    fn empties_what_is_no_address() {
+        for input in [
+            "ann",
+            "ann@",
+            "@example.com",
+            "ann@example",
+            "ann@exa mple.com",
+            "a@b@example.com",
+            "ann lee@example.com",
+            ".ann@example.com",
+            "ann.@example.com",
+            "a..b@example.com",
+            "ann@-example.com",
+            "ann@example..com",
+            "Ann <ann@example.com",
+            "ann@[127.0.0.1]",
+            &format!("{}@example.com", "a".repeat(65)),
+            &format!("ann@{}.com", "a".repeat(64)),
+        ] {
+            check("", input, "");
+            check(r#", "invalid": "keep""#, input, input);
+        }
+    }
+
+    #[test]
+    fn goes_as_far_as_told() {
+        let provider = r#", "lowercase_local": true, "provider_rules": true"#;
+        check(r#", "lowercase_local": true"#, "ANN.Lee@Example.com", "ann.lee@example.com");
+        check(provider, "Ann.Lee+news@GoogleMail.com", "annlee@gmail.com");
+        check(provider, "ann.lee+news@outlook.com", "ann.lee@outlook.com");
+        check(provider, "ann.lee+news@example.com", "ann.lee+news@example.com");
+        check(provider, "+news@gmail.com", "");
+    }
+
+    #[test]
+    fn splits_several_addresses() {
+        let several = r#", "separator": ";""#;
+        check(several, "a@x.example; B@X.example;;", "a@x.example;B@x.example");
+        check(several, "nobody; a@x.example", "a@x.example");
+    }
+
+    #[test]
+    fn rejects_the_row_where_asked() {
+        let (verdict, _) = cell(r#", "invalid": "reject""#, "ann");
+        assert!(matches!(verdict, Verdict::Reject(code, _) if code == "invalid-email"));
+        assert_eq!(cell(r#", "invalid": "reject""#, "").0, Verdict::Keep);
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_its_configuration() {
+        let check = |config: &str, expected: &str| {
+            let failure = run::<EmailNormalizer>(config, &["email"], &[]).unwrap_err();
+            assert_eq!(failure, Failure::config(expected));
+        };
+        check(r#"{"columns": ["mail"]}"#, "there is no column `mail`; found `email`");
+        check(r#"{"columns": []}"#, "columns: expected at least one name");
+        check("{}", "missing field `columns`");
+    }
+}

@@ -1,1 +1,19 @@
-//! x
+//! Runs sandboxed WebAssembly processors over batches.
+//!
+//! `runtime` has the engine and turns files into plugins, `cache` keeps what was compiled, `session` passes
+//! batches to one instance under `limits`, and `outcome` checks every byte of what comes back before it is used.
+//! Nothing here knows where rows come from or what is done with them.
+
+mod bindings;
+mod cache;
+mod error;
+mod limits;
+mod outcome;
+mod runtime;
+mod session;
+
+pub use error::{Fault, PluginError};
+pub use limits::Limits;
+pub use outcome::OutcomeError;
+pub use runtime::{Description, Plugin, Runtime};
+pub use session::Session;

@@ -1,0 +1,232 @@
+use std::time::Duration;
+
+use sluicebox_model::RecordBatch;
+use wasmtime::component::ResourceAny;
+use wasmtime::{Store, Trap};
+
+use crate::bindings::{Batch, Failure, Guest, World, WorldPre};
+use crate::error::shown;
+use crate::limits::{Refused, State, TABLE_ELEMENTS};
+use crate::outcome::validate;
+use crate::runtime::{TICK, chain};
+use crate::{Fault, Limits, PluginError};
+
+/// What the host asks of a plugin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Call {
+    Start,
+    Describe,
+    Open,
+    Process,
+}
+
+impl Call {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Describe => "describe",
+            Self::Open => "open",
+            Self::Process => "process",
+        }
+    }
+
+    fn time(self, limits: &Limits) -> Duration {
+        match self {
+            Self::Start | Self::Describe | Self::Open => limits.open_time,
+            Self::Process => limits.batch_time,
+        }
+    }
+}
+
+/// A running plugin with its own memory.
+pub(crate) struct Instance {
+    store: Store<State>,
+    world: World,
+    name: String,
+    limits: Limits,
+}
+
+impl Instance {
+    pub(crate) fn start(pre: &WorldPre<State>, name: &str, limits: Limits) -> Result<Self, Fault> {
+        let mut store = Store::new(pre.engine(), State::new(name, limits));
+        store.limiter(|state| state);
+        // Nothing that is handed over can be larger than the memory that it comes from; aliased lists could.
+        store.set_hostcall_fuel(limits.memory);
+        deadline(&mut store, Call::Start, &limits);
+        match pre.instantiate(&mut store) {
+            Ok(world) => Ok(Self { store, world, name: name.to_owned(), limits }),
+            Err(error) => Err(fault(&store, &limits, Call::Start, &error)),
+        }
+    }
+
+    /// Calls the plugin under its limits. After an error the instance must not be used again.
+    pub(crate) fn call<T>(
+        &mut self,
+        call: Call,
+        run: impl FnOnce(&Guest, &mut Store<State>) -> wasmtime::Result<T>,
+    ) -> Result<T, Fault> {
+        deadline(&mut self.store, call, &self.limits);
+        run(self.world.sluicebox_processor_processor(), &mut self.store)
+            .map_err(|error| fault(&self.store, &self.limits, call, &error))
+    }
+}
+
+fn deadline(store: &mut Store<State>, call: Call, limits: &Limits) {
+    let ticks = call.time(limits).as_millis().div_ceil(TICK.as_millis());
+    // The tick under way is not a whole one.
+    store.set_epoch_deadline(u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1));
+}
+
+/// What made a call fail.
+fn fault(store: &Store<State>, limits: &Limits, call: Call, error: &wasmtime::Error) -> Fault {
+    let name = call.name();
+    match (error.downcast_ref::<Trap>(), store.data().refused) {
+        (Some(Trap::Interrupt), _) => Fault::Time { call: name, limit: call.time(limits) },
+        (Some(Trap::StackOverflow), _) => Fault::Stack(name),
+        // Whoever gets no memory usually breaks off by `unreachable`; an instance that starts with too much fails.
+        (Some(Trap::UnreachableCodeReached) | None, Some(Refused::Memory)) => {
+            Fault::Memory { limit: limits.memory }
+        }
+        (Some(Trap::UnreachableCodeReached) | None, Some(Refused::Tables)) => {
+            Fault::Tables { limit: TABLE_ELEMENTS }
+        }
+        (None, None) if format!("{error:#}").contains("fuel allocated for hostcalls") => Fault::TooMuch(name),
+        _ => Fault::Trap { call: name, trap: chain(error) },
+    }
+}
+
+/// A plugin at work on one file. After an error it is of no use any more.
+pub struct Session {
+    instance: Instance,
+    resource: ResourceAny,
+    header: usize,
+    /// The places of its columns in the batch: those that it wanted, then those that it added.
+    columns: Vec<usize>,
+    wanted: usize,
+    added: Vec<String>,
+    input: Batch,
+}
+
+impl Session {
+    pub(crate) fn open(
+        mut instance: Instance,
+        limits: Limits,
+        config: &str,
+        header: &[String],
+    ) -> Result<Self, Fault> {
+        debug_assert_eq!(instance.limits, limits);
+        let opened = instance
+            .call(Call::Open, |guest, store| guest.session().call_open(store, config, header))?
+            .map_err(failure)?;
+        let mut columns: Vec<usize> = opened.wanted.iter().map(|place| *place as usize).collect();
+        let mut sorted = columns.clone();
+        sorted.sort_unstable();
+        if let Some(place) = sorted.last().filter(|place| **place >= header.len()) {
+            let count = header.len();
+            return Err(Fault::Opened(format!("it wants column {place}; there are {count}")));
+        }
+        if sorted.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
+            return Err(Fault::Opened("it wants a column twice".to_owned()));
+        }
+        for (place, name) in opened.added.iter().enumerate() {
+            let known = header.iter().chain(opened.added.iter().take(place)).any(|column| column == name);
+            if known || name.is_empty() || name.len() > 1000 {
+                return Err(Fault::Opened("it adds a column without a name, or one that is there".to_owned()));
+            }
+        }
+        if opened.added.len() > 10_000 {
+            return Err(Fault::Opened(format!("it adds {} columns", opened.added.len())));
+        }
+        let wanted = columns.len();
+        columns.extend(header.len()..header.len() + opened.added.len());
+        let input = Batch { rows: 0, data: Vec::new(), offsets: Vec::new(), validity: Vec::new() };
+        Ok(Self {
+            instance,
+            resource: opened.session,
+            header: header.len(),
+            columns,
+            wanted,
+            added: opened.added,
+            input,
+        })
+    }
+
+    /// The names of the columns that it adds after the last.
+    pub fn added(&self) -> &[String] {
+        &self.added
+    }
+
+    /// The columns of the batches that it sees, without those that it adds.
+    pub fn header_len(&self) -> usize {
+        self.header
+    }
+
+    /// Has the plugin look at a batch, and applies what it says.
+    ///
+    /// # Errors
+    /// If it fails, breaks off, reaches a limit or answers against the contract; the batch is as it was.
+    pub fn process(&mut self, batch: &mut RecordBatch) -> Result<(), PluginError> {
+        self.run(batch).map_err(|fault| PluginError { plugin: self.instance.name.clone(), fault })
+    }
+
+    fn run(&mut self, batch: &mut RecordBatch) -> Result<(), Fault> {
+        if batch.rows() == 0 {
+            return Ok(());
+        }
+        self.fill(batch)?;
+        let (resource, input) = (self.resource, &self.input);
+        let outcome = self
+            .instance
+            .call(Call::Process, |guest, store| guest.session().call_process(store, resource, input))?
+            .map_err(failure)?;
+        let valid = validate(outcome, batch.rows(), self.columns.len())?;
+        for (row, verdict) in valid.verdicts {
+            batch.judge(row, verdict);
+        }
+        for (column, cells) in valid.columns {
+            if let Some(place) = self.columns.get(column) {
+                batch.put_column(*place, cells);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the wanted columns into one arena.
+    fn fill(&mut self, batch: &RecordBatch) -> Result<(), Fault> {
+        let input = &mut self.input;
+        input.data.clear();
+        input.offsets.clear();
+        input.validity.clear();
+        let rows = batch.rows();
+        input.rows = u32::try_from(rows).unwrap_or(u32::MAX);
+        let end = |data: &Vec<u8>| u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let mut every_cell_has_a_value = true;
+        for column in self.columns.iter().take(self.wanted) {
+            input.offsets.push(end(&input.data));
+            let mut byte = 0;
+            for row in 0..rows {
+                let cell = batch.cell(row, *column);
+                input.data.extend_from_slice(cell.as_bytes());
+                input.offsets.push(end(&input.data));
+                every_cell_has_a_value &= !cell.is_empty();
+                byte |= u8::from(!cell.is_empty()) << (row % 8);
+                if row % 8 == 7 || row + 1 == rows {
+                    input.validity.push(byte);
+                    byte = 0;
+                }
+            }
+        }
+        if every_cell_has_a_value {
+            input.validity.clear();
+        }
+        let (size, limit) = (input.data.len() + input.offsets.len() * 4, self.instance.limits.memory);
+        if size > limit { Err(Fault::Batch { size, limit }) } else { Ok(()) }
+    }
+}
+
+fn failure(failure: Failure) -> Fault {
+    match failure {
+        Failure::Config(message) => Fault::Config(shown(&message)),
+        Failure::Data(message) => Fault::Data(shown(&message)),
+    }
+}

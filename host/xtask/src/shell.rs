@@ -1,0 +1,64 @@
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+/// The root of the repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Where everything is built: one folder for all clones on a machine, since RocksDB takes long to compile.
+pub(crate) fn target() -> anyhow::Result<PathBuf> {
+    if let Some(folder) = env::var_os("CARGO_TARGET_DIR") {
+        return Ok(folder.into());
+    }
+    let home = env::home_dir().context("there is no home folder; set CARGO_TARGET_DIR")?;
+    Ok(home.join(".cache/sluicebox-target"))
+}
+
+/// A cargo of the toolchain that runs this, in the root of the repository.
+pub(crate) fn cargo(arguments: &[&str]) -> anyhow::Result<Command> {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root()).env("CARGO_TARGET_DIR", target()?);
+    Ok(command)
+}
+
+/// Says what it runs, runs it, and fails if it fails.
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
+    println!("$ {}", line(command));
+    let status = command.status().with_context(|| line(command))?;
+    if status.success() { Ok(()) } else { bail!("`{}` failed with {status}", line(command)) }
+}
+
+/// What a command prints, if it succeeds.
+pub(crate) fn output(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}
+
+/// Installs packages of the system, as root or with sudo.
+pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
+    let list = packages.join(" ");
+    if output(Command::new("apt-get").arg("--version")).is_none() {
+        bail!("needed, and this is no Debian or Ubuntu to install them on: {list}");
+    }
+    let root = output(Command::new("id").arg("-u")).as_deref() == Some("0");
+    let apt = || {
+        let mut command = Command::new(if root { "apt-get" } else { "sudo" });
+        if !root {
+            command.arg("apt-get");
+        }
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    println!("installing {list}{}", if root { "" } else { " with sudo" });
+    run(apt().args(["update", "-q"]))?;
+    run(apt().args(["install", "-y", "-q", "--no-install-recommends"]).args(packages))
+}

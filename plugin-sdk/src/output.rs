@@ -1,0 +1,133 @@
+use std::collections::BTreeMap;
+
+use crate::bindings::sluicebox::processor::types;
+use crate::columns::ColumnId;
+
+/// The cells of a changed or added column, one a row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cells {
+    data: String,
+    ends: Vec<u32>,
+}
+
+impl Cells {
+    /// Room for so many rows.
+    pub fn for_rows(rows: usize) -> Self {
+        Self { data: String::with_capacity(rows * 16), ends: Vec::with_capacity(rows) }
+    }
+
+    /// Appends a cell; empty = no value.
+    pub fn push(&mut self, cell: &str) {
+        self.data.push_str(cell);
+        self.end();
+    }
+
+    /// Appends a cell that is written piece by piece, without a string of its own.
+    pub fn push_with(&mut self, write: impl FnOnce(&mut String)) {
+        write(&mut self.data);
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.ends.push(u32::try_from(self.data.len()).unwrap_or(u32::MAX));
+    }
+
+    /// The number of cells so far.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is no cell yet.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+}
+
+impl<'a> FromIterator<&'a str> for Cells {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(cells: I) -> Self {
+        let mut all = Self::default();
+        cells.into_iter().for_each(|cell| all.push(cell));
+        all
+    }
+}
+
+/// What a processor makes of a batch. Left alone, it keeps every row as it is.
+#[derive(Debug)]
+pub struct Output {
+    rows: usize,
+    verdicts: Vec<u8>,
+    rejections: Vec<(usize, Option<ColumnId>, String, String)>,
+    columns: BTreeMap<ColumnId, Cells>,
+}
+
+const DROP: u8 = 1;
+const REJECT: u8 = 2;
+
+impl Output {
+    pub(crate) fn new(rows: usize) -> Self {
+        Self { rows, verdicts: Vec::new(), rejections: Vec::new(), columns: BTreeMap::new() }
+    }
+
+    fn judge(&mut self, row: usize, verdict: u8) -> bool {
+        self.verdicts.resize(self.rows, 0);
+        match self.verdicts.get_mut(row) {
+            Some(held) if *held == 0 => {
+                *held = verdict;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Drops a row: it goes no further, by intention. The first word on a row stands.
+    pub fn drop(&mut self, row: usize) {
+        self.judge(row, DROP);
+    }
+
+    /// Rejects a row: it is wrong, and is written to the rejected rows. `code` is for programs
+    /// (`[a-z0-9-]`, at most 64 bytes), `reason` for people; it should not quote the cell. The first word on
+    /// a row stands.
+    pub fn reject(&mut self, row: usize, column: Option<ColumnId>, code: &str, reason: impl Into<String>) {
+        if self.judge(row, REJECT) {
+            self.rejections.push((row, column, code.to_owned(), reason.into()));
+        }
+    }
+
+    /// Puts the cells in place of a column's. There must be one for each row, rejected and dropped ones too.
+    pub fn change(&mut self, column: ColumnId, cells: Cells) {
+        self.columns.insert(column, cells);
+    }
+
+    pub(crate) fn into_outcome(self, wanted: u32) -> types::Outcome {
+        let place = |column: ColumnId| match column {
+            ColumnId::Wanted(place) => place,
+            ColumnId::Added(place) => wanted + place,
+        };
+        let rows = u32::try_from(self.rows).unwrap_or(u32::MAX);
+        let mut values = types::Batch { rows, data: Vec::new(), offsets: Vec::new(), validity: Vec::new() };
+        let mut changed = Vec::with_capacity(self.columns.len());
+        for (column, cells) in self.columns {
+            changed.push(place(column));
+            let base = u32::try_from(values.data.len()).unwrap_or(u32::MAX);
+            values.offsets.push(base);
+            values.offsets.extend(cells.ends.iter().map(|end| base.saturating_add(*end)));
+            if values.data.is_empty() {
+                values.data = cells.data.into_bytes();
+            } else {
+                values.data.extend_from_slice(cells.data.as_bytes());
+            }
+        }
+        let rejections = self.rejections.into_iter().map(|(row, column, code, reason)| types::Rejection {
+            row: u32::try_from(row).unwrap_or(u32::MAX),
+            column: column.map(place),
+            code,
+            reason,
+        });
+        types::Outcome {
+            verdicts: self.verdicts,
+            rejections: rejections.collect(),
+            values: (!changed.is_empty()).then_some(values),
+            changed,
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Runs a processor natively, for its unit tests.
+
+use crate::bindings::sluicebox::processor::types;
+use crate::{Failure, Processor, component};
+
+/// What became of the rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Processed {
+    /// The columns of the file, then those that were added.
+    pub header: Vec<String>,
+    /// Each row with its cells as they are now.
+    pub rows: Vec<(Verdict, Vec<String>)>,
+}
+
+/// What the processor says of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on.
+    Keep,
+    /// It goes no further.
+    Drop,
+    /// It is wrong: the code and the reason.
+    Reject(String, String),
+}
+
+impl Processed {
+    /// The rows that go on.
+    pub fn kept(&self) -> Vec<&[String]> {
+        let kept = self.rows.iter().filter(|(verdict, _)| *verdict == Verdict::Keep);
+        kept.map(|(_, cells)| cells.as_slice()).collect()
+    }
+}
+
+/// Opens a file with the header `header` and processes `rows` as one batch.
+///
+/// # Errors
+/// What the processor fails with.
+pub fn run<P: Processor>(config: &str, header: &[&str], rows: &[&[&str]]) -> Result<Processed, Failure> {
+    let mut header: Vec<String> = header.iter().map(|&name| name.to_owned()).collect();
+    let (session, wanted, added) = component::open::<P>(config, header.clone())?;
+    let mut input = types::Batch {
+        rows: u32::try_from(rows.len()).unwrap_or(u32::MAX),
+        data: Vec::new(),
+        offsets: Vec::new(),
+        validity: Vec::new(),
+    };
+    for column in &wanted {
+        input.offsets.push(end(&input.data));
+        for row in rows {
+            input.data.extend_from_slice(row.get(*column as usize).unwrap_or(&"").as_bytes());
+            input.offsets.push(end(&input.data));
+        }
+    }
+    let outcome = session.run(input).map_err(|failure| match failure {
+        types::Failure::Config(message) => Failure::Config(message),
+        types::Failure::Data(message) => Failure::Data(message),
+    })?;
+    let places: Vec<usize> =
+        wanted.iter().map(|place| *place as usize).chain(header.len()..header.len() + added.len()).collect();
+    header.extend(added);
+    let mut cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            let mut cells: Vec<String> = row.iter().map(|&cell| cell.to_owned()).collect();
+            cells.resize(header.len(), String::new());
+            cells
+        })
+        .collect();
+    apply(&outcome, &places, &mut cells);
+    let verdicts = (0..).take(rows.len()).map(|row| verdict(&outcome, row));
+    Ok(Processed { header, rows: verdicts.zip(cells).collect() })
+}
+
+fn end(data: &[u8]) -> u32 {
+    u32::try_from(data.len()).unwrap_or(u32::MAX)
+}
+
+/// Puts the changed cells in place; `places` are those of the session's columns in the rows.
+fn apply(outcome: &types::Outcome, places: &[usize], rows: &mut [Vec<String>]) {
+    let Some(values) = &outcome.values else { return };
+    let columns = values.offsets.chunks_exact(rows.len() + 1);
+    for (offsets, changed) in columns.zip(&outcome.changed) {
+        let Some(place) = places.get(*changed as usize) else { continue };
+        for (row, ends) in rows.iter_mut().zip(offsets.windows(2)) {
+            if let ([from, to], Some(cell)) = (ends, row.get_mut(*place)) {
+                let bytes = values.data.get(*from as usize..*to as usize).unwrap_or_default();
+                *cell = String::from_utf8_lossy(bytes).into_owned();
+            }
+        }
+    }
+}
+
+fn verdict(outcome: &types::Outcome, row: u32) -> Verdict {
+    match outcome.verdicts.get(row as usize) {
+        None | Some(0) => Verdict::Keep,
+        Some(1) => Verdict::Drop,
+        Some(_) => {
+            let rejection = outcome.rejections.iter().find(|rejection| rejection.row == row);
+            let (code, reason) =
+                rejection.map(|said| (said.code.clone(), said.reason.clone())).unwrap_or_default();
+            Verdict::Reject(code, reason)
+        }
+    }
+}

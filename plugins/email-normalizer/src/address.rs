@@ -1,0 +1,86 @@
+use std::borrow::Cow;
+
+use crate::Rules;
+
+/// RFC 5321, 4.5.3.1.
+const LONGEST_LOCAL: usize = 64;
+const LONGEST_ADDRESS: usize = 254;
+
+/// Providers where what follows a `+` in the local part is ignored.
+const PLUS_TAGS: [&str; 10] = [
+    "gmail.com",
+    "outlook.com",
+    "hotmail.com",
+    "live.com",
+    "icloud.com",
+    "me.com",
+    "fastmail.com",
+    "proton.me",
+    "protonmail.com",
+    "pm.me",
+];
+
+/// Appends the normalized address; `None` if the cell holds none (something may be appended then).
+pub(crate) fn normalize(cell: &str, rules: &Rules, out: &mut String) -> Option<()> {
+    let start = out.len();
+    let (local, domain) = bare(cell.trim())?.rsplit_once('@')?;
+    let domain = domain_to_ascii(domain)?;
+    let domain = match domain.as_ref() {
+        "googlemail.com" if rules.provider_rules => "gmail.com",
+        domain => domain,
+    };
+    let local = match local.split_once('+') {
+        Some((name, _)) if rules.provider_rules && PLUS_TAGS.contains(&domain) => name,
+        _ => local,
+    };
+    if !is_dot_atom(local) {
+        return None;
+    }
+    let without_dots = rules.provider_rules && domain == "gmail.com";
+    for character in local.chars().filter(|character| !(without_dots && *character == '.')) {
+        match rules.lowercase_local {
+            true => out.extend(character.to_lowercase()),
+            false => out.push(character),
+        }
+    }
+    if out.len() - start > LONGEST_LOCAL {
+        return None;
+    }
+    out.push('@');
+    out.push_str(domain);
+    (out.len() - start <= LONGEST_ADDRESS).then_some(())
+}
+
+/// The address of `Ann Lee <ann@example.com>`, of `mailto:ann@example.com`, or the cell itself.
+fn bare(cell: &str) -> Option<&str> {
+    match cell.rsplit_once('<') {
+        Some((_, rest)) => Some(rest.strip_suffix('>')?.trim()),
+        None => Some(cell.strip_prefix("mailto:").unwrap_or(cell)),
+    }
+}
+
+/// The domain in small letters and, where it has letters beyond ASCII, in its IDNA form (UTS 46). It needs a
+/// dot: an address at a bare host name is a mistake.
+fn domain_to_ascii(domain: &str) -> Option<Cow<'_, str>> {
+    let domain = domain.strip_suffix('.').unwrap_or(domain);
+    let simple = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-');
+    // Almost every domain is in its final form already.
+    let ascii = match domain.bytes().all(simple) && !domain.contains("xn--") {
+        true => Cow::Borrowed(domain),
+        false => Cow::Owned(idna::domain_to_ascii_strict(domain).ok()?),
+    };
+    let label = |label: &str| {
+        (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    (ascii.contains('.') && ascii.len() <= 253 && ascii.split('.').all(label)).then_some(ascii)
+}
+
+/// RFC 5322, 3.2.3, with the letters beyond ASCII of RFC 6532. Quoted local parts are not used in practice.
+fn is_dot_atom(local: &str) -> bool {
+    let atext = |character: char| {
+        character.is_ascii_alphanumeric()
+            || "!#$%&'*+-/=?^_`{|}~".contains(character)
+            || (!character.is_ascii() && !character.is_control() && !character.is_whitespace())
+    };
+    local.split('.').all(|atom| !atom.is_empty() && atom.chars().all(atext))
+}
