@@ -1,1 +1,20 @@
-fn main() {}
+//! Sluicebox: moves customer records between delimited files and a profile store, through sandboxed WebAssembly
+//! processors.
+
+mod cli;
+mod commands;
+mod config;
+mod error;
+mod import;
+mod plan;
+mod plugins;
+mod progress;
+mod rejected;
+mod report;
+mod view;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,3 +1,107 @@
-pub(crate) fn run(_rows: u64) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+//! Measures imports on this machine. Speed is never a test: figures are printed, and people judge.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+use crate::data::{NORMALIZER, SCHEMA, connection, customers};
+use crate::shell::{cargo, run as run_command, target};
+use crate::{plugins, setup};
+
+/// Two more processors that do light work on one column each.
+const THREE: &str = r#"
+[[import_profiles.processors]]
+plugin = "row-filter"
+config = { drop_if = { column = "country", equals = "XX" } }
+
+[[import_profiles.processors]]
+plugin = "field-transform"
+config = { steps = [ { column = "first_name", case = "upper" } ] }
+"#;
+
+pub(crate) fn run(rows: u64) -> anyhow::Result<()> {
+    let binary = host()?;
+    let folder = target()?.join("bench");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    println!("{rows} rows of 12 columns; release build; {} threads", thread::available_parallelism()?);
+    println!();
+    println!(
+        "| import | rows/s | wall s | peak MB | parse s | processors s | match+merge s | commit s |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    for (name, processors) in
+        [("no processor", String::new()), ("1 processor", NORMALIZER.to_owned()), ("3 processors", format!("{NORMALIZER}{THREE}"))]
+    {
+        let work = folder.join(name.replace(' ', "-"));
+        let incoming = work.join("exchange/incoming");
+        fs::create_dir_all(&incoming)?;
+        fs::create_dir_all(work.join("connections"))?;
+        fs::write(work.join("schema.toml"), SCHEMA)?;
+        fs::write(work.join("connections/shop.toml"), connection(&processors))?;
+        let (first, second) = (incoming.join("customers_1.csv"), incoming.join("customers_2.csv"));
+        customers(&first, rows, 0)?;
+        measure(&binary, &work, &format!("{name}: create"), rows)?;
+        fs::remove_file(&first)?;
+        customers(&second, rows, 1)?;
+        measure(&binary, &work, &format!("{name}: update, random order"), rows)?;
+        fs::rename(&second, incoming.join("customers_3.csv"))?;
+        measure(&binary, &work, &format!("{name}: the same rows again"), rows)?;
+        measure(&binary, &work, &format!("{name}: the same file again"), 0)?;
+        fs::remove_dir_all(&work)?;
+    }
+    Ok(())
+}
+
+/// The host with the bundled plugins.
+pub(crate) fn host() -> anyhow::Result<PathBuf> {
+    setup::clang()?;
+    plugins::build()?;
+    run_command(&mut cargo(&["build", "--release", "--workspace"])?)?;
+    Ok(target()?.join("release/sluicebox"))
+}
+
+fn measure(binary: &Path, work: &Path, name: &str, rows: u64) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let mut command = Command::new(binary);
+    command.arg("-C").arg(work).args(["run", "--json"]).stdout(Stdio::piped());
+    let mut child = command.spawn()?;
+    let status = PathBuf::from(format!("/proc/{}/status", child.id()));
+    let mut peak = 0;
+    while child.try_wait()?.is_none() {
+        peak = peak.max(high_water(&status).unwrap_or_default());
+        thread::sleep(Duration::from_millis(10));
+    }
+    let wall = begun.elapsed().as_secs_f64();
+    let mut line = String::new();
+    child.stdout.take().context("no output")?.read_to_string(&mut line)?;
+    let report: Value = serde_json::from_str(&line).context(line.clone())?;
+    if report["status"] != "succeeded" || report["rows"]["read"] != rows {
+        bail!("{name}: {line}");
+    }
+    let seconds = |stage: &str| report["stages_ms"][stage].as_f64().unwrap_or_default() / 1000.0;
+    let speed = if rows == 0 { "-".to_owned() } else { format!("{:.0}", rows as f64 / wall) };
+    println!(
+        "| {name} | {speed} | {wall:.2} | {} | {:.2} | {:.2} | {:.2} | {:.2} |",
+        peak / 1000,
+        seconds("parse"),
+        seconds("processors"),
+        seconds("match_and_merge"),
+        seconds("commit"),
+    );
+    Ok(())
+}
+
+/// The most memory that a process has had so far, in kB.
+fn high_water(status: &Path) -> Option<u64> {
+    let status = fs::read_to_string(status).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }

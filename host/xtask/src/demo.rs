@@ -1,3 +1,48 @@
-pub(crate) fn run(_rows: u64) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+//! The main job on example data, from nothing.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::bench::host;
+use crate::data::{NORMALIZER, SCHEMA, connection, customers};
+use crate::shell::{run as run_command, target};
+
+pub(crate) fn run(rows: u64) -> anyhow::Result<()> {
+    let binary = host()?;
+    let folder = target()?.join("demo");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    let incoming = folder.join("exchange/incoming");
+    fs::create_dir_all(&incoming)?;
+    fs::create_dir_all(folder.join("connections"))?;
+    fs::write(folder.join("schema.toml"), SCHEMA)?;
+    fs::write(folder.join("connections/shop.toml"), connection(&format!("{NORMALIZER}{ADDED}")))?;
+    println!("writing {rows} customers to {}", incoming.join("customers_1.csv").display());
+    customers(&incoming.join("customers_1.csv"), rows, 0)?;
+
+    let sluicebox = |arguments: &[&str]| command(&binary, &folder, arguments);
+    run_command(&mut sluicebox(&["check"]))?;
+    run_command(&mut sluicebox(&["preview", "shop", "customers", "--rows", "2"]))?;
+    run_command(&mut sluicebox(&["run"]))?;
+    run_command(&mut sluicebox(&["profile", "count"]))?;
+    run_command(&mut sluicebox(&["profile", "find", "email=gül.6@example54.com"]))?;
+    run_command(&mut sluicebox(&["history"]))?;
+    println!("\nThe working folder is {}; look around with", folder.display());
+    println!("  {} -C {} profile list | less", binary.display(), folder.display());
+    Ok(())
+}
+
+/// A second processor: a new column out of another.
+const ADDED: &str = r#"
+[[import_profiles.processors]]
+plugin = "field-transform"
+config = { steps = [ { column = "email", into = "domain", replace = { pattern = "^.*@", with = "" } } ] }
+"#;
+
+fn command(binary: &Path, folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary);
+    command.arg("-C").arg(folder).args(arguments);
+    command
 }

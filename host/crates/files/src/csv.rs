@@ -83,6 +83,8 @@ pub struct Reader {
     line: u64,
     /// The number of the next record.
     number: u64,
+    /// What ends the file, after the rows before it were handed out.
+    failure: Option<FileError>,
 }
 
 /// Where a row lies: its cells are the last `cells` of the row's ends.
@@ -120,6 +122,7 @@ impl Reader {
             ended: false,
             line: 1,
             number: 0,
+            failure: None,
             options,
         };
         reader.fill()?;
@@ -170,13 +173,29 @@ impl Reader {
     }
 
     /// The next rows, or `None` after the last.
+    ///
+    /// # Errors
+    /// If the file cannot be read on; the rows before that place come first.
     pub fn next_batch(&mut self) -> Result<Option<RecordBatch>, FileError> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
         let columns = self.header.columns.len();
         let (mut text, mut ends, mut places, mut rejected) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut bytes = 0;
         while places.len() + rejected.len() < self.batch_rows && bytes < BATCH_BYTES {
             let (text_before, ends_before) = (text.len(), ends.len());
-            let Some(row) = self.next_row(&mut text, &mut ends)? else { break };
+            let row = match self.next_row(&mut text, &mut ends) {
+                Ok(Some(row)) => row,
+                Ok(None) => break,
+                // The rows before the failure are whole, whatever the size of the batch.
+                Err(error) => {
+                    text.truncate(text_before);
+                    ends.truncate(ends_before);
+                    self.failure = Some(error);
+                    break;
+                }
+            };
             let number = self.number;
             self.number += 1;
             let problem = match row.problem {
@@ -200,7 +219,7 @@ impl Reader {
             bytes = bytes.max(text.len() + ends.len() * 4);
         }
         if places.is_empty() && rejected.is_empty() {
-            return Ok(None);
+            return self.failure.take().map_or(Ok(None), Err);
         }
         // Each row was valid by itself, so the whole is; the check is kept because it costs next to nothing.
         let text = String::from_utf8(text).map_err(|_| invalid())?;

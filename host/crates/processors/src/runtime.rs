@@ -3,7 +3,6 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Config, Engine, WasmBacktraceDetails};
 
@@ -35,6 +34,7 @@ pub struct Plugin {
     name: Arc<str>,
     digest: [u8; 32],
     limits: Limits,
+    imports: Arc<[String]>,
     pre: WorldPre<State>,
 }
 
@@ -90,10 +90,10 @@ impl Runtime {
         let failed = |fault| PluginError { plugin: name.to_owned(), fault };
         let digest = blake3::hash(bytes).into();
         let component = self.component(bytes, &digest).map_err(failed)?;
-        self.check_world(&component).map_err(failed)?;
+        let imports = self.check_world(&component).map_err(failed)?;
         let pre = self.linker.instantiate_pre(&component).and_then(WorldPre::new);
         let pre = pre.map_err(|error| failed(Fault::World { expected: INTERFACE.into(), found: chain(&error) }))?;
-        Ok(Plugin { name: name.into(), digest, limits, pre })
+        Ok(Plugin { name: name.into(), digest, limits, imports: imports.into(), pre })
     }
 
     fn component(&self, bytes: &[u8], digest: &[u8; 32]) -> Result<Component, Fault> {
@@ -135,20 +135,18 @@ impl Runtime {
         }
     }
 
-    fn check_world(&self, component: &Component) -> Result<(), Fault> {
+    /// Answers with the names of what the component imports.
+    fn check_world(&self, component: &Component) -> Result<Vec<String>, Fault> {
         let world = component.component_type();
         let exports: Vec<String> = world.exports(&self.engine).map(|(name, _)| shown(name)).collect();
-        let ours = |name: &String| name == INTERFACE;
-        if !exports.iter().any(ours) {
+        if !exports.iter().any(|name| name == INTERFACE) {
             let found = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
             return Err(Fault::World { expected: INTERFACE.to_owned(), found });
         }
-        let known = |name: &str| name.starts_with("sluicebox:processor/") || name.starts_with("wasi:");
-        let foreign = world.imports(&self.engine).filter(|(name, item)| {
-            !known(name) || !matches!(item.ty, ComponentItem::ComponentInstance(_))
-        });
-        let foreign: Vec<String> = foreign.map(|(name, _)| shown(name)).collect();
-        if foreign.is_empty() { Ok(()) } else { Err(Fault::Imports(foreign.join(", "))) }
+        let imports: Vec<String> = world.imports(&self.engine).map(|(name, _)| shown(name)).collect();
+        let foreign = |name: &&String| !name.starts_with("sluicebox:processor/") && !name.starts_with("wasi:");
+        let foreign: Vec<&str> = imports.iter().filter(foreign).map(String::as_str).collect();
+        if foreign.is_empty() { Ok(imports) } else { Err(Fault::Imports(foreign.join(", "))) }
     }
 }
 
@@ -163,10 +161,9 @@ impl Plugin {
         &self.digest
     }
 
-    /// The same plugin under other limits.
-    pub fn with_limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
-        self
+    /// What it imports, by the names of the interfaces.
+    pub fn imports(&self) -> &[String] {
+        &self.imports
     }
 
     /// Asks the plugin what it is.

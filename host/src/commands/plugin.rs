@@ -1,0 +1,134 @@
+//! `sluicebox plugin`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::json;
+use sluicebox_processors::{Description, Plugin, Runtime};
+
+use crate::cli::{complain, print};
+use crate::config::Config;
+use crate::error::Error;
+use crate::plugins::{self, BUNDLED, in_plugin_folder, sha256};
+
+/// What to show of plugins.
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Shows the bundled plugins and those in the plugin folder.
+    List {
+        /// One JSON object a plugin.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows what a plugin is: a file, or a name as goals give it.
+    Inspect {
+        /// The .wasm file or the name.
+        file: String,
+        /// One JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Shows plugins. Their code is run only to be asked what they are, under the usual limits.
+///
+/// # Errors
+/// If a plugin cannot be used.
+pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
+    match command {
+        Command::List { json } => list(folder, *json),
+        Command::Inspect { file, json } => inspect(folder, file, *json),
+    }
+}
+
+fn list(folder: &Path, json: bool) -> Result<u8, Error> {
+    let config = match Config::load(folder) {
+        Err(Error::NoWorkingFolder(_)) => None,
+        config => Some(config?),
+    };
+    let runtime = runtime(config.as_ref())?;
+    let mut plugins: Vec<(String, Vec<u8>, String)> =
+        BUNDLED.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec(), "bundled".to_owned())).collect();
+    for (name, path) in config.iter().flat_map(in_plugin_folder) {
+        let bytes = fs::read(&path).map_err(|error| Error::io(&path, error))?;
+        plugins.push((name, bytes, path.display().to_string()));
+    }
+    let mut wrong = false;
+    for (name, bytes, place) in plugins {
+        match describe(&runtime, &name, &bytes) {
+            Ok((_, description)) if json => print(json!({
+                "name": name, "version": description.version, "summary": description.summary,
+                "sha256": sha256(&bytes), "place": place,
+            }))?,
+            Ok((_, description)) => {
+                print(format!("{name} {} ({place}): {}", description.version, description.summary))?;
+            }
+            Err(error) => {
+                wrong = true;
+                complain(&error);
+            }
+        }
+    }
+    Ok(u8::from(wrong) * 2)
+}
+
+fn inspect(folder: &Path, file: &str, json: bool) -> Result<u8, Error> {
+    let path = PathBuf::from(file);
+    let (name, bytes) = match BUNDLED.iter().find(|(name, _)| *name == file) {
+        Some((name, bytes)) if !path.exists() => ((*name).to_owned(), bytes.to_vec()),
+        _ => {
+            let named = Config::load(folder).ok();
+            let in_folder = named.iter().flat_map(in_plugin_folder).find(|(name, _)| name == file);
+            let path = in_folder.map_or(path, |(_, path)| path);
+            if !path.is_file() {
+                let known = BUNDLED.iter().map(|(name, _)| (*name).to_owned()).collect();
+                return Err(Error::Unknown { kind: "plugin", name: file.to_owned(), known });
+            }
+            let bytes = fs::read(&path).map_err(|error| Error::io(&path, error))?;
+            (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), bytes)
+        }
+    };
+    // Without the cache, so that the time to compile it is shown.
+    let runtime = Runtime::new(None).map_err(|fault| Error::Usage(fault.to_string()))?;
+    let begun = Instant::now();
+    let (plugin, description) = describe(&runtime, &name, &bytes)?;
+    let compile_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let schema: serde_json::Value = serde_json::from_str(&description.config_schema).unwrap_or_default();
+    let shown = json!({
+        "name": description.name,
+        "version": description.version,
+        "summary": description.summary,
+        "sha256": sha256(&bytes),
+        "size": bytes.len(),
+        "imports": plugin.imports(),
+        "compile_ms": compile_ms,
+        "config_schema": schema,
+    });
+    if json {
+        print(shown)?;
+    } else {
+        for (key, value) in shown.as_object().into_iter().flatten().filter(|(key, _)| *key != "config_schema") {
+            print(format!("{key}: {}", value.as_str().map_or(value.to_string(), str::to_owned)))?;
+        }
+        print(format!("config_schema: {schema:#}"))?;
+    }
+    Ok(0)
+}
+
+fn runtime(config: Option<&Config>) -> Result<Runtime, Error> {
+    match config {
+        Some(config) if config.data().exists() => plugins::runtime(config),
+        _ => Runtime::new(None).map_err(|fault| Error::Usage(fault.to_string())),
+    }
+}
+
+fn describe(runtime: &Runtime, name: &str, bytes: &[u8]) -> Result<(Plugin, Description), Error> {
+    let failed = |error: sluicebox_processors::PluginError| Error::Plugin {
+        place: format!("{name}.wasm"),
+        reason: error.to_string(),
+    };
+    let plugin = runtime.load(name, bytes, plugins::inspection_limits()).map_err(failed)?;
+    let description = plugin.describe().map_err(failed)?;
+    Ok((plugin, description))
+}

@@ -1,0 +1,130 @@
+//! `sluicebox preview`.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::{Map, Value as Json, json};
+use sluicebox_model::{RecordBatch, Verdict};
+use sluicebox_store::{DryCopy, Store};
+
+use crate::cli::print;
+use crate::config::Config;
+use crate::error::Error;
+use crate::import::Import;
+use crate::plugins;
+
+/// Shows the first rows of a goal's first file before and after the processors. The store is not touched.
+///
+/// # Errors
+/// If the configuration is wrong, or the file or a processor fails.
+pub(crate) fn run(folder: &Path, connection: &str, goal: &str, rows: usize, json: bool) -> Result<u8, Error> {
+    let config = Config::load(folder)?;
+    let connection = config.connection(connection)?;
+    let goal = super::goal(connection, goal)?;
+    let processors = plugins::load(&config, goal, &plugins::runtime(&config)?)?;
+    let scratch = DryCopy::of(&std::env::temp_dir().join("sluicebox-preview-has-no-store"))?;
+    let store = Store::open(scratch.path())?;
+    let stop = AtomicBool::new(false);
+    let import = Import {
+        config: &config,
+        connection,
+        goal,
+        processors: &processors,
+        store: &store,
+        run: "preview",
+        dry: true,
+        stop: &stop,
+    };
+    let (files, warnings) = import.files()?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let Some(file) = files.first() else {
+        tracing::warn!("no file matches `{}`", goal.pattern);
+        if json {
+            print(json!({ "file": null, "columns": [], "columns_after": [], "rows": [] }))?;
+        }
+        return Ok(0);
+    };
+    let failed = |error| Error::File { name: file.name.clone(), error };
+    let source = file.open().map_err(|error| failed(error.into()))?;
+    let Some(mut open) = import.open_with(file, source, rows)? else {
+        tracing::warn!("{} is empty", file.name);
+        if json {
+            print(json!({ "file": file.name, "columns": [], "columns_after": [], "rows": [] }))?;
+        }
+        return Ok(0);
+    };
+    let mut shown = Vec::new();
+    while shown.len() < rows {
+        let Some(mut batch) = open.reader.next_batch().map_err(failed)? else { break };
+        let columns = open.reader.header().columns.len();
+        let before: Vec<Json> = (0..batch.rows()).map(|row| cells(&batch, row, &open.columns, columns)).collect();
+        for session in &mut open.sessions {
+            let failed = |error| Error::Processor { file: file.name.clone(), batch: Some(1), error };
+            session.process(&mut batch).map_err(failed)?;
+        }
+        for (row, before) in before.into_iter().enumerate() {
+            shown.push(after(&batch, row, &open.columns, before));
+        }
+        for row in &batch.rejected {
+            let (code, reason) = (row.code.as_str(), &row.reason);
+            shown.push(json!({
+                "line": row.line, "before": row.cells, "verdict": "reject", "code": code, "reason": reason,
+                "after": null,
+            }));
+        }
+    }
+    shown.sort_by_key(|row| row["line"].as_u64());
+    shown.truncate(rows);
+    if json {
+        let columns = &open.reader.header().columns;
+        print(json!({ "file": file.name, "columns": columns, "columns_after": open.columns, "rows": shown }))?;
+        return Ok(0);
+    }
+    print(format!("{}, first {} rows", file.name, shown.len()))?;
+    for row in &shown {
+        text(row)?;
+    }
+    Ok(0)
+}
+
+fn cells(batch: &RecordBatch, row: usize, names: &[String], columns: usize) -> Json {
+    let cells = names.iter().take(columns).enumerate();
+    Json::Object(cells.map(|(place, name)| (name.clone(), batch.cell(row, place).into())).collect::<Map<_, _>>())
+}
+
+fn after(batch: &RecordBatch, row: usize, names: &[String], before: Json) -> Json {
+    let line = batch.place(row).1;
+    match batch.verdict(row) {
+        Verdict::Keep => {
+            let after = cells(batch, row, names, names.len());
+            json!({ "line": line, "before": before, "verdict": "keep", "after": after })
+        }
+        Verdict::Drop => json!({ "line": line, "before": before, "verdict": "drop", "after": null }),
+        Verdict::Reject { code, reason } => json!({
+            "line": line, "before": before, "verdict": "reject", "code": code, "reason": reason, "after": null,
+        }),
+    }
+}
+
+/// A row for people: cells that changed show both forms.
+fn text(row: &Json) -> Result<(), Error> {
+    let line = &row["line"];
+    match row["verdict"].as_str() {
+        Some("keep") => print(format!("line {line}"))?,
+        Some("drop") => print(format!("line {line}: dropped"))?,
+        _ => print(format!(
+            "line {line}: rejected: {} ({})",
+            row["reason"].as_str().unwrap_or_default(),
+            row["code"].as_str().unwrap_or_default()
+        ))?,
+    }
+    let before = row["before"].as_object();
+    for (name, cell) in row["after"].as_object().or(before).into_iter().flatten() {
+        match before.and_then(|before| before.get(name)) {
+            Some(old) if old != cell => print(format!("  {name}: {old} → {cell}"))?,
+            Some(_) => print(format!("  {name}: {cell}"))?,
+            None => print(format!("  {name}: (added) {cell}"))?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! `sluicebox run`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use jiff::Timestamp;
+use sluicebox_store::{Commit, DryCopy, Store, StoreError};
+
+use crate::cli::print;
+use crate::config::{Config, Connection, ImportGoal};
+use crate::error::Error;
+use crate::import::Import;
+use crate::plan::unique;
+use crate::plugins::{self, Processor};
+use crate::rejected;
+use crate::report::{Kept, Report, Status};
+
+/// What to run.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The connections; all if none is named.
+    connections: Vec<String>,
+    /// Only goals of this name; may be given several times.
+    #[arg(long = "goal", value_name = "NAME")]
+    goals: Vec<String>,
+    /// Reports what would change, and writes nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// One JSON object a goal.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A connection and those of its goals that are asked for, with the plugins of those that run.
+type Selected<'c> = (&'c Connection, Vec<(&'c ImportGoal, Option<Vec<Processor>>)>);
+
+/// Runs the goals, one after the other.
+///
+/// # Errors
+/// If the configuration is wrong or the store fails; a goal that fails is in the report.
+pub(crate) fn run(folder: &Path, arguments: &Arguments) -> Result<u8, Error> {
+    let config = Config::load(folder)?;
+    config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let selected = select(&config, arguments)?;
+    let stop = stop_on_signal()?;
+
+    let copy = arguments.dry_run.then(|| DryCopy::of(&config.settings.store)).transpose()?;
+    let store = Store::open(copy.as_ref().map_or(&config.settings.store, |copy| copy.path()))?;
+    recover(&config, &store, copy.is_some())?;
+    index(&config, &store)?;
+
+    let mut failed = false;
+    for (connection, goals) in &selected {
+        let run = run_id();
+        for (goal, processors) in goals {
+            let report = match processors {
+                None => skipped(&run, connection, goal),
+                Some(processors) => {
+                    let dry = copy.is_some();
+                    let import =
+                        Import { config: &config, connection, goal, processors, store: &store, run: &run, dry, stop: &stop };
+                    import.run()?.report
+                }
+            };
+            failed |= report.status == Status::Failed;
+            show(&config, &report, arguments)?;
+        }
+    }
+    Ok(u8::from(failed))
+}
+
+fn show(config: &Config, report: &Report, arguments: &Arguments) -> Result<(), Error> {
+    if arguments.json {
+        return print(serde_json::to_string(report).unwrap_or_default());
+    }
+    let dry = if arguments.dry_run { "dry run: " } else { "" };
+    print(format!("{dry}{}", report.line()))?;
+    if let Some(error) = &report.error {
+        print(format!("  {error}"))?;
+    }
+    if report.rows.rejected > 0 && !arguments.dry_run {
+        print(format!("  rejected rows: {}", config.data().join("rejected").join(&report.run).display()))?;
+    }
+    Ok(())
+}
+
+fn select<'c>(config: &'c Config, arguments: &Arguments) -> Result<Vec<Selected<'c>>, Error> {
+    let mut connections: Vec<&Connection> = match arguments.connections.as_slice() {
+        [] => config.connections.iter().collect(),
+        names => names.iter().map(|name| config.connection(name)).collect::<Result<_, _>>()?,
+    };
+    connections.sort_by(|a, b| a.stem.cmp(&b.stem));
+    connections.dedup_by(|a, b| a.stem == b.stem);
+    for name in &arguments.goals {
+        if !connections.iter().any(|connection| connection.goals.iter().any(|goal| goal.name == *name)) {
+            let known = connections.iter().flat_map(|connection| connection.goal_names()).collect();
+            return Err(Error::Unknown { kind: "goal", name: name.clone(), known });
+        }
+    }
+    let runtime = plugins::runtime(config)?;
+    let mut selected = Vec::new();
+    for connection in connections {
+        let mut goals = Vec::new();
+        for goal in &connection.goals {
+            if !arguments.goals.is_empty() && !arguments.goals.contains(&goal.name) {
+                continue;
+            }
+            let runs = connection.enabled && goal.enabled;
+            let processors = runs.then(|| plugins::load(config, goal, &runtime)).transpose()?;
+            goals.push((goal, processors));
+        }
+        selected.push((connection, goals));
+    }
+    Ok(selected)
+}
+
+fn skipped(run: &str, connection: &Connection, goal: &ImportGoal) -> Report {
+    Report {
+        run: run.to_owned(),
+        connection: connection.name.clone(),
+        goal: goal.name.clone(),
+        kind: "import_profiles".to_owned(),
+        status: Status::Skipped,
+        ..Report::default()
+    }
+}
+
+/// Brings to an end what a process that died left: its goal run is marked, and the rejected rows that no commit
+/// holds are taken away. They are rejected again when the file goes on.
+fn recover(config: &Config, store: &Store, dry: bool) -> Result<(), Error> {
+    let Some((number, bytes)) = store.interrupted()? else { return Ok(()) };
+    let mut commit = Commit { ends_goal_run: true, ..Commit::default() };
+    if let Some(mut kept) = Kept::decode(&bytes) {
+        if !dry {
+            let folder = config.data().join("rejected").join(&kept.report.run);
+            rejected::truncate(&folder, &kept.report.goal, &kept.rejected_files)?;
+        }
+        kept.report.status = Status::Failed;
+        kept.report.error = Some("interrupted: its process ended before it did".to_owned());
+        commit.goal_run = Some((number, kept.encode()));
+    }
+    store.commit(commit)?;
+    Ok(())
+}
+
+fn index(config: &Config, store: &Store) -> Result<(), Error> {
+    let unique = unique(&config.schema, store)?;
+    store.index(&unique).map_err(|(property, error)| match error {
+        StoreError::NotUnique => {
+            let names = store.names().0;
+            let name = names.get(&property).cloned().unwrap_or_default();
+            Error::Usage(format!("schema.toml: property `{name}` cannot be unique: {error}"))
+        }
+        error => error.into(),
+    })
+}
+
+/// The id of a run: when it began, and four digits that tell runs of one second apart.
+fn run_id() -> String {
+    let now = Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
+    let random = uuid::Uuid::now_v7().simple().to_string();
+    format!("{now}-{}", random.get(28..).unwrap_or_default())
+}
+
+/// The first Ctrl-C, or SIGTERM, stops at the next batch; the second ends the process. The store is whole either way.
+fn stop_on_signal() -> Result<Arc<AtomicBool>, Error> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let failed = |error| Error::io("signals".as_ref(), error);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let seen = Arc::clone(&stop);
+    let (ready, wait) = std::sync::mpsc::sync_channel(1);
+    let listen = async move {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        // Nobody waits any more only if the process ends.
+        let _ = ready.send(());
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if seen.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        }
+        #[expect(unreachable_code, reason = "names the type of the errors above")]
+        Ok::<(), std::io::Error>(())
+    };
+    let thread = thread::Builder::new().name("signals".to_owned());
+    thread
+        .spawn(move || {
+            if let Err(error) = runtime.block_on(listen) {
+                tracing::warn!(%error, "Ctrl-C ends the process at once");
+            }
+        })
+        .map_err(failed)?;
+    let _ = wait.recv();
+    Ok(stop)
+}

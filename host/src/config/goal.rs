@@ -1,0 +1,474 @@
+use jiff::tz::TimeZone;
+use sluicebox_files::{CsvOptions, Encoding, Pattern, Ragged};
+use sluicebox_matching::OnAmbiguous;
+use sluicebox_model::{
+    MergeRule, NumberFormat, PropertySchema, READ_ONLY_PROPERTIES, Schema, ValueType, time_format_error,
+};
+use sluicebox_processors::Limits;
+use toml::de::DeValue;
+
+use super::reader::{Entry, Section, nearest};
+use super::settings::read_limits;
+use super::value::{Sealed, size, stays_inside};
+
+/// What becomes of a file when all its rows are in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterImport {
+    /// Nothing.
+    Keep,
+    /// `.done` is added to its name.
+    DoneSuffix,
+    /// It is deleted.
+    Delete,
+}
+
+/// How many rows may be rejected before the goal fails.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum MaxRejected {
+    /// Any number.
+    Unlimited,
+    /// So many.
+    Rows(u64),
+    /// A share of the rows read, from 0 to 1.
+    Share(f64),
+}
+
+/// An import goal.
+#[derive(Debug)]
+pub(crate) struct ImportGoal {
+    pub name: String,
+    pub enabled: bool,
+    pub domain_group: String,
+    /// Inside the location.
+    pub directory: String,
+    pub files: Pattern,
+    /// The pattern as it was written.
+    pub pattern: String,
+    pub after_import: AfterImport,
+    pub create: bool,
+    pub on_ambiguous: OnAmbiguous,
+    pub max_rejected: MaxRejected,
+    pub timezone: TimeZone,
+    pub csv: CsvOptions,
+    pub encoding: Encoding,
+    pub number: NumberFormat,
+    pub processors: Vec<ProcessorEntry>,
+    pub identifiers: Vec<IdentifierEntry>,
+    pub fields: Vec<FieldEntry>,
+    pub all_fields: Option<AllFields>,
+    /// What of the configuration decides about the result, in a form that later versions write the same way.
+    pub settings: serde_json::Value,
+}
+
+/// A processor of a goal.
+#[derive(Debug)]
+pub(crate) struct ProcessorEntry {
+    pub plugin: String,
+    pub config: Sealed,
+    pub limits: Limits,
+    /// The SHA-256 of the file, if it is pinned.
+    pub sha256: Option<String>,
+    /// File and line, for errors.
+    pub place: String,
+}
+
+/// A column that identifies.
+#[derive(Debug)]
+pub(crate) struct IdentifierEntry {
+    pub column: String,
+    /// Absent = the profile's id.
+    pub property: Option<PropertySchema>,
+}
+
+/// A column that writes a property.
+#[derive(Debug)]
+pub(crate) struct FieldEntry {
+    pub column: String,
+    pub property: PropertySchema,
+    pub rule: MergeRule,
+    pub separator: Option<String>,
+    pub format: Option<String>,
+}
+
+/// The bulk mapping.
+#[derive(Debug)]
+pub(crate) struct AllFields {
+    pub rule: MergeRule,
+    pub prefix: String,
+}
+
+/// `None` if its files are not known, which is among the problems.
+pub(crate) fn read(schema: &Schema, limits: Limits, goal: &Section<'_>) -> Option<ImportGoal> {
+    let name = goal.required("name").to_owned();
+    let fits = |character: char| character.is_ascii_alphanumeric() || " _.-".contains(character);
+    if !name.chars().all(fits) || name.trim() != name || name.starts_with('.') {
+        goal.problem("the name of a goal is made of A-Z, a-z, 0-9, space, `_`, `.` and `-`");
+    }
+    let files = files(goal);
+    let (csv, encoding, number) = csv(goal);
+    let identifiers = identifiers(goal, schema);
+    let fields: Vec<FieldEntry> =
+        goal.sections("fields").iter().filter_map(|section| field(section, schema)).collect();
+    for key in ["linked", "events"] {
+        if let Some(entry) = goal.get(key) {
+            entry.problem(format!("`{key}` is not supported in this version"));
+        }
+    }
+    let names = [
+        ("keep", AfterImport::Keep),
+        ("done-suffix", AfterImport::DoneSuffix),
+        ("delete", AfterImport::Delete),
+    ];
+    let after_import = goal.choice("after_import", &names, AfterImport::Keep);
+    let enabled = goal.flag("enabled", true);
+    let domain_group = domain_group(goal, schema);
+    let directory = directory(goal);
+    let create = goal.flag("create", true);
+    let on_ambiguous = goal.choice("on_ambiguous", &OnAmbiguous::NAMES, OnAmbiguous::default());
+    let (max_rejected, timezone, all_fields) = (max_rejected(goal), timezone(goal), all_fields(goal));
+    let processors = goal.sections("processors").iter().map(|section| processor(limits, section)).collect();
+    goal.finish();
+    let (files, pattern) = files?;
+    let mut read = ImportGoal {
+        name,
+        enabled,
+        domain_group,
+        directory,
+        files,
+        pattern,
+        after_import,
+        create,
+        on_ambiguous,
+        max_rejected,
+        timezone,
+        csv,
+        encoding,
+        number,
+        processors,
+        identifiers,
+        fields,
+        all_fields,
+        settings: serde_json::Value::Null,
+    };
+    read.settings = settings(&read, goal);
+    Some(read)
+}
+
+/// Everything of a goal that decides about its result but its processors. A file is imported again when it changes.
+fn settings(goal: &ImportGoal, section: &Section<'_>) -> serde_json::Value {
+    let property = |property: &PropertySchema| {
+        serde_json::json!([property.name, property.value_type.name(), property.unique, property.multiple])
+    };
+    let rule = |rule: MergeRule| MergeRule::NAMES.iter().find(|(_, named)| *named == rule).map(|(name, _)| *name);
+    let ambiguous = OnAmbiguous::NAMES.iter().find(|(_, named)| *named == goal.on_ambiguous).map(|(name, _)| *name);
+    let encoding = section.section("csv").and_then(|csv| csv.text("encoding")).unwrap_or("auto");
+    let csv = &goal.csv;
+    serde_json::json!({
+        "domain_group": goal.domain_group,
+        "create": goal.create,
+        "on_ambiguous": ambiguous,
+        "timezone": section.text("timezone").unwrap_or("UTC"),
+        "csv": {
+            "delimiter": csv.delimiter,
+            "quote": csv.quote,
+            "escape": csv.escape,
+            "encoding": encoding.to_lowercase(),
+            "header": csv.header,
+            "skip_rows": csv.skip_rows,
+            "trim": csv.trim,
+            "null_values": csv.null_values,
+            "pad": csv.ragged == Ragged::Pad,
+            "max_cell": csv.max_cell,
+            "max_row": csv.max_row,
+            "decimal": goal.number.decimal,
+            "thousands": goal.number.thousands,
+        },
+        "identifiers": goal.identifiers.iter()
+            .map(|entry| serde_json::json!([entry.column, entry.property.as_ref().map(property)]))
+            .collect::<Vec<_>>(),
+        "fields": goal.fields.iter()
+            .map(|field| serde_json::json!([
+                field.column, property(&field.property), rule(field.rule), field.separator, field.format
+            ]))
+            .collect::<Vec<_>>(),
+        "all_fields": goal.all_fields.as_ref().map(|all| serde_json::json!([rule(all.rule), all.prefix])),
+    })
+}
+
+fn files(goal: &Section<'_>) -> Option<(Pattern, String)> {
+    let Some(entry) = goal.get("files") else {
+        goal.problem("`files` is missing");
+        return None;
+    };
+    let (entry, text, pattern) = match entry.value() {
+        DeValue::Table(_) => {
+            let section = entry.section()?;
+            let Some(entry) = section.get("regex") else {
+                section.problem("`files`: expected a wildcard, or { regex = '…' }");
+                return None;
+            };
+            section.finish();
+            let text = entry.text()?;
+            (entry, text, Pattern::regex(text))
+        }
+        _ => {
+            let text = entry.text()?;
+            stays_inside(&entry, text);
+            (entry, text, Pattern::wildcard(text))
+        }
+    };
+    if text.is_empty() {
+        entry.problem("`files` is empty");
+    }
+    let pattern = pattern.map_err(|error| entry.problem(format!("`{}`: {error}", entry.key())));
+    Some((pattern.ok()?, text.to_owned()))
+}
+
+fn directory(goal: &Section<'_>) -> String {
+    let Some(entry) = goal.get("directory") else { return String::new() };
+    let directory = entry.text().unwrap_or_default();
+    stays_inside(&entry, directory);
+    directory.trim_matches('/').to_owned()
+}
+
+fn domain_group(goal: &Section<'_>, schema: &Schema) -> String {
+    let Some(name) = goal.text("domain_group") else { return "default".to_owned() };
+    if !schema.domain_groups.iter().any(|known| known == name) {
+        let near = nearest(name, schema.domain_groups.iter().map(String::as_str));
+        let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        goal.problem(format!("schema.toml has no domain group `{name}`{hint}"));
+    }
+    name.to_owned()
+}
+
+fn max_rejected(goal: &Section<'_>) -> MaxRejected {
+    let Some(entry) = goal.get("max_rejected") else { return MaxRejected::Unlimited };
+    let read = match entry.value() {
+        DeValue::Integer(_) => entry.whole().map(MaxRejected::Rows),
+        DeValue::String(text) => match text.strip_suffix('%') {
+            Some(share) => share
+                .trim()
+                .parse::<f64>()
+                .ok()
+                .filter(|share| (0.0..=100.0).contains(share))
+                .map(|share| MaxRejected::Share(share / 100.0)),
+            None => text.parse().ok().map(MaxRejected::Rows),
+        },
+        _ => None,
+    };
+    read.unwrap_or_else(|| {
+        entry.problem("`max_rejected`: expected a number of rows, or a share such as \"10%\"");
+        MaxRejected::Unlimited
+    })
+}
+
+fn timezone(goal: &Section<'_>) -> TimeZone {
+    let Some(entry) = goal.get("timezone") else { return TimeZone::UTC };
+    let Some(name) = entry.text() else { return TimeZone::UTC };
+    TimeZone::get(name).unwrap_or_else(|_| {
+        entry.problem(format!("`timezone`: there is no `{name}`; expected a name such as Europe/Amsterdam"));
+        TimeZone::UTC
+    })
+}
+
+fn csv(goal: &Section<'_>) -> (CsvOptions, Encoding, NumberFormat) {
+    let (mut options, mut number) = (CsvOptions::default(), NumberFormat::default());
+    let auto = Encoding::default();
+    let Some(csv) = goal.section("csv") else { return (options, auto, number) };
+    if let Some(delimiter) = character(&csv, "delimiter", false) {
+        options.delimiter = delimiter.unwrap_or(options.delimiter);
+    }
+    options.quote = ascii(&csv, "quote", options.quote);
+    options.escape = ascii(&csv, "escape", options.escape);
+    let encoding = csv.get("encoding").and_then(|entry| {
+        let name = entry.text()?;
+        let encoding = Encoding::named(name);
+        if encoding.is_none() {
+            entry.problem(format!("`encoding`: there is no `{name}`; expected auto, utf-8, windows-1252 or another name of the WHATWG encoding standard"));
+        }
+        encoding
+    });
+    options.header = csv.flag("header", options.header);
+    options.skip_rows = csv.get("skip_rows").and_then(|entry| entry.whole()).unwrap_or(options.skip_rows);
+    options.trim = csv.flag("trim", options.trim);
+    if let Some(entry) = csv.get("null_values") {
+        options.null_values = entry.array().iter().filter_map(|entry| entry.text().map(str::to_owned)).collect();
+    }
+    if let Some(decimal) = character(&csv, "decimal", false).flatten() {
+        number.decimal = decimal;
+    }
+    if let Some(thousands) = character(&csv, "thousands", true) {
+        number.thousands = thousands;
+    }
+    if number.thousands == Some(number.decimal) {
+        csv.problem("`decimal` and `thousands` are the same character");
+    }
+    options.ragged =
+        csv.choice("ragged", &[("reject", Ragged::Reject), ("pad", Ragged::Pad)], options.ragged);
+    let usize_of = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+    options.max_cell = usize_of(size(&csv, "max_cell", options.max_cell as u64));
+    options.max_row = usize_of(size(&csv, "max_row", options.max_row as u64));
+    if options.max_row > 1 << 30 {
+        csv.problem("`max_row`: expected at most 1GiB");
+    }
+    let special = [Some(options.delimiter), options.quote.map(char::from), options.escape.map(char::from)];
+    let special: Vec<char> = special.into_iter().flatten().collect();
+    let quote_is_escape = options.quote.is_some() && options.quote == options.escape;
+    if special.contains(&'\n') || special.contains(&'\r') {
+        csv.problem("`delimiter`, `quote` and `escape` cannot be the end of a line");
+    }
+    if special.iter().skip(1).any(|character| *character == options.delimiter) || quote_is_escape {
+        csv.problem("`delimiter`, `quote` and `escape` must differ");
+    }
+    csv.finish();
+    (options, encoding.unwrap_or(auto), number)
+}
+
+/// `Some(None)` is `none`, where that is allowed.
+fn character(section: &Section<'_>, key: &'static str, or_none: bool) -> Option<Option<char>> {
+    let entry = section.get(key)?;
+    let text = entry.text()?;
+    let mut characters = text.chars();
+    match (characters.next(), characters.next()) {
+        (Some(character), None) => Some(Some(character)),
+        _ if or_none && text == "none" => Some(None),
+        _ => {
+            let none = if or_none { " or \"none\"" } else { "" };
+            entry.problem(format!("`{key}`: expected one character{none}"));
+            None
+        }
+    }
+}
+
+fn ascii(section: &Section<'_>, key: &'static str, default: Option<u8>) -> Option<u8> {
+    match character(section, key, true) {
+        None => default,
+        Some(None) => None,
+        Some(Some(character)) if character.is_ascii() => u8::try_from(character).ok(),
+        Some(Some(_)) => {
+            section.problem(format!("`{key}`: expected a character of ASCII"));
+            default
+        }
+    }
+}
+
+fn processor(limits: Limits, section: &Section<'_>) -> ProcessorEntry {
+    if let Some(entry) = section.get("file")
+        && entry.text().is_some_and(|file| file != "root")
+    {
+        entry.problem("`file`: the goal has no linked file of that name");
+    }
+    let limits = match section.section("limits") {
+        Some(own) => {
+            let limits = read_limits(&own, limits);
+            own.finish();
+            limits
+        }
+        None => limits,
+    };
+    let plugin = section.required("plugin").to_owned();
+    let place = section.get("plugin").map(|entry| entry.place()).unwrap_or_default();
+    let sha256 = section.get("sha256").and_then(|entry| {
+        let digest = entry.text()?.to_lowercase();
+        let whole = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !whole {
+            entry.problem("`sha256`: expected 64 hexadecimal digits");
+        }
+        whole.then_some(digest)
+    });
+    let read = ProcessorEntry {
+        plugin,
+        config: section.section("config").map(|config| Sealed::read(&config)).unwrap_or_default(),
+        limits: read_limits(section, limits),
+        sha256,
+        place,
+    };
+    section.finish();
+    read
+}
+
+fn identifiers(goal: &Section<'_>, schema: &Schema) -> Vec<IdentifierEntry> {
+    let sections = goal.sections("identifiers");
+    if sections.is_empty() {
+        goal.problem("the goal needs at least one [[import_profiles.identifiers]]");
+    }
+    let read = |section: &Section<'_>| {
+        let column = section.required("column").to_owned();
+        let profile_id = section.flag("profile_id", false);
+        let entry = section.get("property");
+        section.finish();
+        let Some(entry) = entry else {
+            if !profile_id {
+                section.problem("an identifier needs a `property`, or `profile_id = true`");
+            }
+            return Some(IdentifierEntry { column, property: None });
+        };
+        if profile_id {
+            entry.problem("an identifier has either a `property` or `profile_id = true`");
+        }
+        let property = known_property(&entry, entry.text()?, schema)?;
+        if !property.unique {
+            entry.problem(format!("`{}` cannot identify: schema.toml needs `unique = true` on it", property.name));
+        }
+        Some(IdentifierEntry { column, property: Some(property.clone()) })
+    };
+    sections.iter().filter_map(read).collect()
+}
+
+fn known_property<'s>(entry: &Entry<'_>, name: &str, schema: &'s Schema) -> Option<&'s PropertySchema> {
+    if READ_ONLY_PROPERTIES.contains(&name) {
+        entry.problem(format!("`{name}` is written by Sluicebox alone"));
+        return None;
+    }
+    let property = schema.property(name);
+    if property.is_none() {
+        let near = nearest(name, schema.properties.iter().map(|property| property.name.as_str()));
+        let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        entry.problem(format!("schema.toml has no property `{name}`{hint}"));
+    }
+    property
+}
+
+fn field(section: &Section<'_>, schema: &Schema) -> Option<FieldEntry> {
+    let column = section.required("column").to_owned();
+    let rule = section.choice("rule", &MergeRule::NAMES, MergeRule::Set);
+    let separator = section.text("separator").map(str::to_owned);
+    let format = section.text("format").map(str::to_owned);
+    let named = section.get("property").or_else(|| section.get("column"));
+    section.finish();
+    let entry = named?;
+    let property = known_property(&entry, entry.text()?, schema)?;
+    if let Some(misfit) = rule.misfit(property) {
+        section.problem(format!("property `{}`: {misfit}", property.name));
+    }
+    if separator.is_some() && !property.multiple {
+        section.problem(format!("`separator` needs a property with `multiple = true`; `{}` is not", property.name));
+    }
+    if let Some(format) = &format {
+        match property.value_type {
+            ValueType::Date | ValueType::DateTime => {
+                if let Some(error) = time_format_error(format, property.value_type) {
+                    section.problem(format!("`format`: {error}"));
+                }
+            }
+            other => section.problem(format!(
+                "`format` is for dates and datetimes; `{}` is a {}",
+                property.name,
+                other.name()
+            )),
+        }
+    }
+    Some(FieldEntry { column, property: property.clone(), rule, separator, format })
+}
+
+fn all_fields(goal: &Section<'_>) -> Option<AllFields> {
+    let entry = goal.get("all_fields")?;
+    if let DeValue::Boolean(wanted) = entry.value() {
+        return wanted.then(|| AllFields { rule: MergeRule::Set, prefix: String::new() });
+    }
+    let section = entry.section()?;
+    let rule = section.choice("rule", &MergeRule::NAMES, MergeRule::Set);
+    let prefix = section.get("prefix").and_then(|entry| entry.text()).unwrap_or_default().to_owned();
+    section.finish();
+    Some(AllFields { rule, prefix })
+}

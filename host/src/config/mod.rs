@@ -1,0 +1,138 @@
+//! The working folder: `sluicebox.toml`, `schema.toml` and `connections/*.toml`, parsed and validated once.
+//!
+//! Every problem of all files is found in one go and says its file, line and column.
+
+mod connection;
+mod goal;
+mod reader;
+mod schema;
+mod settings;
+mod value;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sluicebox_model::Schema;
+
+pub(crate) use connection::Connection;
+pub(crate) use goal::{AfterImport, ImportGoal, MaxRejected, ProcessorEntry};
+pub(crate) use reader::{Problem, nearest};
+pub(crate) use settings::Settings;
+
+use crate::error::Error;
+use reader::{Document, Problems};
+
+/// A working folder that is free of problems.
+#[derive(Debug)]
+pub(crate) struct Config {
+    /// The working folder.
+    pub root: PathBuf,
+    /// What `sluicebox.toml` says.
+    pub settings: Settings,
+    /// What `schema.toml` says.
+    pub schema: Schema,
+    /// In the order of their files' names.
+    pub connections: Vec<Connection>,
+    /// What works, but probably not as meant.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads and validates a working folder.
+    ///
+    /// # Errors
+    /// With every problem found.
+    pub(crate) fn load(root: &Path) -> Result<Self, Error> {
+        let files = connection_files(root)?;
+        let present = |name: &str| root.join(name).is_file();
+        if files.is_empty() && !present("sluicebox.toml") && !present("schema.toml") {
+            return Err(Error::NoWorkingFolder(root.to_owned()));
+        }
+        let problems = Problems::default();
+        let settings = with_file(root, "sluicebox.toml", &problems, |document| {
+            settings::read(root, document.root(&problems), &problems)
+        })?;
+        let schema = with_file(root, "schema.toml", &problems, |document| schema::read(document.root(&problems)))?;
+        let mut connections = Vec::new();
+        for name in files {
+            let stem = name.trim_end_matches(".toml").to_owned();
+            let path = format!("connections/{name}");
+            let connection = with_file(root, &path, &problems, |document| {
+                connection::read(root, &stem, &schema, settings.limits, document.root(&problems))
+            })?;
+            connections.push(connection);
+        }
+        for (place, connection) in connections.iter().enumerate() {
+            let twice = connections.iter().take(place).find(|other| other.name == connection.name);
+            if let Some(other) = twice {
+                problems.file(
+                    &format!("connections/{}.toml", connection.stem),
+                    format!("the name {:?} is that of connections/{}.toml too", connection.name, other.stem),
+                );
+            }
+        }
+        let (errors, warnings) = problems.into_parts();
+        if errors.is_empty() {
+            Ok(Self { root: root.to_owned(), settings, schema, connections, warnings })
+        } else {
+            Err(Error::Config(errors))
+        }
+    }
+
+    /// The connection of that name or file name.
+    ///
+    /// # Errors
+    /// With the nearest name.
+    pub(crate) fn connection(&self, name: &str) -> Result<&Connection, Error> {
+        let found = self.connections.iter().find(|connection| connection.name == name || connection.stem == name);
+        found.ok_or_else(|| Error::Unknown {
+            kind: "connection",
+            name: name.to_owned(),
+            known: self.connections.iter().map(|connection| connection.stem.clone()).collect(),
+        })
+    }
+
+    /// Where rejected rows, compiled plugins and the like lie: beside the store.
+    pub(crate) fn data(&self) -> &Path {
+        self.settings.store.parent().unwrap_or(&self.root)
+    }
+}
+
+fn connection_files(root: &Path) -> Result<Vec<String>, Error> {
+    let folder = root.join("connections");
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(&folder, error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(|error| Error::io(&folder, error))?.file_name();
+        if let Some(name) = name.to_str().filter(|name| name.ends_with(".toml") && !name.starts_with('.')) {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Parses a file, or an empty one where it is missing.
+fn with_file<T>(
+    root: &Path,
+    name: &str,
+    problems: &Problems,
+    read: impl FnOnce(&Document<'_>) -> T,
+) -> Result<T, Error> {
+    let path = root.join(name);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            problems.file(name, "the file is not UTF-8".to_owned());
+            String::new()
+        }
+        Err(error) => return Err(Error::io(&path, error)),
+    };
+    Ok(read(&Document::parse(name, &text, problems)))
+}

@@ -1,0 +1,366 @@
+//! Reads TOML so that every problem says its place, and unknown keys the nearest known one. No value is quoted
+//! unless it is a name: it may be a secret.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Something wrong in a file of the working folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// The file, in the working folder.
+    pub file: String,
+    /// Line and column from 1, in characters; absent where the whole file is meant.
+    pub place: Option<(usize, usize)>,
+    /// What is wrong and what was expected.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place {
+            Some((line, column)) => write!(f, "{}:{line}:{column}: {}", self.file, self.message),
+            None => write!(f, "{}: {}", self.file, self.message),
+        }
+    }
+}
+
+/// The problems found so far.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    errors: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<String>>,
+}
+
+impl Problems {
+    /// A problem of a file as a whole.
+    pub(crate) fn file(&self, file: &str, message: String) {
+        self.errors.borrow_mut().push(Problem { file: file.to_owned(), place: None, message });
+    }
+
+    /// What works, but probably not as meant.
+    pub(crate) fn warn(&self, message: String) {
+        self.warnings.borrow_mut().push(message);
+    }
+
+    /// Errors in the order of the files, then of their lines; and warnings.
+    pub(crate) fn into_parts(self) -> (Vec<Problem>, Vec<String>) {
+        let mut errors = self.errors.into_inner();
+        errors.sort_by(|a, b| (&a.file, a.place).cmp(&(&b.file, b.place)));
+        errors.dedup();
+        (errors, self.warnings.into_inner())
+    }
+}
+
+/// A parsed file.
+pub(crate) struct Document<'a> {
+    file: &'a str,
+    text: &'a str,
+    root: Spanned<DeTable<'a>>,
+}
+
+impl<'a> Document<'a> {
+    /// Parses a file; one that cannot be parsed is a problem and read as empty.
+    pub(crate) fn parse(file: &'a str, text: &'a str, problems: &Problems) -> Self {
+        match DeTable::parse(text) {
+            Ok(root) => Self { file, text, root },
+            Err(error) => {
+                let place = error.span().map(|span| position(text, span.start));
+                // The first line of the parser's message says what it expected; it quotes no value.
+                let message = error.message().lines().collect::<Vec<_>>().join(", ");
+                problems.errors.borrow_mut().push(Problem { file: file.to_owned(), place, message });
+                Self { file, text, root: Spanned::new(0..0, DeTable::new()) }
+            }
+        }
+    }
+
+    /// The file's keys.
+    pub(crate) fn root<'d>(&'d self, problems: &'d Problems) -> Section<'d> {
+        Section {
+            document: self,
+            problems,
+            table: self.root.get_ref(),
+            span: 0..0,
+            known: RefCell::default(),
+        }
+    }
+}
+
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    (line, before.rsplit('\n').next().unwrap_or_default().chars().count() + 1)
+}
+
+/// The keys of one table. Each key that is asked for is known from then on; `finish` reports the others.
+pub(crate) struct Section<'d> {
+    document: &'d Document<'d>,
+    problems: &'d Problems,
+    table: &'d DeTable<'d>,
+    span: Range<usize>,
+    known: RefCell<BTreeSet<&'static str>>,
+}
+
+/// A value with its place.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry<'d> {
+    document: &'d Document<'d>,
+    problems: &'d Problems,
+    key: &'d str,
+    value: &'d Spanned<DeValue<'d>>,
+}
+
+impl<'d> Section<'d> {
+    /// The value of a key, whatever it is.
+    pub(crate) fn get(&self, key: &'static str) -> Option<Entry<'d>> {
+        self.known.borrow_mut().insert(key);
+        let (key, value) = self.table.get_key_value(key)?;
+        Some(Entry { document: self.document, problems: self.problems, key: key.get_ref(), value })
+    }
+
+    /// A problem of the table itself, such as a key that is missing.
+    pub(crate) fn problem(&self, message: impl Into<String>) {
+        let place = position(self.document.text, self.span.start);
+        let message = message.into();
+        let file = self.document.file.to_owned();
+        self.problems.errors.borrow_mut().push(Problem { file, place: Some(place), message });
+    }
+
+    /// A text that is not empty.
+    pub(crate) fn text(&self, key: &'static str) -> Option<&'d str> {
+        let entry = self.get(key)?;
+        let text = entry.text()?;
+        if text.is_empty() {
+            entry.problem(format!("`{key}` is empty"));
+            return None;
+        }
+        Some(text)
+    }
+
+    /// A text that must be there; empty if it is not, which is a problem.
+    pub(crate) fn required(&self, key: &'static str) -> &'d str {
+        match self.table.contains_key(key) {
+            true => self.text(key).unwrap_or_default(),
+            false => {
+                self.known.borrow_mut().insert(key);
+                self.problem(format!("`{key}` is missing"));
+                ""
+            }
+        }
+    }
+
+    /// True or false.
+    pub(crate) fn flag(&self, key: &'static str, default: bool) -> bool {
+        let Some(entry) = self.get(key) else { return default };
+        match entry.value.get_ref() {
+            DeValue::Boolean(flag) => *flag,
+            _ => {
+                entry.expected("true or false");
+                default
+            }
+        }
+    }
+
+    /// One of some names.
+    pub(crate) fn choice<T: Copy>(&self, key: &'static str, names: &[(&'static str, T)], default: T) -> T {
+        let Some(entry) = self.get(key) else { return default };
+        let Some(text) = entry.text() else { return default };
+        entry.choose(text, names).unwrap_or(default)
+    }
+
+    /// The table under a key.
+    pub(crate) fn section(&self, key: &'static str) -> Option<Section<'d>> {
+        self.get(key)?.section()
+    }
+
+    /// The tables of an array of tables.
+    pub(crate) fn sections(&self, key: &'static str) -> Vec<Section<'d>> {
+        let Some(entry) = self.get(key) else { return Vec::new() };
+        entry.array().into_iter().filter_map(Entry::section).collect()
+    }
+
+    /// The tables under names that the user chose, with the names.
+    pub(crate) fn named(&self, key: &'static str) -> Vec<(&'d str, Section<'d>)> {
+        let Some(section) = self.section(key) else { return Vec::new() };
+        section.entries().filter_map(|entry| Some((entry.key, entry.section()?))).collect()
+    }
+
+    /// Every key of the table, known or not.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = Entry<'d>> + use<'d> {
+        let (document, problems) = (self.document, self.problems);
+        self.table
+            .iter()
+            .map(move |(key, value)| Entry { document, problems, key: key.get_ref(), value })
+    }
+
+    /// Whether the key is there. It counts as known.
+    pub(crate) fn has(&self, key: &'static str) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// Reports the keys that nobody asked for.
+    pub(crate) fn finish(&self) {
+        let known = self.known.borrow();
+        for (key, _) in self.table {
+            if known.contains(key.get_ref().as_ref()) {
+                continue;
+            }
+            let place = Some(position(self.document.text, key.span().start));
+            let near = nearest(key.get_ref(), known.iter().copied());
+            let hint = match near {
+                Some(near) => format!("; did you mean `{near}`?"),
+                None => format!("; known here: {}", known.iter().copied().collect::<Vec<_>>().join(", ")),
+            };
+            let message = format!("unknown key `{}`{hint}", key.get_ref());
+            let file = self.document.file.to_owned();
+            self.problems.errors.borrow_mut().push(Problem { file, place, message });
+        }
+    }
+}
+
+impl<'d> Entry<'d> {
+    /// The key.
+    pub(crate) fn key(&self) -> &'d str {
+        self.key
+    }
+
+    /// The value.
+    pub(crate) fn value(&self) -> &'d DeValue<'d> {
+        self.value.get_ref()
+    }
+
+    /// The file and line, for messages at a later time.
+    pub(crate) fn place(&self) -> String {
+        format!("{}:{}", self.document.file, position(self.document.text, self.value.span().start).0)
+    }
+
+    /// A problem with this value.
+    pub(crate) fn problem(&self, message: impl Into<String>) {
+        let place = Some(position(self.document.text, self.value.span().start));
+        let message = message.into();
+        let file = self.document.file.to_owned();
+        self.problems.errors.borrow_mut().push(Problem { file, place, message });
+    }
+
+    fn expected(&self, expected: &str) {
+        self.problem(format!("`{}`: expected {expected}, found {}", self.key, kind(self.value.get_ref())));
+    }
+
+    /// The text, or a problem.
+    pub(crate) fn text(&self) -> Option<&'d str> {
+        let text = self.value.get_ref().as_str();
+        if text.is_none() {
+            self.expected("a text in quotes");
+        }
+        text
+    }
+
+    /// A whole number of at least 0, or a problem.
+    pub(crate) fn whole(&self) -> Option<u64> {
+        let number = self.value.get_ref().as_integer().and_then(|number| {
+            u64::from_str_radix(&number.as_str().replace('_', ""), number.radix()).ok()
+        });
+        if number.is_none() {
+            self.expected("a whole number");
+        }
+        number
+    }
+
+    /// The table, or a problem.
+    pub(crate) fn section(self) -> Option<Section<'d>> {
+        let DeValue::Table(table) = self.value.get_ref() else {
+            self.expected("a table");
+            return None;
+        };
+        Some(Section {
+            document: self.document,
+            problems: self.problems,
+            table,
+            span: self.value.span(),
+            known: RefCell::default(),
+        })
+    }
+
+    /// The values of an array, or a problem.
+    pub(crate) fn array(self) -> Vec<Entry<'d>> {
+        let DeValue::Array(array) = self.value.get_ref() else {
+            self.expected("an array");
+            return Vec::new();
+        };
+        array.iter().map(|value| Entry { value, ..self }).collect()
+    }
+
+    /// The choice of that name, or a problem.
+    pub(crate) fn choose<T: Copy>(&self, text: &str, names: &[(&'static str, T)]) -> Option<T> {
+        let found = names.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice);
+        if found.is_none() {
+            let all = names.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+            self.problem(format!("`{}`: there is no `{text}`; expected one of {all}", self.key));
+        }
+        found
+    }
+}
+
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// The known name that is most like a wrong one, if one is alike.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = |known: &str| strsim::jaro_winkler(&name.to_lowercase(), &known.to_lowercase());
+    let scored = known.into_iter().map(|known| (likeness(known), known)).filter(|(score, _)| *score > 0.75);
+    scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, read: impl Fn(&Section<'_>), expected: &[&str]) {
+        let problems = Problems::default();
+        let document = Document::parse("a.toml", text, &problems);
+        let section = document.root(&problems);
+        read(&section);
+        section.finish();
+        let (errors, _) = problems.into_parts();
+        assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn problems_say_where_and_what_was_expected() {
+        let read = |section: &Section<'_>| {
+            section.text("name");
+            section.flag("enabled", true);
+            section.choice("rule", &[("set", 1), ("add", 2)], 1);
+        };
+        check("name = 'x'\nenabled = false\nrule = 'add'", read, &[]);
+        check("nmae = 'x'", read, &["a.toml:1:1: unknown key `nmae`; did you mean `name`?"]);
+        check("zzz = 'x'", read, &["a.toml:1:1: unknown key `zzz`; known here: enabled, name, rule"]);
+        check("\nname = 3", read, &["a.toml:2:8: `name`: expected a text in quotes, found a number"]);
+        check("enabled = 'yes'", read, &["a.toml:1:11: `enabled`: expected true or false, found a text"]);
+        check("rule = 'ad'", read, &["a.toml:1:8: `rule`: there is no `ad`; expected one of set, add"]);
+        check("name = ''", read, &["a.toml:1:8: `name` is empty"]);
+    }
+
+    #[test]
+    fn syntax_errors_do_not_quote_the_line() {
+        for text in ["passphrase = hunter2", "passphrase 'hunter2'", "passphrase = 'hunter2", "a = 1\na = 'hunter2'"] {
+            let problems = Problems::default();
+            let _ = Document::parse("a.toml", text, &problems);
+            let (errors, _) = problems.into_parts();
+            let shown = errors.iter().map(ToString::to_string).collect::<String>();
+            assert!(!shown.is_empty() && !shown.contains("hunter2"), "{shown}");
+        }
+    }
+}

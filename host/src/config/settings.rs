@@ -1,0 +1,109 @@
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use sluicebox_files::Expansion;
+use sluicebox_processors::Limits;
+
+use super::reader::{Problems, Section};
+use super::value::{duration, size};
+
+/// What `sluicebox.toml` says.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// The folder of the store.
+    pub store: PathBuf,
+    /// The folder of the plugins.
+    pub plugins: PathBuf,
+    /// What a processor may use unless its entry says otherwise.
+    pub limits: Limits,
+    /// How far compressed files may expand.
+    pub expansion: Expansion,
+    /// How imports work.
+    pub tuning: Tuning,
+}
+
+/// How imports work. Nothing of it changes a result.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tuning {
+    /// 1 = reading, processing and merging take turns; more = they run at the same time.
+    pub threads: usize,
+    /// Rows that a processor sees at a time.
+    pub batch_rows: usize,
+    /// Rows that are merged and committed at a time.
+    pub commit_rows: usize,
+}
+
+pub(crate) fn read(root: &Path, file: Section<'_>, problems: &Problems) -> Settings {
+    let mut settings = Settings {
+        store: root.join("data/profiles"),
+        plugins: root.join("plugins"),
+        limits: Limits::default(),
+        expansion: Expansion::default(),
+        tuning: Tuning {
+            threads: thread::available_parallelism().map_or(1, NonZero::get),
+            batch_rows: 1024,
+            commit_rows: 131_072,
+        },
+    };
+    if let Some(store) = file.section("store") {
+        store.choice("kind", &[("rocksdb", ())], ());
+        if let Some(path) = store.text("path") {
+            settings.store = root.join(path);
+        }
+        store.finish();
+    }
+    if let Some(plugins) = file.section("plugins") {
+        if let Some(path) = plugins.text("path") {
+            settings.plugins = root.join(path);
+        }
+        plugins.finish();
+    }
+    if let Some(limits) = file.section("limits") {
+        settings.limits = read_limits(&limits, settings.limits);
+        if let Some(times) = limits.get("expansion").and_then(|entry| entry.whole()) {
+            settings.expansion.times = times.max(1);
+        }
+        limits.finish();
+    }
+    if let Some(import) = file.section("import") {
+        let tuning = &mut settings.tuning;
+        tuning.threads = count(&import, "threads", tuning.threads, 1024);
+        tuning.batch_rows = count(&import, "batch_rows", tuning.batch_rows, 65_536);
+        tuning.commit_rows = count(&import, "commit_rows", tuning.commit_rows, 10_000_000);
+        import.finish();
+    }
+    for key in ["smtp", "server"] {
+        if file.has(key) {
+            problems.warn(format!("sluicebox.toml: [{key}] has no effect in this version"));
+        }
+    }
+    file.finish();
+    settings
+}
+
+/// Limits of processors, those that are not named as in `base`.
+pub(crate) fn read_limits(section: &Section<'_>, base: Limits) -> Limits {
+    let log_lines = match section.get("log_lines").and_then(|entry| entry.whole()) {
+        Some(lines) => u32::try_from(lines).unwrap_or(u32::MAX),
+        None => base.log_lines,
+    };
+    Limits {
+        memory: usize::try_from(size(section, "memory", base.memory as u64)).unwrap_or(usize::MAX),
+        batch_time: duration(section, "batch_time", base.batch_time),
+        open_time: duration(section, "open_time", base.open_time),
+        log_lines,
+    }
+}
+
+fn count(section: &Section<'_>, key: &'static str, default: usize, most: usize) -> usize {
+    let Some(entry) = section.get(key) else { return default };
+    match entry.whole().and_then(|count| usize::try_from(count).ok()) {
+        Some(count) if (1..=most).contains(&count) => count,
+        Some(_) => {
+            entry.problem(format!("`{key}`: expected 1 to {most}"));
+            default
+        }
+        None => default,
+    }
+}

@@ -1,0 +1,181 @@
+//! Values that are written as texts: sizes, durations, secrets.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use toml::de::DeValue;
+
+use super::reader::{Entry, Section};
+use crate::error::Error;
+
+/// A number of bytes: `"64MiB"`, or a whole number.
+pub(crate) fn size(section: &Section<'_>, key: &'static str, default: u64) -> u64 {
+    let Some(entry) = section.get(key) else { return default };
+    let size = match entry.value() {
+        DeValue::String(text) => parse_size(text),
+        DeValue::Integer(_) => entry.whole(),
+        _ => None,
+    };
+    match size {
+        Some(size) if size > 0 => size,
+        _ => {
+            entry.problem(format!("`{key}`: expected a size such as \"64MiB\", \"512KiB\" or \"1000B\""));
+            default
+        }
+    }
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    const UNITS: [(&str, u64); 7] = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("kB", 1000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("B", 1),
+    ];
+    let (number, unit) = UNITS.iter().find_map(|(unit, size)| Some((text.strip_suffix(unit)?, *size)))?;
+    number.trim().parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// A time span: `"5s"`, `"500ms"`, `"2m"`.
+pub(crate) fn duration(section: &Section<'_>, key: &'static str, default: Duration) -> Duration {
+    let Some(entry) = section.get(key) else { return default };
+    let Some(text) = entry.text() else { return default };
+    match parse_duration(text) {
+        Some(duration) if !duration.is_zero() => duration,
+        _ => {
+            entry.problem(format!("`{key}`: expected a time span such as \"5s\", \"500ms\" or \"2m\""));
+            default
+        }
+    }
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+    let (number, unit) = UNITS.iter().find_map(|(unit, size)| Some((text.strip_suffix(unit)?, *size)))?;
+    number.trim().parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_millis)
+}
+
+/// Where a secret is found. Its value is read when it is needed.
+#[derive(Clone, Debug)]
+enum SecretSource {
+    Env(String),
+    File(String),
+}
+
+/// The configuration of a processor, in which secrets are still sealed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sealed {
+    value: Value,
+    secrets: Vec<(String, SecretSource, String)>,
+}
+
+impl Sealed {
+    /// Takes a table as JSON. `{ env = "NAME" }` and `{ file = "path" }` anywhere in it are secrets.
+    pub(crate) fn read(section: &Section<'_>) -> Self {
+        let mut sealed = Self::default();
+        let mut object = Map::new();
+        for entry in section.entries() {
+            let path = format!("/{}", escaped(entry.key()));
+            object.insert(entry.key().to_owned(), sealed.take(entry.value(), path, &entry.place()));
+        }
+        sealed.value = Value::Object(object);
+        sealed
+    }
+
+    fn take(&mut self, value: &DeValue<'_>, path: String, place: &str) -> Value {
+        match value {
+            DeValue::String(text) => Value::String(text.to_string()),
+            DeValue::Integer(number) => i64::from_str_radix(&number.as_str().replace('_', ""), number.radix())
+                .map_or(Value::Null, Value::from),
+            DeValue::Float(number) => number.as_str().replace('_', "").parse::<f64>().map_or(Value::Null, Value::from),
+            DeValue::Boolean(flag) => Value::Bool(*flag),
+            DeValue::Datetime(moment) => Value::String(moment.to_string()),
+            DeValue::Array(values) => {
+                let values = values.iter().enumerate();
+                values.map(|(n, value)| self.take(value.get_ref(), format!("{path}/{n}"), place)).collect()
+            }
+            DeValue::Table(table) => {
+                let mut entries = table.iter();
+                if let (Some((key, value)), None) = (entries.next(), entries.next())
+                    && let DeValue::String(text) = value.get_ref()
+                    && let Some(source) = secret(key.get_ref(), text)
+                {
+                    self.secrets.push((path, source, place.to_owned()));
+                    return Value::Null;
+                }
+                let mut object = Map::new();
+                for (key, value) in table {
+                    let path = format!("{path}/{}", escaped(key.get_ref()));
+                    object.insert(key.get_ref().to_string(), self.take(value.get_ref(), path, place));
+                }
+                Value::Object(object)
+            }
+        }
+    }
+
+    /// The configuration with its secrets, as JSON.
+    ///
+    /// # Errors
+    /// If a secret is not where it should be.
+    pub(crate) fn open(&self, root: &Path) -> Result<String, Error> {
+        let mut value = self.value.clone();
+        for (path, source, place) in &self.secrets {
+            let missing = |reason: String| Error::Secret { place: place.clone(), reason };
+            let secret = match source {
+                SecretSource::Env(name) => env::var(name)
+                    .map_err(|_| missing(format!("the environment variable {name} is not set")))?,
+                SecretSource::File(name) => fs::read_to_string(root.join(name))
+                    .map_err(|error| missing(format!("the file {name} cannot be read: {}", error.kind())))?
+                    .trim_end_matches(['\n', '\r'])
+                    .to_owned(),
+            };
+            if let Some(slot) = value.pointer_mut(path) {
+                *slot = Value::String(secret);
+            }
+        }
+        Ok(value.to_string())
+    }
+}
+
+fn secret(key: &str, text: &str) -> Option<SecretSource> {
+    match key {
+        "env" => Some(SecretSource::Env(text.to_owned())),
+        "file" => Some(SecretSource::File(text.to_owned())),
+        _ => None,
+    }
+}
+
+/// RFC 6901.
+fn escaped(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+/// Whether a path stays inside the folder that it is relative to.
+pub(crate) fn stays_inside(entry: &Entry<'_>, path: &str) -> bool {
+    let leaves = path.starts_with('/') || path.split('/').any(|part| part == "..") || path.contains('\0');
+    if leaves {
+        entry.problem(format!("`{}` leads out of the location", entry.key()));
+    }
+    !leaves
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_durations_have_units() {
+        assert_eq!(parse_size("64MiB"), Some(64 << 20));
+        assert_eq!(parse_size("1 kB"), Some(1000));
+        assert_eq!([parse_size("64"), parse_size("MiB"), parse_size("-1B"), parse_size("1.5MiB")], [None; 4]);
+        assert_eq!(parse_duration("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2m"), Some(Duration::from_secs(120)));
+        assert_eq!([parse_duration("5"), parse_duration("s"), parse_duration("-1s")], [None; 3]);
+    }
+}

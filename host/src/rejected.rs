@@ -1,0 +1,100 @@
+//! The files of rejected rows: the columns of the source file, and where and why each row was rejected.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use sluicebox_files::{CsvOptions, RowWriter};
+use sluicebox_model::RejectedRow;
+
+use crate::error::Error;
+
+/// Rejected rows of one goal run. A file is made when there is a row for it, and another for other columns.
+pub(crate) struct RejectedRows {
+    folder: PathBuf,
+    goal: String,
+    options: CsvOptions,
+    open: Option<Open>,
+    /// Each file's name and length.
+    pub written: Vec<(String, u64)>,
+}
+
+struct Open {
+    columns: Vec<String>,
+    path: PathBuf,
+    writer: RowWriter<BufWriter<File>>,
+}
+
+impl RejectedRows {
+    /// `folder` is that of the run.
+    pub(crate) fn new(folder: PathBuf, goal: &str, options: &CsvOptions) -> Self {
+        Self { folder, goal: goal.to_owned(), options: options.clone(), open: None, written: Vec::new() }
+    }
+
+    /// Appends rows of a file; they are on the disk when this returns.
+    pub(crate) fn append(&mut self, columns: &[String], file: &str, rows: &[RejectedRow]) -> Result<(), Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        if self.open.as_ref().is_none_or(|open| open.columns != columns) {
+            self.open = Some(self.begin(columns)?);
+        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let path = open.path.clone();
+        let mut write = || {
+            for row in rows {
+                let line = row.line.to_string();
+                let place = [file, &line, row.code.as_str(), &row.reason];
+                open.writer.write(row.cells.iter().map(String::as_str).chain(place))?;
+            }
+            let writer = open.writer.get_mut();
+            writer.flush()?;
+            writer.get_ref().sync_data()?;
+            writer.get_ref().metadata()
+        };
+        let length = write().map_err(|error| Error::io(&path, error))?.len();
+        if let Some((_, written)) = self.written.last_mut() {
+            *written = length;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, columns: &[String]) -> Result<Open, Error> {
+        // Whoever may not read the store may not read the rows that did not get in.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        made.map_err(|error| Error::io(&self.folder, error))?;
+        let name = match self.written.len() {
+            0 => format!("{}.csv", self.goal),
+            more => format!("{}-{}.csv", self.goal, more + 1),
+        };
+        let path = self.folder.join(&name);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let file = file.map_err(|error| Error::io(&path, error))?;
+        let mut writer = RowWriter::new(BufWriter::new(file), &self.options);
+        let place = ["_file", "_line", "_code", "_reason"];
+        let header = columns.iter().map(String::as_str).chain(place);
+        writer.write(header).map_err(|error| Error::io(&path, error))?;
+        self.written.push((name, 0));
+        Ok(Open { columns: columns.to_owned(), path, writer })
+    }
+}
+
+/// Takes away what a goal run that died had written beyond its last commit.
+pub(crate) fn truncate(folder: &Path, goal: &str, kept: &[(String, u64)]) -> Result<(), Error> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let of_goal = name.to_str().and_then(|name| name.strip_prefix(goal)?.strip_suffix(".csv"));
+        let of_goal = of_goal.is_some_and(|rest| {
+            rest.is_empty() || rest.strip_prefix('-').is_some_and(|number| number.parse::<u32>().is_ok())
+        });
+        let done = match kept.iter().find(|(kept, _)| name == kept.as_str()) {
+            Some((_, length)) => OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(*length)),
+            None if of_goal => fs::remove_file(&path),
+            None => Ok(()),
+        };
+        done.map_err(|error| Error::io(&path, error))?;
+    }
+    Ok(())
+}

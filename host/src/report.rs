@@ -1,0 +1,186 @@
+//! What a goal run did: printed by `run`, kept in the history.
+
+use serde::{Deserialize, Serialize};
+use sluicebox_matching::Counts;
+use sluicebox_model::{Class, RecordId};
+
+/// A goal run as `run --json` prints it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub run: String,
+    pub connection: String,
+    pub goal: String,
+    pub kind: String,
+    pub status: Status,
+    pub files: Vec<FileReport>,
+    pub rows: Rows,
+    pub cells_rejected: u64,
+    pub profiles: Profiles,
+    pub events: Events,
+    pub duration_ms: u64,
+    pub error: Option<String>,
+    /// Where the time went, in milliseconds: stages run at the same time.
+    #[serde(default)]
+    pub stages_ms: Stages,
+}
+
+/// How a goal run stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Status {
+    /// It goes on, or its process died.
+    #[default]
+    Running,
+    Succeeded,
+    Failed,
+    /// The goal or its connection is not enabled.
+    Skipped,
+}
+
+/// A file of a goal run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FileReport {
+    pub name: String,
+    pub status: FileStatus,
+    /// Rows that this run read.
+    pub rows: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum FileStatus {
+    Imported,
+    AlreadyImported,
+    Failed,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rows {
+    pub read: u64,
+    pub dropped: u64,
+    pub rejected: u64,
+    pub excluded: u64,
+    pub merged: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Profiles {
+    pub created: i64,
+    pub updated: i64,
+    pub unchanged: i64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Events {
+    pub created: u64,
+    pub updated: u64,
+    pub rejected: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stages {
+    pub parse: u64,
+    pub processors: u64,
+    pub match_and_merge: u64,
+    pub commit: u64,
+}
+
+/// A goal run as the history keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    #[serde(flatten)]
+    pub report: Report,
+    /// RFC 3339.
+    pub started: String,
+    /// The last five profiles created or updated, oldest first.
+    #[serde(default)]
+    pub last_profiles: Vec<LastProfile>,
+    /// The files of rejected rows with the length that the last commit vouches for.
+    #[serde(default)]
+    pub rejected_files: Vec<(String, u64)>,
+}
+
+/// A profile that a goal run changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LastProfile {
+    pub profile_id: String,
+    /// `created` or `updated`.
+    pub change: String,
+}
+
+impl Kept {
+    /// As the store keeps it.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        // Texts and numbers alone: this cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// As the store kept it.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+
+    /// Remembers the last five profiles.
+    pub(crate) fn remember(&mut self, changed: &[(RecordId, Class)]) {
+        for (id, class) in changed {
+            let profile_id = id.to_string();
+            self.last_profiles.retain(|last| last.profile_id != profile_id);
+            let change = if *class == Class::Created { "created" } else { "updated" };
+            self.last_profiles.push(LastProfile { profile_id, change: change.to_owned() });
+        }
+        let surplus = self.last_profiles.len().saturating_sub(5);
+        self.last_profiles.drain(..surplus);
+    }
+}
+
+impl Report {
+    /// Adds what a commit did.
+    pub(crate) fn add(&mut self, counts: &Counts) -> u64 {
+        let read = counts.dropped + counts.rejected + counts.excluded + counts.merged;
+        self.rows.read += read;
+        self.rows.dropped += counts.dropped;
+        self.rows.rejected += counts.rejected;
+        self.rows.excluded += counts.excluded;
+        self.rows.merged += counts.merged;
+        self.cells_rejected += counts.cells_rejected;
+        self.profiles.created += counts.created;
+        self.profiles.updated += counts.updated;
+        self.profiles.unchanged += counts.unchanged;
+        read
+    }
+
+    /// One line for people.
+    pub(crate) fn line(&self) -> String {
+        let status = match self.status {
+            Status::Running => "running",
+            Status::Succeeded => "succeeded",
+            Status::Failed => "FAILED",
+            Status::Skipped => return format!("{} / {}: skipped", self.connection, self.goal),
+        };
+        let (rows, profiles) = (self.rows, self.profiles);
+        let mut line = format!(
+            "{} / {}: {status}: {} file{}, {} rows ({} merged, {} excluded, {} dropped, {} rejected); \
+             profiles: {} created, {} updated, {} unchanged",
+            self.connection,
+            self.goal,
+            self.files.len(),
+            if self.files.len() == 1 { "" } else { "s" },
+            rows.read,
+            rows.merged,
+            rows.excluded,
+            rows.dropped,
+            rows.rejected,
+            profiles.created,
+            profiles.updated,
+            profiles.unchanged,
+        );
+        let known = self.files.iter().filter(|file| file.status == FileStatus::AlreadyImported).count();
+        if known > 0 {
+            line.push_str(&format!("; {known} already imported"));
+        }
+        if self.cells_rejected > 0 {
+            line.push_str(&format!("; {} cells rejected", self.cells_rejected));
+        }
+        line
+    }
+}
