@@ -73,14 +73,24 @@ impl Columns {
         Ok(ColumnId::Added(u32::try_from(self.added.len() - 1).unwrap_or(u32::MAX)))
     }
 
+    /// A column to read: one of the file, or one that this processor added. An added column has no cells of its own
+    /// in a batch.
+    ///
+    /// # Errors
+    /// If no column, or more than one, has that name.
+    pub fn want_or_added(&mut self, name: &str) -> Result<ColumnId, Failure> {
+        if let Some((number, _)) = (0..).zip(&self.added).find(|(_, added)| *added == name) {
+            return Ok(ColumnId::Added(number));
+        }
+        self.want(name)
+    }
+
     /// The column to write to: the one of that name if there is one, else one that is added.
     ///
     /// # Errors
     /// If the name is empty, or more than one column has it.
     pub fn want_or_add(&mut self, name: &str) -> Result<ColumnId, Failure> {
-        if let Some((number, _)) = (0..).zip(&self.added).find(|(_, added)| *added == name) {
-            return Ok(ColumnId::Added(number));
-        }
-        if self.header.iter().any(|column| column == name) { self.want(name) } else { self.add(name) }
+        let known = self.header.iter().chain(&self.added).any(|column| column == name);
+        if known { self.want_or_added(name) } else { self.add(name) }
     }
 }

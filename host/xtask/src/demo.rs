@@ -1,8 +1,11 @@
 //! The main job on example data, from nothing.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Command;
+
+use anyhow::Context;
 
 use crate::bench::host;
 use crate::data::{NORMALIZER, SCHEMA, connection, customers};
@@ -20,14 +23,18 @@ pub(crate) fn run(rows: u64) -> anyhow::Result<()> {
     fs::write(folder.join("schema.toml"), SCHEMA)?;
     fs::write(folder.join("connections/shop.toml"), connection(&format!("{NORMALIZER}{ADDED}")))?;
     println!("writing {rows} customers to {}", incoming.join("customers_1.csv").display());
-    customers(&incoming.join("customers_1.csv"), rows, 0)?;
+    let file = incoming.join("customers_1.csv");
+    customers(&file, rows, 0)?;
+    let text = BufReader::new(File::open(&file)?);
+    let line = text.lines().nth(1).context("the file has no row")??;
+    let email = line.split(',').nth(1).unwrap_or_default().to_lowercase();
 
     let sluicebox = |arguments: &[&str]| command(&binary, &folder, arguments);
     run_command(&mut sluicebox(&["check"]))?;
     run_command(&mut sluicebox(&["preview", "shop", "customers", "--rows", "2"]))?;
     run_command(&mut sluicebox(&["run"]))?;
     run_command(&mut sluicebox(&["profile", "count"]))?;
-    run_command(&mut sluicebox(&["profile", "find", "email=gül.6@example54.com"]))?;
+    run_command(&mut sluicebox(&["profile", "find", &format!("email={email}")]))?;
     run_command(&mut sluicebox(&["history"]))?;
     println!("\nThe working folder is {}; look around with", folder.display());
     println!("  {} -C {} profile list | less", binary.display(), folder.display());

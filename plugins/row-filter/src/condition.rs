@@ -1,0 +1,186 @@
+use std::cmp::Ordering;
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, civil};
+use regex::Regex;
+use rust_decimal::Decimal;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use sluicebox_sdk::{Batch, ColumnId, Columns, Failure};
+
+/// Either `all`, `any` or `not`, or a `column` with one test.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConditionConfig {
+    /// Holds if all of these do.
+    all: Option<Vec<ConditionConfig>>,
+    /// Holds if any of these does.
+    any: Option<Vec<ConditionConfig>>,
+    /// Holds if this does not.
+    not: Option<Box<ConditionConfig>>,
+    /// The column that the test is about.
+    column: Option<String>,
+    /// The cell is this text.
+    equals: Option<String>,
+    /// The cell is one of these texts.
+    #[serde(rename = "in")]
+    one_of: Option<Vec<String>>,
+    /// Whether `equals` and `in` take capitals and small letters for the same.
+    #[serde(default)]
+    ignore_case: bool,
+    /// The regular expression is found in the cell.
+    regex: Option<String>,
+    /// Whether the cell has no value.
+    empty: Option<bool>,
+    /// The cell is a number less than this.
+    less_than: Option<Number>,
+    /// The cell is a number of at most this.
+    at_most: Option<Number>,
+    /// The cell is a number greater than this.
+    greater_than: Option<Number>,
+    /// The cell is a number of at least this.
+    at_least: Option<Number>,
+    /// The cell is a day or moment before this one (ISO 8601).
+    before: Option<String>,
+    /// The cell is a day or moment after this one.
+    after: Option<String>,
+}
+
+/// A number, or one in quotes where all its digits matter.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Number {
+    Float(f64),
+    Text(String),
+}
+
+impl Number {
+    fn decimal(&self) -> Option<Decimal> {
+        match self {
+            Self::Float(number) => number.to_string().parse().ok(),
+            Self::Text(text) => text.parse().ok(),
+        }
+    }
+}
+
+/// A condition that is ready to be asked. A cell without a value passes no test but `empty`.
+pub(crate) enum Condition {
+    All(Vec<Condition>),
+    Any(Vec<Condition>),
+    Not(Box<Condition>),
+    Cell(ColumnId, Test),
+}
+
+pub(crate) enum Test {
+    OneOf { texts: Vec<String>, ignore_case: bool },
+    Regex(Regex),
+    Empty(bool),
+    Number { bound: Decimal, less: bool, or_equal: bool },
+    Before(Timestamp),
+    After(Timestamp),
+}
+
+impl ConditionConfig {
+    pub(crate) fn compile(self, columns: &mut Columns) -> Result<Condition, Failure> {
+        let several = |conditions: Vec<Self>, columns: &mut Columns| {
+            conditions.into_iter().map(|condition| condition.compile(columns)).collect::<Result<Vec<_>, _>>()
+        };
+        match self {
+            Self { all: Some(conditions), any: None, not: None, column: None, .. } => {
+                Ok(Condition::All(several(conditions, columns)?))
+            }
+            Self { all: None, any: Some(conditions), not: None, column: None, .. } => {
+                Ok(Condition::Any(several(conditions, columns)?))
+            }
+            Self { all: None, any: None, not: Some(condition), column: None, .. } => {
+                Ok(Condition::Not(Box::new(condition.compile(columns)?)))
+            }
+            Self { all: None, any: None, not: None, column: Some(ref column), .. } => {
+                let id = columns.want(column)?;
+                let column = column.clone();
+                Ok(Condition::Cell(id, self.test(&column)?))
+            }
+            _ => Err(Failure::config("a condition is one of all, any, not, or a column with a test")),
+        }
+    }
+
+    fn test(self, column: &str) -> Result<Test, Failure> {
+        let wrong = |expected: &str| Failure::config(format!("a condition on `{column}`: {expected}"));
+        let number = |bound: Number, less, or_equal| {
+            let bound = bound.decimal().ok_or_else(|| wrong("expected a number"))?;
+            Ok(Test::Number { bound, less, or_equal })
+        };
+        let moment = |text: String| {
+            moment(&text).ok_or_else(|| wrong("expected a day or moment such as 2026-01-31"))
+        };
+        let ignore_case = self.ignore_case;
+        let tests: Vec<Option<Result<Test, Failure>>> = vec![
+            self.equals.map(|text| Ok(Test::OneOf { texts: vec![text], ignore_case })),
+            self.one_of.map(|texts| Ok(Test::OneOf { texts, ignore_case })),
+            self.regex.map(|regex| {
+                Regex::new(&regex).map(Test::Regex).map_err(|_| wrong("expected a regular expression"))
+            }),
+            self.empty.map(|empty| Ok(Test::Empty(empty))),
+            self.less_than.map(|bound| number(bound, true, false)),
+            self.at_most.map(|bound| number(bound, true, true)),
+            self.greater_than.map(|bound| number(bound, false, false)),
+            self.at_least.map(|bound| number(bound, false, true)),
+            self.before.map(|text| moment(text).map(Test::Before)),
+            self.after.map(|text| moment(text).map(Test::After)),
+        ];
+        let mut given = tests.into_iter().flatten();
+        match (given.next(), given.next()) {
+            (Some(test), None) => test,
+            _ => Err(Failure::config(format!(
+                "a condition on `{column}` needs exactly one test, such as equals, in, regex or empty"
+            ))),
+        }
+    }
+}
+
+impl Condition {
+    pub(crate) fn holds(&self, batch: &Batch, row: usize) -> bool {
+        match self {
+            Self::All(conditions) => conditions.iter().all(|condition| condition.holds(batch, row)),
+            Self::Any(conditions) => conditions.iter().any(|condition| condition.holds(batch, row)),
+            Self::Not(condition) => !condition.holds(batch, row),
+            Self::Cell(column, test) => test.passes(batch.column(*column).cell(row)),
+        }
+    }
+}
+
+impl Test {
+    fn passes(&self, cell: &str) -> bool {
+        match self {
+            Self::Empty(empty) => cell.is_empty() == *empty,
+            _ if cell.is_empty() => false,
+            Self::OneOf { texts, ignore_case: false } => texts.iter().any(|text| text == cell),
+            Self::OneOf { texts, ignore_case: true } => {
+                let cell = cell.to_lowercase();
+                texts.iter().any(|text| text.to_lowercase() == cell)
+            }
+            Self::Regex(regex) => regex.is_match(cell),
+            Self::Number { bound, less, or_equal } => {
+                let Ok(number) = cell.trim().parse::<Decimal>() else { return false };
+                match number.cmp(bound) {
+                    Ordering::Less => *less,
+                    Ordering::Greater => !*less,
+                    Ordering::Equal => *or_equal,
+                }
+            }
+            Self::Before(bound) => moment(cell).is_some_and(|moment| moment < *bound),
+            Self::After(bound) => moment(cell).is_some_and(|moment| moment > *bound),
+        }
+    }
+}
+
+/// A moment in RFC 3339, or in UTC where it says no zone; a day is its first moment.
+fn moment(text: &str) -> Option<Timestamp> {
+    let text = text.trim();
+    let in_utc = |moment: civil::DateTime| TimeZone::UTC.to_timestamp(moment).ok();
+    text.parse::<Timestamp>()
+        .ok()
+        .or_else(|| text.parse::<Date>().ok().filter(|_| text.len() == 10).and_then(|day| in_utc(day.at(0, 0, 0, 0))))
+        .or_else(|| text.parse::<civil::DateTime>().ok().and_then(in_utc))
+}
