@@ -104,10 +104,10 @@ fn e164(cell: &str, country: Option<Region>) -> Option<String> {
     // `00` is the international prefix of most countries, and what people write where there is no `+`.
     let international = cell.trim().strip_prefix("00").filter(|_| country.is_none()).map(|rest| format!("+{rest}"));
     let number = PHONE_NUMBER_UTIL.parse(international.as_deref().unwrap_or(cell), country).ok()?;
-    if !PHONE_NUMBER_UTIL.is_valid_number(&number).ok()? {
+    if !PHONE_NUMBER_UTIL.is_valid_number(&number) {
         return None;
     }
-    Some(PHONE_NUMBER_UTIL.format(&number, PhoneNumberFormat::E164).ok()?.into_owned())
+    Some(PHONE_NUMBER_UTIL.format(&number, PhoneNumberFormat::E164).into_owned())
 }
 
 register!(PhoneNormalizer);
