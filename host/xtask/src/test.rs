@@ -1,3 +1,19 @@
+//! Everything that must hold.
+
+use crate::shell::{cargo, run as run_command};
+use crate::{plugins, setup};
+
 pub(crate) fn run() -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+    setup::clang()?;
+    plugins::build()?;
+    run_command(&mut cargo(&["fmt", "--all", "--check"])?)?;
+    let lints = ["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    run_command(&mut cargo(&lints)?)?;
+    run_command(&mut cargo(&["test", "--release", "--workspace"])?)?;
+    let mut documentation = cargo(&["doc", "--release", "--workspace", "--no-deps", "--document-private-items"])?;
+    run_command(documentation.env("RUSTDOCFLAGS", "-D warnings"))?;
+    let deny = setup::cargo_deny()?;
+    run_command(cargo(&["metadata", "--format-version", "1"])?.stdout(std::process::Stdio::null()))?;
+    let mut check = std::process::Command::new(deny);
+    run_command(check.current_dir(crate::shell::root()).args(["check", "--hide-inclusion-graph"]))
 }

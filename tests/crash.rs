@@ -1,0 +1,100 @@
+//! Exactly once: an import that is killed at any moment and run again leaves what an uninterrupted one leaves.
+
+mod workspace;
+
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use workspace::{Output, Workspace};
+
+const ROWS: usize = 60_000;
+const KILLS: u32 = 20;
+
+fn workspace() -> Workspace {
+    let workspace = Workspace::empty();
+    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 1000\nbatch_rows = 128\n");
+    workspace.write(
+        "schema.toml",
+        "[properties.email]\nunique = true\n[properties.spent]\ntype = 'number'\n[properties.tags]\nmultiple = true\n",
+    );
+    workspace.write(
+        "connections/shop.toml",
+        "[location]\nkind = 'directory'\npath = 'exchange'\n[[import_profiles]]\nname = 'customers'\n\
+         files = '*.csv'\n[[import_profiles.processors]]\nplugin = 'email-normalizer'\nconfig = { columns = ['email'] }\n\
+         [[import_profiles.identifiers]]\ncolumn = 'email'\nproperty = 'email'\n\
+         [[import_profiles.fields]]\ncolumn = 'spent'\nrule = 'sum'\n\
+         [[import_profiles.fields]]\ncolumn = 'tags'\nrule = 'add'\nseparator = '|'\n",
+    );
+    let mut csv = String::from("email,spent,tags\n");
+    for row in 0..ROWS {
+        let customer = row * 7919 % 5003;
+        match row % 997 {
+            0 => csv.push_str("ragged\n"),
+            _ => csv.push_str(&format!("c{customer}@X.example,0.{:02},t{}|u{}\n", row % 100, row % 7, row % 11)),
+        }
+    }
+    workspace.write("exchange/customers.csv", csv);
+    workspace
+}
+
+/// The profiles without what differs between two stores, in the order of their addresses.
+fn profiles(workspace: &Workspace) -> Vec<String> {
+    let Output { stdout, code, .. } = workspace.sluicebox(&["profile", "list", "--json"]);
+    assert_eq!(code, 0);
+    let mut profiles: Vec<String> = stdout
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["properties"].to_string())
+        .collect();
+    profiles.sort();
+    profiles
+}
+
+/// Rows read and rejected over the whole history, and the rejected rows of the files.
+fn counted(workspace: &Workspace) -> (u64, u64, usize) {
+    let history = workspace.sluicebox(&["history", "--json"]).stdout;
+    let reports: Vec<Value> = history.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let sum = |field: &str| reports.iter().map(|report| report["rows"][field].as_u64().unwrap()).sum();
+    let files = workspace.shell("cat data/rejected/*/*.csv | grep -v '^email,' | grep -c ragged").stdout;
+    (sum("read"), sum("rejected"), files.trim().parse().unwrap())
+}
+
+#[test]
+fn killed_imports_lose_and_double_nothing() {
+    let whole = workspace();
+    assert_eq!(whole.sluicebox(&["run"]).code, 0);
+
+    let killed = workspace();
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut cut_short = 0;
+    for _ in 0..KILLS {
+        let mut child =
+            killed.command(&["run"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        // Not a wait for something: the moment of the kill is the test's input.
+        thread::sleep(Duration::from_millis(seed % 120));
+        child.kill().unwrap();
+        cut_short += u32::from(!child.wait().unwrap().success());
+    }
+    assert!(cut_short > 0, "no import was cut short");
+    let last = killed.sluicebox(&["run"]);
+    assert_eq!(last.code, 0, "{}", last.stderr);
+
+    assert_eq!(profiles(&killed), profiles(&whole));
+    assert_eq!(counted(&killed), counted(&whole));
+}
+
+#[test]
+fn a_second_process_is_told_who_holds_the_store() {
+    let workspace = workspace();
+    workspace.write("data/profiles/sluicebox.lock", "");
+    let lock = std::fs::File::open(workspace.path().join("data/profiles/sluicebox.lock")).unwrap();
+    lock.lock().unwrap();
+    let second = workspace.sluicebox(&["run"]);
+    assert_eq!(second.code, 1);
+    assert!(second.stderr.contains("is in use by"), "{}", second.stderr);
+    assert_eq!(workspace.sluicebox(&["profile", "list"]).code, 0);
+}

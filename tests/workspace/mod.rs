@@ -1,0 +1,102 @@
+//! A working folder of its own for each test, and the binary that works in it.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use regex::Regex;
+use tempfile::TempDir;
+
+pub(crate) struct Workspace {
+    folder: TempDir,
+}
+
+pub(crate) struct Output {
+    pub stdout: String,
+    pub stderr: String,
+    pub code: i32,
+}
+
+#[cfg_attr(test, expect(dead_code, reason = "not every test needs every way to work"))]
+impl Workspace {
+    pub(crate) fn empty() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn copy_of(case: &Path) -> Self {
+        let workspace = Self::empty();
+        copy(case, workspace.path());
+        workspace
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluicebox"));
+        command.args(arguments).current_dir(self.path()).stdin(Stdio::null()).env_clear();
+        command
+    }
+
+    pub(crate) fn sluicebox(&self, arguments: &[&str]) -> Output {
+        finish(&mut self.command(arguments))
+    }
+
+    pub(crate) fn shell(&self, script: &str) -> Output {
+        let mut shell = Command::new("sh");
+        finish(shell.args(["-c", script]).current_dir(self.path()).stdin(Stdio::null()).env("LC_ALL", "C"))
+    }
+
+    /// The transcript with times, durations, ids of runs and paths replaced by what they are, and profiles' ids
+    /// by numbers in the order of their appearance.
+    pub(crate) fn without_what_varies(&self, transcript: &str) -> String {
+        let mut text = transcript.replace(&self.path().display().to_string(), "DIR");
+        for (pattern, with) in [
+            (r#""(created|modified|started)":"[^"]*""#, r#""$1":"TIME""#),
+            (r"(created|modified): 2[^\n]*", "$1: TIME"),
+            (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", "TIME"),
+            (r"\d{8}-\d{6}-[0-9a-f]{4}", "RUN"),
+            (r#""duration_ms":\d+"#, r#""duration_ms":0"#),
+            (r#","stages_ms":\{[^}]*\}"#, ""),
+        ] {
+            text = Regex::new(pattern).unwrap().replace_all(&text, with).into_owned();
+        }
+        let ids = Regex::new("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}").unwrap();
+        let mut seen = HashMap::new();
+        ids.replace_all(&text, |id: &regex::Captures<'_>| {
+            let next = seen.len() + 1;
+            format!("ID{}", seen.entry(id[0].to_owned()).or_insert(next))
+        })
+        .into_owned()
+    }
+}
+
+pub(crate) fn finish(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    Output {
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        code: output.status.code().unwrap_or(-1),
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target: PathBuf = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            fs::create_dir_all(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else if !["commands", "expected"].contains(&entry.file_name().to_str().unwrap()) {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
