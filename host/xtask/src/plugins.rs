@@ -8,11 +8,16 @@ use crate::shell::{root, run};
 
 /// Builds every bundled plugin as a component, into plugins/built, from where the host takes them up.
 pub(crate) fn build() -> anyhow::Result<()> {
-    build_from(&root().join("plugins"), &[])
+    build_from(&root().join("plugins"))
 }
 
 /// Builds the plugins that attack the host, for its tests.
-fn build_from(folder: &Path, extra: &[&str]) -> anyhow::Result<()> {
+pub(crate) fn build_hostile() -> anyhow::Result<()> {
+    build_from(&root().join("tests/hostile"))
+}
+
+/// Builds each crate in a folder, into `built` in it.
+fn build_from(folder: &Path) -> anyhow::Result<()> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -23,7 +28,6 @@ fn build_from(folder: &Path, extra: &[&str]) -> anyhow::Result<()> {
     names.sort();
     let guest = Guest::find()?;
     let mut command = guest.cargo()?;
-    command.args(extra);
     for name in &names {
         command.args(["--package", name]);
     }
@@ -37,7 +41,7 @@ fn build_from(folder: &Path, extra: &[&str]) -> anyhow::Result<()> {
         if fs::read(&to).ok().as_ref() != Some(&component) {
             fs::write(&to, &component)?;
         }
-        println!("plugins/built/{name}.wasm: {} KiB", component.len() / 1024);
+        println!("{}: {} KiB", to.display(), component.len() / 1024);
     }
     Ok(())
 }

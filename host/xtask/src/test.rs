@@ -6,6 +6,7 @@ use crate::{plugins, setup};
 pub(crate) fn run() -> anyhow::Result<()> {
     setup::clang()?;
     plugins::build()?;
+    plugins::build_hostile()?;
     run_command(&mut cargo(&["fmt", "--all", "--check"])?)?;
     let lints = ["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"];
     run_command(&mut cargo(&lints)?)?;
@@ -13,7 +14,6 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut documentation = cargo(&["doc", "--release", "--workspace", "--no-deps", "--document-private-items"])?;
     run_command(documentation.env("RUSTDOCFLAGS", "-D warnings"))?;
     let deny = setup::cargo_deny()?;
-    run_command(cargo(&["metadata", "--format-version", "1"])?.stdout(std::process::Stdio::null()))?;
     let mut check = std::process::Command::new(deny);
     run_command(check.current_dir(crate::shell::root()).args(["check", "--hide-inclusion-graph"]))
 }

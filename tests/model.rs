@@ -1,0 +1,221 @@
+//! The result is that of a naive model, which takes one row after the other, whatever the number of threads and the
+//! size of batches.
+
+mod workspace;
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::Value;
+use workspace::Workspace;
+
+const COLUMNS: [&str; 7] = ["email", "customer_id", "name", "spent", "tags", "flag", "nick"];
+/// Property, rule and whether it is written at all, in the order of the columns.
+const RULES: [(&str, &str); 6] = [
+    ("customer_id", "set"),
+    ("name", "set"),
+    ("spent", "sum"),
+    ("tags", "add"),
+    ("flag", "set-or-clear"),
+    ("nick", "set-if-empty"),
+];
+
+type Row = Vec<String>;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Profile {
+    values: BTreeMap<&'static str, Vec<String>>,
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Counts {
+    rejected: u64,
+    excluded: u64,
+    merged: u64,
+    cells_rejected: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Goal {
+    create: bool,
+    on_ambiguous: &'static str,
+}
+
+/// §3 of the design, one row after the other. Sums are of whole cents.
+fn naive(goal: &Goal, rows: &[Row]) -> (Vec<Profile>, Counts) {
+    let (mut profiles, mut counts): (Vec<Profile>, Counts) = Default::default();
+    for row in rows {
+        let holder = |profiles: &[Profile], property: &str, value: &String| {
+            profiles.iter().position(|profile| profile.values.get(property).is_some_and(|held| held.contains(value)))
+        };
+        let identifiers: Vec<(&'static str, &String)> =
+            COLUMNS.iter().take(2).copied().zip(row).filter(|(_, cell)| !cell.is_empty()).collect();
+        let mut found: Vec<usize> = Vec::new();
+        for (property, value) in &identifiers {
+            if let Some(place) = holder(&profiles, property, value).filter(|place| !found.contains(place)) {
+                found.push(place);
+            }
+        }
+        if found.is_empty() && (identifiers.is_empty() || !goal.create) {
+            counts.excluded += 1;
+            continue;
+        }
+        if found.len() > 1 && goal.on_ambiguous == "reject" {
+            counts.rejected += 1;
+            continue;
+        }
+        let mut target = match found.first() {
+            Some(first) => *first,
+            None => {
+                let values = identifiers.iter().map(|(property, value)| (*property, vec![(*value).clone()]));
+                profiles.push(Profile { values: values.collect() });
+                profiles.len() - 1
+            }
+        };
+        if found.len() > 1 && goal.on_ambiguous == "merge" {
+            let mut others: Vec<usize> = found[1..].to_vec();
+            for other in others.clone() {
+                for (property, values) in profiles[other].values.clone() {
+                    let held = profiles[target].values.entry(property).or_default();
+                    if held.is_empty() || property == "tags" {
+                        values.into_iter().for_each(|value| if !held.contains(&value) { held.push(value) });
+                    }
+                }
+            }
+            others.sort_unstable();
+            for other in others.into_iter().rev() {
+                profiles.remove(other);
+                target -= usize::from(other < target);
+            }
+        }
+        counts.merged += 1;
+        for (place, (property, rule)) in RULES.into_iter().enumerate() {
+            let cell = &row[place + 1];
+            if cell.is_empty() {
+                if rule == "set-or-clear" {
+                    profiles[target].values.remove(property);
+                }
+                continue;
+            }
+            let taken = property == "customer_id"
+                && holder(&profiles, property, cell).is_some_and(|place| place != target);
+            let held = profiles[target].values.entry(property).or_default();
+            match rule {
+                _ if taken => counts.cells_rejected += 1,
+                "sum" => match cell.parse::<i64>() {
+                    Ok(number) => {
+                        let sum = held.first().map_or(0, |held| held.parse::<i64>().unwrap()) + number;
+                        *held = vec![sum.to_string()];
+                    }
+                    Err(_) => counts.cells_rejected += 1,
+                },
+                "add" => cell.split('|').filter(|part| !part.is_empty()).for_each(|part| {
+                    if !held.iter().any(|held| held == part) {
+                        held.push(part.to_owned());
+                    }
+                }),
+                "set-if-empty" if !held.is_empty() => {}
+                _ => *held = vec![cell.clone()],
+            }
+            if held.is_empty() {
+                profiles[target].values.remove(property);
+            }
+        }
+    }
+    (profiles, counts)
+}
+
+fn sluicebox(goal: &Goal, rows: &[Row], threads: usize, batch_rows: usize) -> (Vec<Profile>, Counts) {
+    let workspace = Workspace::empty();
+    let tuning = format!("[import]\nthreads = {threads}\nbatch_rows = {batch_rows}\ncommit_rows = {batch_rows}\n");
+    workspace.write("sluicebox.toml", tuning);
+    workspace.write(
+        "schema.toml",
+        "[properties]\nemail = { unique = true }\ncustomer_id = { unique = true }\nname = {}\nflag = {}\nnick = {}\n\
+         spent = { type = 'number' }\ntags = { multiple = true }\n",
+    );
+    let mut connection = format!(
+        "[location]\nkind = 'directory'\npath = 'in'\n[[import_profiles]]\nname = 'g'\nfiles = '*.csv'\n\
+         create = {}\non_ambiguous = '{}'\n",
+        goal.create, goal.on_ambiguous
+    );
+    for identifier in ["email", "customer_id"] {
+        connection.push_str(&format!(
+            "[[import_profiles.identifiers]]\ncolumn = '{identifier}'\nproperty = '{identifier}'\n"
+        ));
+    }
+    for (property, rule) in RULES {
+        let separator = if rule == "add" { "separator = '|'\n" } else { "" };
+        connection.push_str(&format!("[[import_profiles.fields]]\ncolumn = '{property}'\nrule = '{rule}'\n{separator}"));
+    }
+    workspace.write("connections/c.toml", connection);
+    let lines: Vec<String> = rows.iter().map(|row| row.join(",")).collect();
+    workspace.write("in/a.csv", format!("{}\n{}\n", COLUMNS.join(","), lines.join("\n")));
+    let run = workspace.sluicebox(&["run", "--json"]);
+    assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    let count = |name: &str| report["rows"][name].as_u64().unwrap();
+    let counts = Counts {
+        rejected: count("rejected"),
+        excluded: count("excluded"),
+        merged: count("merged"),
+        cells_rejected: report["cells_rejected"].as_u64().unwrap(),
+    };
+    let listed = workspace.sluicebox(&["profile", "list", "--json"]).stdout;
+    let profiles: Vec<Profile> = listed.lines().map(profile).collect();
+    let total: i64 = ["created", "updated", "unchanged"].iter().map(|name| report["profiles"][name].as_i64().unwrap()).sum();
+    assert_eq!(usize::try_from(total).unwrap(), profiles.len(), "a profile is counted once: {}", run.stdout);
+    (profiles, counts)
+}
+
+fn profile(line: &str) -> Profile {
+    let json: Value = serde_json::from_str(line).unwrap();
+    let text = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
+    let values = json["properties"].as_object().unwrap().iter().map(|(name, value)| {
+        let name = COLUMNS.into_iter().find(|column| column == name).unwrap();
+        let values = value.as_array().map_or_else(|| vec![text(value)], |values| values.iter().map(text).collect());
+        (name, values)
+    });
+    Profile { values: values.collect() }
+}
+
+fn sorted(mut profiles: Vec<Profile>) -> Vec<Profile> {
+    profiles.sort_by_key(|profile| format!("{profile:?}"));
+    profiles
+}
+
+fn rows() -> impl Strategy<Value = Vec<Row>> {
+    let cell = |choices: &'static [&'static str]| prop::sample::select(choices).prop_map(str::to_owned);
+    let row = (
+        cell(&["", "a@x", "b@x", "c@x"]),
+        cell(&["", "", "1", "2", "3"]),
+        cell(&["", "Ann", "Bob"]),
+        cell(&["", "1", "-2", "10", "many"]),
+        cell(&["", "p", "p|q", "r||p", "|"]),
+        cell(&["", "on", "off"]),
+        cell(&["", "x", "y"]),
+    );
+    let row = row.prop_map(|(a, b, c, d, e, f, g)| vec![a, b, c, d, e, f, g]);
+    prop::collection::vec(row, 0..24)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn threads_and_batches_change_nothing(
+        rows in rows(),
+        create in prop::bool::weighted(0.9),
+        on_ambiguous in prop::sample::select(&["reject", "first", "newest", "merge"][..]),
+    ) {
+        let goal = Goal { create, on_ambiguous };
+        // A row without any value would be a row of commas, which is no blank line.
+        let (expected, counts) = naive(&goal, &rows);
+        let expected = sorted(expected);
+        for (threads, batch_rows) in [(1, 1), (1, 7), (1, 4096), (4, 1), (4, 7), (4, 4096)] {
+            let (found, found_counts) = sluicebox(&goal, &rows, threads, batch_rows);
+            prop_assert_eq!(&sorted(found), &expected, "{} threads, batches of {}", threads, batch_rows);
+            prop_assert_eq!(&found_counts, &counts, "{} threads, batches of {}", threads, batch_rows);
+        }
+    }
+}
