@@ -37,7 +37,10 @@ fn dependencies_point_one_way() {
             let ours = dependency.starts_with("sluicebox");
             assert!(!ours || allowed.contains(&dependency), "{name} must not depend on {dependency}");
             let pure = ["sluicebox-model", "sluicebox-matching"].contains(&name);
-            assert!(!pure || !no_io.contains(&dependency), "{name} is pure and must not depend on {dependency}");
+            assert!(
+                !pure || !no_io.contains(&dependency),
+                "{name} is pure and must not depend on {dependency}"
+            );
             assert!(dependency != "rocksdb" || name == "sluicebox-store", "{name} must not know RocksDB");
             let runs_wasm = dependency.starts_with("wasmtime");
             assert!(!runs_wasm || name == "sluicebox-processors", "{name} must not know wasmtime");

@@ -32,7 +32,12 @@ fn workspace() -> Workspace {
         let customer = row * 7919 % 5003;
         match row % 997 {
             0 => csv.push_str("ragged\n"),
-            _ => csv.push_str(&format!("c{customer}@X.example,0.{:02},t{}|u{}\n", row % 100, row % 7, row % 11)),
+            _ => csv.push_str(&format!(
+                "c{customer}@X.example,0.{:02},t{}|u{}\n",
+                row % 100,
+                row % 7,
+                row % 11
+            )),
         }
     }
     workspace.write("exchange/customers.csv", csv);
@@ -69,8 +74,7 @@ fn killed_imports_lose_and_double_nothing() {
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     let mut cut_short = 0;
     for _ in 0..KILLS {
-        let mut child =
-            killed.command(&["run"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = killed.command(&["run"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         seed ^= seed << 13;
         seed ^= seed >> 7;
         seed ^= seed << 17;

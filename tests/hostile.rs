@@ -11,7 +11,10 @@ use workspace::Workspace;
 
 fn workspace(attack: &str) -> Workspace {
     let workspace = Workspace::empty();
-    workspace.write("sluicebox.toml", "[limits]\nmemory = '16MiB'\nbatch_time = '300ms'\nopen_time = '300ms'\nlog_lines = 3\n");
+    workspace.write(
+        "sluicebox.toml",
+        "[limits]\nmemory = '16MiB'\nbatch_time = '300ms'\nopen_time = '300ms'\nlog_lines = 3\n",
+    );
     workspace.write("schema.toml", "[properties.email]\nunique = true\n");
     let goal = |name: &str, file: &str, processor: &str| {
         format!(
@@ -19,7 +22,8 @@ fn workspace(attack: &str) -> Workspace {
              [[import_profiles.identifiers]]\ncolumn = 'email'\nproperty = 'email'\n"
         )
     };
-    let attacker = format!("[[import_profiles.processors]]\nplugin = 'attacker'\nconfig = {{ attack = '{attack}' }}\n");
+    let attacker =
+        format!("[[import_profiles.processors]]\nplugin = 'attacker'\nconfig = {{ attack = '{attack}' }}\n");
     let (before, attacked, after) =
         (goal("before", "1.csv", ""), goal("attacked", "2.csv", &attacker), goal("after", "3.csv", ""));
     let location = "[location]\nkind = 'directory'\npath = 'exchange'\n";

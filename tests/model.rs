@@ -46,7 +46,9 @@ fn naive(goal: &Goal, rows: &[Row]) -> (Vec<Profile>, Counts) {
     let (mut profiles, mut counts): (Vec<Profile>, Counts) = Default::default();
     for row in rows {
         let holder = |profiles: &[Profile], property: &str, value: &String| {
-            profiles.iter().position(|profile| profile.values.get(property).is_some_and(|held| held.contains(value)))
+            profiles
+                .iter()
+                .position(|profile| profile.values.get(property).is_some_and(|held| held.contains(value)))
         };
         let identifiers: Vec<(&'static str, &String)> =
             COLUMNS.iter().take(2).copied().zip(row).filter(|(_, cell)| !cell.is_empty()).collect();
@@ -78,7 +80,11 @@ fn naive(goal: &Goal, rows: &[Row]) -> (Vec<Profile>, Counts) {
                 for (property, values) in profiles[other].values.clone() {
                     let held = profiles[target].values.entry(property).or_default();
                     if held.is_empty() || property == "tags" {
-                        values.into_iter().for_each(|value| if !held.contains(&value) { held.push(value) });
+                        values.into_iter().for_each(|value| {
+                            if !held.contains(&value) {
+                                held.push(value)
+                            }
+                        });
                     }
                 }
             }
@@ -127,7 +133,8 @@ fn naive(goal: &Goal, rows: &[Row]) -> (Vec<Profile>, Counts) {
 
 fn sluicebox(goal: &Goal, rows: &[Row], threads: usize, batch_rows: usize) -> (Vec<Profile>, Counts) {
     let workspace = Workspace::empty();
-    let tuning = format!("[import]\nthreads = {threads}\nbatch_rows = {batch_rows}\ncommit_rows = {batch_rows}\n");
+    let tuning =
+        format!("[import]\nthreads = {threads}\nbatch_rows = {batch_rows}\ncommit_rows = {batch_rows}\n");
     workspace.write("sluicebox.toml", tuning);
     workspace.write(
         "schema.toml",
@@ -146,7 +153,9 @@ fn sluicebox(goal: &Goal, rows: &[Row], threads: usize, batch_rows: usize) -> (V
     }
     for (property, rule) in RULES {
         let separator = if rule == "add" { "separator = '|'\n" } else { "" };
-        connection.push_str(&format!("[[import_profiles.fields]]\ncolumn = '{property}'\nrule = '{rule}'\n{separator}"));
+        connection.push_str(&format!(
+            "[[import_profiles.fields]]\ncolumn = '{property}'\nrule = '{rule}'\n{separator}"
+        ));
     }
     workspace.write("connections/c.toml", connection);
     let lines: Vec<String> = rows.iter().map(|row| row.join(",")).collect();
@@ -163,7 +172,10 @@ fn sluicebox(goal: &Goal, rows: &[Row], threads: usize, batch_rows: usize) -> (V
     };
     let listed = workspace.sluicebox(&["profile", "list", "--json"]).stdout;
     let profiles: Vec<Profile> = listed.lines().map(profile).collect();
-    let total: i64 = ["created", "updated", "unchanged"].iter().map(|name| report["profiles"][name].as_i64().unwrap()).sum();
+    let total: i64 = ["created", "updated", "unchanged"]
+        .iter()
+        .map(|name| report["profiles"][name].as_i64().unwrap())
+        .sum();
     assert_eq!(usize::try_from(total).unwrap(), profiles.len(), "a profile is counted once: {}", run.stdout);
     (profiles, counts)
 }
@@ -173,7 +185,8 @@ fn profile(line: &str) -> Profile {
     let text = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
     let values = json["properties"].as_object().unwrap().iter().map(|(name, value)| {
         let name = COLUMNS.into_iter().find(|column| column == name).unwrap();
-        let values = value.as_array().map_or_else(|| vec![text(value)], |values| values.iter().map(text).collect());
+        let values =
+            value.as_array().map_or_else(|| vec![text(value)], |values| values.iter().map(text).collect());
         (name, values)
     });
     Profile { values: values.collect() }

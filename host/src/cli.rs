@@ -1,7 +1,7 @@
 //! Arguments, output and exit codes.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -140,7 +140,9 @@ fn log(verbose: u8, format: LogFormat) {
     };
     // The crates below know nothing of people's data policy: only ours speak.
     let filter = EnvFilter::new(format!("off,sluicebox={level},sluicebox_processors={level}"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogWriter).with_target(false);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogWriter).with_target(false);
+    let builder = builder.with_ansi(io::stderr().is_terminal());
     match format {
         LogFormat::Text => builder.without_time().init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

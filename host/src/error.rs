@@ -88,9 +88,9 @@ impl Error {
             Self::Store(StoreError::Locked { .. }) => {
                 Some("wait until the other run has ended; reading commands work meanwhile".to_owned())
             }
-            Self::TooManyRejected(_) => {
-                Some("the rejected rows say what is wrong with each; max_rejected sets how many may be".to_owned())
-            }
+            Self::TooManyRejected(_) => Some(
+                "the rejected rows say what is wrong with each; max_rejected sets how many may be".to_owned(),
+            ),
             Self::Interrupted => Some("run it again: it goes on where it stopped".to_owned()),
             _ => None,
         }
@@ -112,17 +112,21 @@ impl fmt::Display for Error {
                 Ok(())
             }
             Self::NoWorkingFolder(path) => {
-                write!(f, "{} is no working folder: it holds no sluicebox.toml, schema.toml or connections", path.display())
+                write!(
+                    f,
+                    "{} is no working folder: it holds no sluicebox.toml, schema.toml or connections",
+                    path.display()
+                )
             }
             Self::Secret { place, reason } | Self::Plugin { place, reason } => write!(f, "{place}: {reason}"),
             Self::Unknown { kind, name, .. } => write!(f, "there is no {kind} `{name}`"),
             Self::Usage(message)
             | Self::NotFound(message)
             | Self::Files(message)
-            | Self::TooManyRejected(message) => {
-                f.write_str(message)
+            | Self::TooManyRejected(message) => f.write_str(message),
+            Self::Processor { file, batch: Some(batch), error } => {
+                write!(f, "{file}, batch {batch}: {error}")
             }
-            Self::Processor { file, batch: Some(batch), error } => write!(f, "{file}, batch {batch}: {error}"),
             Self::Processor { file, batch: None, error } => write!(f, "{file}: {error}"),
             Self::File { name, error } => write!(f, "{name}: {error}"),
             Self::Columns { name, message } => write!(f, "{name}: {message}"),

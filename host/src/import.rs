@@ -80,7 +80,8 @@ impl Import<'_> {
             kind: "import_profiles".to_owned(),
             ..Report::default()
         };
-        let kept = Kept { report, started: started.to_string(), last_profiles: vec![], rejected_files: vec![] };
+        let kept =
+            Kept { report, started: started.to_string(), last_profiles: vec![], rejected_files: vec![] };
         let number = self.store.begin_goal_run(|_| kept.encode())?;
         let folder = self.config.data().join("rejected").join(self.run);
         let rejected = RejectedRows::new(folder, &self.goal.name, &self.goal.csv);
@@ -98,11 +99,8 @@ impl Import<'_> {
         report.stages_ms.processors = milliseconds(&run.clock.processors);
         report.stages_ms.match_and_merge = milliseconds(&run.clock.match_and_merge);
         report.stages_ms.commit = milliseconds(&run.clock.commit);
-        let end = Commit {
-            goal_run: Some((number, run.kept.encode())),
-            ends_goal_run: true,
-            ..Commit::default()
-        };
+        let end =
+            Commit { goal_run: Some((number, run.kept.encode())), ends_goal_run: true, ..Commit::default() };
         self.store.commit(end)?;
         match result {
             Err(error @ (Error::Store(_) | Error::Interrupted)) => Err(error),
@@ -172,14 +170,8 @@ impl Import<'_> {
             self.finish(file)?;
             return Ok(FileStatus::Imported);
         };
-        let (plan, warnings) = resolve(
-            self.connection,
-            self.goal,
-            &self.config.schema,
-            self.store,
-            &file.name,
-            &open.columns,
-        )?;
+        let (plan, warnings) =
+            resolve(self.connection, self.goal, &self.config.schema, self.store, &file.name, &open.columns)?;
         warnings.iter().for_each(|warning| self.warn(warning));
 
         let clock = std::mem::take(&mut run.clock);
@@ -205,7 +197,9 @@ impl Import<'_> {
         let result = match result {
             Ok(()) => stretch.commit(true),
             // What came before is whole.
-            Err(error @ (Error::File { .. } | Error::Processor { .. })) => stretch.commit(false).and(Err(error)),
+            Err(error @ (Error::File { .. } | Error::Processor { .. })) => {
+                stretch.commit(false).and(Err(error))
+            }
             Err(error) => Err(error),
         };
         run.clock = clock;
@@ -279,8 +273,11 @@ impl Import<'_> {
         let mut number = 0;
         let mut work = |mut batch: RecordBatch| {
             number += 1;
-            process(sessions, &mut batch, clock)
-                .map_err(|error| Error::Processor { file: file.name.clone(), batch: Some(number), error })?;
+            process(sessions, &mut batch, clock).map_err(|error| Error::Processor {
+                file: file.name.clone(),
+                batch: Some(number),
+                error,
+            })?;
             Ok(timed(&clock.match_and_merge, || prepare(plan, batch, from)))
         };
         if self.config.settings.tuning.threads == 1 {
@@ -388,7 +385,8 @@ impl Stretch<'_> {
         self.rows += prepared.records();
         self.memory += prepared.memory();
         self.pending.push(prepared);
-        let full = self.rows >= self.import.config.settings.tuning.commit_rows || self.memory >= STRETCH_BYTES;
+        let full =
+            self.rows >= self.import.config.settings.tuning.commit_rows || self.memory >= STRETCH_BYTES;
         if full { self.commit(false) } else { Ok(()) }
     }
 

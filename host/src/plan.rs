@@ -23,7 +23,9 @@ pub(crate) fn resolve(
     file: &str,
     columns: &[String],
 ) -> Result<(Plan, Vec<String>), Error> {
-    let column = |name: &str| place(columns, name).map_err(|message| Error::Columns { name: file.to_owned(), message });
+    let column = |name: &str| {
+        place(columns, name).map_err(|message| Error::Columns { name: file.to_owned(), message })
+    };
     let format = |value_type: ValueType, format: Option<&String>| CellFormat {
         value_type,
         number: goal.number.clone(),
@@ -40,17 +42,18 @@ pub(crate) fn resolve(
             format: format(property.map_or(ValueType::Text, |property| property.value_type), None),
         });
     }
-    let field = |column, property: &PropertySchema, rule, separator: Option<&String>, time: Option<&String>| {
-        Ok::<_, Error>(FieldPlan {
-            column,
-            property: store.property("", &property.name)?,
-            rule,
-            separator: separator.cloned(),
-            multiple: property.multiple,
-            unique: property.unique,
-            format: format(property.value_type, time),
-        })
-    };
+    let field =
+        |column, property: &PropertySchema, rule, separator: Option<&String>, time: Option<&String>| {
+            Ok::<_, Error>(FieldPlan {
+                column,
+                property: store.property("", &property.name)?,
+                rule,
+                separator: separator.cloned(),
+                multiple: property.multiple,
+                unique: property.unique,
+                format: format(property.value_type, time),
+            })
+        };
     let mut fields = Vec::new();
     for entry in &goal.fields {
         let (separator, time) = (entry.separator.as_ref(), entry.format.as_ref());
@@ -59,14 +62,17 @@ pub(crate) fn resolve(
     let mut warnings = Vec::new();
     if let Some(all) = &goal.all_fields {
         let identifiers = goal.identifiers.iter().map(|entry| entry.column.as_str());
-        let mut seen: HashSet<&str> = goal.fields.iter().map(|entry| entry.column.as_str()).chain(identifiers).collect();
+        let mut seen: HashSet<&str> =
+            goal.fields.iter().map(|entry| entry.column.as_str()).chain(identifiers).collect();
         for (place, name) in columns.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
             if !seen.insert(name) {
                 continue;
             }
             let target = format!("{}{name}", all.prefix);
             let Some(property) = schema.property(&target) else {
-                warnings.push(format!("{file}: column `{name}` is skipped: schema.toml has no property `{target}`"));
+                warnings.push(format!(
+                    "{file}: column `{name}` is skipped: schema.toml has no property `{target}`"
+                ));
                 continue;
             };
             if let Some(misfit) = all.rule.misfit(property) {
@@ -113,7 +119,8 @@ fn place(columns: &[String], name: &str) -> Result<usize, String> {
         (Some(_), Some(_)) => Err(format!("two columns are named `{name}`")),
         _ => {
             const SHOWN: usize = 20;
-            let mut found = columns.iter().take(SHOWN).map(|column| format!("`{column}`")).collect::<Vec<_>>().join(", ");
+            let mut found =
+                columns.iter().take(SHOWN).map(|column| format!("`{column}`")).collect::<Vec<_>>().join(", ");
             if columns.len() > SHOWN {
                 found.push_str(&format!(" and {} more", columns.len() - SHOWN));
             }

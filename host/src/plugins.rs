@@ -30,7 +30,9 @@ pub(crate) fn load(config: &Config, goal: &ImportGoal, runtime: &Runtime) -> Res
         if let Some(pinned) = &entry.sha256 {
             let found = sha256(&bytes);
             if found != *pinned {
-                return Err(failed(format!("plugin {name} is not the one that is pinned: its sha256 is {found}")));
+                return Err(failed(format!(
+                    "plugin {name} is not the one that is pinned: its sha256 is {found}"
+                )));
             }
         }
         let plugin = runtime.load(&name, &bytes, entry.limits).map_err(|error| failed(error.to_string()))?;
@@ -59,7 +61,8 @@ fn find(config: &Config, plugin: &str) -> Result<(Vec<u8>, String), String> {
     let hint = match nearest(plugin, known.iter().map(String::as_str)) {
         Some(near) => format!("; did you mean `{near}`?"),
         None if BUNDLED.is_empty() => {
-            "; this binary was built without the bundled ones, which `cargo xtask build-plugins` makes".to_owned()
+            "; this binary was built without the bundled ones, which `cargo xtask build-plugins` makes"
+                .to_owned()
         }
         None => format!("; there are: {}", known.join(", ")),
     };
@@ -70,17 +73,19 @@ fn read(place: &Path) -> Result<Vec<u8>, String> {
     // A FIFO would be waited for, for ever.
     match fs::metadata(place) {
         Ok(metadata) if !metadata.is_file() => Err(format!("the plugin {} is not a file", place.display())),
-        _ => fs::read(place).map_err(|error| format!("the plugin {} cannot be read: {error}", place.display())),
+        _ => {
+            fs::read(place).map_err(|error| format!("the plugin {} cannot be read: {error}", place.display()))
+        }
     }
 }
 
 /// Names and files of the plugins in the plugin folder.
 pub(crate) fn in_plugin_folder(config: &Config) -> Vec<(String, PathBuf)> {
     let entries = fs::read_dir(&config.settings.plugins).into_iter().flatten().flatten();
-    let wasm = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == "wasm"));
-    let mut found: Vec<_> = wasm
-        .filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path)))
-        .collect();
+    let wasm =
+        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == "wasm"));
+    let mut found: Vec<_> =
+        wasm.filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path))).collect();
     found.sort();
     found
 }
@@ -90,13 +95,14 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// An engine whose compiled plugins are kept beside the store.
+/// An engine whose compiled plugins are kept beside the store, once there is one: what only looks leaves no trace.
 ///
 /// # Errors
 /// If this machine cannot run WebAssembly.
 pub(crate) fn runtime(config: &Config) -> Result<Runtime, Error> {
     let cache = config.data().join("plugin-cache");
-    Runtime::new(Some(&cache)).map_err(|fault| Error::Usage(fault.to_string()))
+    let kept = config.settings.store.exists();
+    Runtime::new(kept.then_some(cache.as_path())).map_err(|fault| Error::Usage(fault.to_string()))
 }
 
 /// The limits under which plugins are asked what they are.

@@ -33,7 +33,12 @@ impl RejectedRows {
     }
 
     /// Appends rows of a file; they are on the disk when this returns.
-    pub(crate) fn append(&mut self, columns: &[String], file: &str, rows: &[RejectedRow]) -> Result<(), Error> {
+    pub(crate) fn append(
+        &mut self,
+        columns: &[String],
+        file: &str,
+        rows: &[RejectedRow],
+    ) -> Result<(), Error> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -90,7 +95,9 @@ pub(crate) fn truncate(folder: &Path, goal: &str, kept: &[(String, u64)]) -> Res
             rest.is_empty() || rest.strip_prefix('-').is_some_and(|number| number.parse::<u32>().is_ok())
         });
         let done = match kept.iter().find(|(kept, _)| name == kept.as_str()) {
-            Some((_, length)) => OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(*length)),
+            Some((_, length)) => {
+                OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(*length))
+            }
             None if of_goal => fs::remove_file(&path),
             None => Ok(()),
         };

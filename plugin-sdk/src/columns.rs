@@ -42,7 +42,8 @@ impl Columns {
             (Some(_), Some(_)) => Err(Failure::config(format!("two columns are named `{name}`"))),
             _ if self.header.is_empty() => Err(Failure::config(format!("there is no column `{name}`"))),
             _ => {
-                let names: Vec<String> = self.header.iter().take(20).map(|name| format!("`{name}`")).collect();
+                let names: Vec<String> =
+                    self.header.iter().take(20).map(|name| format!("`{name}`")).collect();
                 let more = if self.header.len() > 20 { ", …" } else { "" };
                 let found = names.join(", ");
                 Err(Failure::config(format!("there is no column `{name}`; found {found}{more}")))

@@ -66,7 +66,10 @@ pub use output::{Cells, Output};
 
 /// What the WIT contract makes of Rust. A processor needs it only through [`register!`].
 #[doc(hidden)]
-#[cfg_attr(clippy, expect(clippy::allow_attributes_without_reason, clippy::indexing_slicing, reason = "generated"))]
+#[cfg_attr(
+    clippy,
+    expect(clippy::allow_attributes_without_reason, clippy::indexing_slicing, reason = "generated")
+)]
 pub mod bindings {
     wit_bindgen::generate!({
         path: "../wit",
@@ -130,7 +133,7 @@ macro_rules! register {
         #[expect(unsafe_code, reason = "the exports of a component")]
         const _: () = {
             type Registered = $crate::Component<$processor>;
-            $crate::bindings::export!(Registered with_types_in $crate::bindings);
+    $crate::bindings::export!(Registered with_types_in $crate::bindings);
         };
         #[cfg(not(target_arch = "wasm32"))]
         const _: &str = <$processor as $crate::Processor>::NAME;

@@ -64,6 +64,7 @@ impl Workspace {
             (r"(created|modified): 2[^\n]*", "$1: TIME"),
             (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", "TIME"),
             (r"\d{8}-\d{6}-[0-9a-f]{4}", "RUN"),
+            (r"sha256 is [0-9a-f]{64}", "sha256 is SHA256"),
             (r#""duration_ms":\d+"#, r#""duration_ms":0"#),
             (r#","stages_ms":\{[^}]*\}"#, ""),
         ] {

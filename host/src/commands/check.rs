@@ -87,5 +87,10 @@ fn first_file(import: &Import<'_>) -> Result<String, Error> {
             print(format!("warning: {warning}"))?;
         }
     }
-    Ok(format!("{} file{} to take, the first is {}", files.len(), if files.len() == 1 { "" } else { "s" }, file.name))
+    Ok(format!(
+        "{} file{} to take, the first is {}",
+        files.len(),
+        if files.len() == 1 { "" } else { "s" },
+        file.name
+    ))
 }

@@ -32,8 +32,13 @@ pub(crate) fn run(folder: &Path) -> Result<u8, Error> {
     for (name, content) in FILES {
         let path = folder.join(name);
         let parent = path.parent().unwrap_or(folder);
-        fs::create_dir_all(parent).and_then(|()| fs::write(&path, content)).map_err(|error| Error::io(&path, error))?;
+        fs::create_dir_all(parent)
+            .and_then(|()| fs::write(&path, content))
+            .map_err(|error| Error::io(&path, error))?;
     }
-    print(format!("{0} is ready; now:\n  sluicebox -C {0} run\n  sluicebox -C {0} profile list", folder.display()))?;
+    print(format!(
+        "{0} is ready; now:\n  sluicebox -C {0} run\n  sluicebox -C {0} profile list",
+        folder.display()
+    ))?;
     Ok(0)
 }

@@ -18,5 +18,9 @@ use crate::error::Error;
 /// With the nearest name.
 fn goal<'c>(connection: &'c Connection, name: &str) -> Result<&'c ImportGoal, Error> {
     let found = connection.goals.iter().find(|goal| goal.name == name);
-    found.ok_or_else(|| Error::Unknown { kind: "goal", name: name.to_owned(), known: connection.goal_names() })
+    found.ok_or_else(|| Error::Unknown {
+        kind: "goal",
+        name: name.to_owned(),
+        known: connection.goal_names(),
+    })
 }

@@ -48,8 +48,10 @@ fn list(folder: &Path, json: bool) -> Result<u8, Error> {
         config => Some(config?),
     };
     let runtime = runtime(config.as_ref())?;
-    let mut plugins: Vec<(String, Vec<u8>, String)> =
-        BUNDLED.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec(), "bundled".to_owned())).collect();
+    let mut plugins: Vec<(String, Vec<u8>, String)> = BUNDLED
+        .iter()
+        .map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec(), "bundled".to_owned()))
+        .collect();
     for (name, path) in config.iter().flat_map(in_plugin_folder) {
         let bytes = fs::read(&path).map_err(|error| Error::io(&path, error))?;
         plugins.push((name, bytes, path.display().to_string()));
@@ -108,7 +110,8 @@ fn inspect(folder: &Path, file: &str, json: bool) -> Result<u8, Error> {
     if json {
         print(shown)?;
     } else {
-        for (key, value) in shown.as_object().into_iter().flatten().filter(|(key, _)| *key != "config_schema") {
+        for (key, value) in shown.as_object().into_iter().flatten().filter(|(key, _)| *key != "config_schema")
+        {
             print(format!("{key}: {}", value.as_str().map_or(value.to_string(), str::to_owned)))?;
         }
         print(format!("config_schema: {schema:#}"))?;
@@ -118,8 +121,8 @@ fn inspect(folder: &Path, file: &str, json: bool) -> Result<u8, Error> {
 
 fn runtime(config: Option<&Config>) -> Result<Runtime, Error> {
     match config {
-        Some(config) if config.data().exists() => plugins::runtime(config),
-        _ => Runtime::new(None).map_err(|fault| Error::Usage(fault.to_string())),
+        Some(config) => plugins::runtime(config),
+        None => Runtime::new(None).map_err(|fault| Error::Usage(fault.to_string())),
     }
 }
 

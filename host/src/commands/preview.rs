@@ -57,7 +57,8 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: &str, rows: usize, json
     while shown.len() < rows {
         let Some(mut batch) = open.reader.next_batch().map_err(failed)? else { break };
         let columns = open.reader.header().columns.len();
-        let before: Vec<Json> = (0..batch.rows()).map(|row| cells(&batch, row, &open.columns, columns)).collect();
+        let before: Vec<Json> =
+            (0..batch.rows()).map(|row| cells(&batch, row, &open.columns, columns)).collect();
         for session in &mut open.sessions {
             let failed = |error| Error::Processor { file: file.name.clone(), batch: Some(1), error };
             session.process(&mut batch).map_err(failed)?;
@@ -77,7 +78,9 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: &str, rows: usize, json
     shown.truncate(rows);
     if json {
         let columns = &open.reader.header().columns;
-        print(json!({ "file": file.name, "columns": columns, "columns_after": open.columns, "rows": shown }))?;
+        print(
+            json!({ "file": file.name, "columns": columns, "columns_after": open.columns, "rows": shown }),
+        )?;
         return Ok(0);
     }
     print(format!("{}, first {} rows", file.name, shown.len()))?;
@@ -89,7 +92,9 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: &str, rows: usize, json
 
 fn cells(batch: &RecordBatch, row: usize, names: &[String], columns: usize) -> Json {
     let cells = names.iter().take(columns).enumerate();
-    Json::Object(cells.map(|(place, name)| (name.clone(), batch.cell(row, place).into())).collect::<Map<_, _>>())
+    Json::Object(
+        cells.map(|(place, name)| (name.clone(), batch.cell(row, place).into())).collect::<Map<_, _>>(),
+    )
 }
 
 fn after(batch: &RecordBatch, row: usize, names: &[String], before: Json) -> Json {

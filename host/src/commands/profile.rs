@@ -142,6 +142,10 @@ fn parse(property: &PropertySchema, value: &str) -> Result<Value, Error> {
     };
     let parsed = if value.is_empty() { None } else { format.parse(value).ok() };
     parsed.ok_or_else(|| {
-        Error::Usage(format!("`{}` is a {}, and the value given is none", property.name, property.value_type.name()))
+        Error::Usage(format!(
+            "`{}` is a {}, and the value given is none",
+            property.name,
+            property.value_type.name()
+        ))
     })
 }

@@ -59,8 +59,16 @@ pub(crate) fn run(folder: &Path, arguments: &Arguments) -> Result<u8, Error> {
                 None => skipped(&run, connection, goal),
                 Some(processors) => {
                     let dry = copy.is_some();
-                    let import =
-                        Import { config: &config, connection, goal, processors, store: &store, run: &run, dry, stop: &stop };
+                    let import = Import {
+                        config: &config,
+                        connection,
+                        goal,
+                        processors,
+                        store: &store,
+                        run: &run,
+                        dry,
+                        stop: &stop,
+                    };
                     import.run()?.report
                 }
             };

@@ -159,8 +159,10 @@ fn settings(goal: &ImportGoal, section: &Section<'_>) -> serde_json::Value {
     let property = |property: &PropertySchema| {
         serde_json::json!([property.name, property.value_type.name(), property.unique, property.multiple])
     };
-    let rule = |rule: MergeRule| MergeRule::NAMES.iter().find(|(_, named)| *named == rule).map(|(name, _)| *name);
-    let ambiguous = OnAmbiguous::NAMES.iter().find(|(_, named)| *named == goal.on_ambiguous).map(|(name, _)| *name);
+    let rule =
+        |rule: MergeRule| MergeRule::NAMES.iter().find(|(_, named)| *named == rule).map(|(name, _)| *name);
+    let ambiguous =
+        OnAmbiguous::NAMES.iter().find(|(_, named)| *named == goal.on_ambiguous).map(|(name, _)| *name);
     let encoding = section.section("csv").and_then(|csv| csv.text("encoding")).unwrap_or("auto");
     let csv = &goal.csv;
     serde_json::json!({
@@ -292,7 +294,8 @@ fn csv(goal: &Section<'_>) -> (CsvOptions, Encoding, NumberFormat) {
     options.skip_rows = csv.get("skip_rows").and_then(|entry| entry.whole()).unwrap_or(options.skip_rows);
     options.trim = csv.flag("trim", options.trim);
     if let Some(entry) = csv.get("null_values") {
-        options.null_values = entry.array().iter().filter_map(|entry| entry.text().map(str::to_owned)).collect();
+        options.null_values =
+            entry.array().iter().filter_map(|entry| entry.text().map(str::to_owned)).collect();
     }
     if let Some(decimal) = character(&csv, "decimal", false).flatten() {
         number.decimal = decimal;
@@ -408,7 +411,10 @@ fn identifiers(goal: &Section<'_>, schema: &Schema) -> Vec<IdentifierEntry> {
         }
         let property = known_property(&entry, entry.text()?, schema)?;
         if !property.unique {
-            entry.problem(format!("`{}` cannot identify: schema.toml needs `unique = true` on it", property.name));
+            entry.problem(format!(
+                "`{}` cannot identify: schema.toml needs `unique = true` on it",
+                property.name
+            ));
         }
         Some(IdentifierEntry { column, property: Some(property.clone()) })
     };
@@ -442,7 +448,10 @@ fn field(section: &Section<'_>, schema: &Schema) -> Option<FieldEntry> {
         section.problem(format!("property `{}`: {misfit}", property.name));
     }
     if separator.is_some() && !property.multiple {
-        section.problem(format!("`separator` needs a property with `multiple = true`; `{}` is not", property.name));
+        section.problem(format!(
+            "`separator` needs a property with `multiple = true`; `{}` is not",
+            property.name
+        ));
     }
     if let Some(format) = &format {
         match property.value_type {

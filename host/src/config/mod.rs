@@ -53,7 +53,8 @@ impl Config {
         let settings = with_file(root, "sluicebox.toml", &problems, |document| {
             settings::read(root, document.root(&problems), &problems)
         })?;
-        let schema = with_file(root, "schema.toml", &problems, |document| schema::read(document.root(&problems)))?;
+        let schema =
+            with_file(root, "schema.toml", &problems, |document| schema::read(document.root(&problems)))?;
         let mut connections = Vec::new();
         for name in files {
             let stem = name.trim_end_matches(".toml").to_owned();
@@ -85,7 +86,8 @@ impl Config {
     /// # Errors
     /// With the nearest name.
     pub(crate) fn connection(&self, name: &str) -> Result<&Connection, Error> {
-        let found = self.connections.iter().find(|connection| connection.name == name || connection.stem == name);
+        let found =
+            self.connections.iter().find(|connection| connection.name == name || connection.stem == name);
         found.ok_or_else(|| Error::Unknown {
             kind: "connection",
             name: name.to_owned(),

@@ -34,12 +34,20 @@ impl fmt::Display for Problem {
 pub(crate) struct Problems {
     errors: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<String>>,
+    /// Files that could not be parsed: what they lack says nothing.
+    broken: RefCell<BTreeSet<String>>,
 }
 
 impl Problems {
     /// A problem of a file as a whole.
     pub(crate) fn file(&self, file: &str, message: String) {
         self.errors.borrow_mut().push(Problem { file: file.to_owned(), place: None, message });
+    }
+
+    fn push(&self, problem: Problem) {
+        if !self.broken.borrow().contains(&problem.file) {
+            self.errors.borrow_mut().push(problem);
+        }
     }
 
     /// What works, but probably not as meant.
@@ -72,7 +80,8 @@ impl<'a> Document<'a> {
                 let place = error.span().map(|span| position(text, span.start));
                 // The first line of the parser's message says what it expected; it quotes no value.
                 let message = error.message().lines().collect::<Vec<_>>().join(", ");
-                problems.errors.borrow_mut().push(Problem { file: file.to_owned(), place, message });
+                problems.push(Problem { file: file.to_owned(), place, message });
+                problems.broken.borrow_mut().insert(file.to_owned());
                 Self { file, text, root: Spanned::new(0..0, DeTable::new()) }
             }
         }
@@ -127,7 +136,7 @@ impl<'d> Section<'d> {
         let place = position(self.document.text, self.span.start);
         let message = message.into();
         let file = self.document.file.to_owned();
-        self.problems.errors.borrow_mut().push(Problem { file, place: Some(place), message });
+        self.problems.push(Problem { file, place: Some(place), message });
     }
 
     /// A text that is not empty.
@@ -192,9 +201,7 @@ impl<'d> Section<'d> {
     /// Every key of the table, known or not.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Entry<'d>> + use<'d> {
         let (document, problems) = (self.document, self.problems);
-        self.table
-            .iter()
-            .map(move |(key, value)| Entry { document, problems, key: key.get_ref(), value })
+        self.table.iter().map(move |(key, value)| Entry { document, problems, key: key.get_ref(), value })
     }
 
     /// Whether the key is there. It counts as known.
@@ -217,7 +224,7 @@ impl<'d> Section<'d> {
             };
             let message = format!("unknown key `{}`{hint}", key.get_ref());
             let file = self.document.file.to_owned();
-            self.problems.errors.borrow_mut().push(Problem { file, place, message });
+            self.problems.push(Problem { file, place, message });
         }
     }
 }
@@ -243,7 +250,7 @@ impl<'d> Entry<'d> {
         let place = Some(position(self.document.text, self.value.span().start));
         let message = message.into();
         let file = self.document.file.to_owned();
-        self.problems.errors.borrow_mut().push(Problem { file, place, message });
+        self.problems.push(Problem { file, place, message });
     }
 
     fn expected(&self, expected: &str) {
@@ -261,9 +268,10 @@ impl<'d> Entry<'d> {
 
     /// A whole number of at least 0, or a problem.
     pub(crate) fn whole(&self) -> Option<u64> {
-        let number = self.value.get_ref().as_integer().and_then(|number| {
-            u64::from_str_radix(&number.as_str().replace('_', ""), number.radix()).ok()
-        });
+        let number =
+            self.value.get_ref().as_integer().and_then(|number| {
+                u64::from_str_radix(&number.as_str().replace('_', ""), number.radix()).ok()
+            });
         if number.is_none() {
             self.expected("a whole number");
         }
@@ -355,7 +363,9 @@ mod tests {
 
     #[test]
     fn syntax_errors_do_not_quote_the_line() {
-        for text in ["passphrase = hunter2", "passphrase 'hunter2'", "passphrase = 'hunter2", "a = 1\na = 'hunter2'"] {
+        for text in
+            ["passphrase = hunter2", "passphrase 'hunter2'", "passphrase = 'hunter2", "a = 1\na = 'hunter2'"]
+        {
             let problems = Problems::default();
             let _ = Document::parse("a.toml", text, &problems);
             let (errors, _) = problems.into_parts();

@@ -91,9 +91,13 @@ impl Sealed {
     fn take(&mut self, value: &DeValue<'_>, path: String, place: &str) -> Value {
         match value {
             DeValue::String(text) => Value::String(text.to_string()),
-            DeValue::Integer(number) => i64::from_str_radix(&number.as_str().replace('_', ""), number.radix())
-                .map_or(Value::Null, Value::from),
-            DeValue::Float(number) => number.as_str().replace('_', "").parse::<f64>().map_or(Value::Null, Value::from),
+            DeValue::Integer(number) => {
+                i64::from_str_radix(&number.as_str().replace('_', ""), number.radix())
+                    .map_or(Value::Null, Value::from)
+            }
+            DeValue::Float(number) => {
+                number.as_str().replace('_', "").parse::<f64>().map_or(Value::Null, Value::from)
+            }
             DeValue::Boolean(flag) => Value::Bool(*flag),
             DeValue::Datetime(moment) => Value::String(moment.to_string()),
             DeValue::Array(values) => {

@@ -33,13 +33,13 @@ pub(crate) fn run(rows: u64) -> anyhow::Result<()> {
     }
     println!("{rows} rows of 12 columns; release build; {} threads", thread::available_parallelism()?);
     println!();
-    println!(
-        "| import | rows/s | wall s | peak MB | parse s | processors s | match+merge s | commit s |"
-    );
+    println!("| import | rows/s | wall s | peak MB | parse s | processors s | match+merge s | commit s |");
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
-    for (name, processors) in
-        [("no processor", String::new()), ("1 processor", NORMALIZER.to_owned()), ("3 processors", format!("{NORMALIZER}{THREE}"))]
-    {
+    for (name, processors) in [
+        ("no processor", String::new()),
+        ("1 processor", NORMALIZER.to_owned()),
+        ("3 processors", format!("{NORMALIZER}{THREE}")),
+    ] {
         let work = folder.join(name.replace(' ', "-"));
         let incoming = work.join("exchange/incoming");
         fs::create_dir_all(&incoming)?;

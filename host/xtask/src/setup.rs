@@ -119,7 +119,9 @@ fn rustc() -> Command {
 }
 
 fn sysroot() -> anyhow::Result<PathBuf> {
-    Ok(output(rustc().args(["--print", "sysroot"])).context("there is no rustc; install Rust with rustup")?.into())
+    Ok(output(rustc().args(["--print", "sysroot"]))
+        .context("there is no rustc; install Rust with rustup")?
+        .into())
 }
 
 fn host() -> anyhow::Result<String> {

@@ -11,7 +11,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let lints = ["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"];
     run_command(&mut cargo(&lints)?)?;
     run_command(&mut cargo(&["test", "--release", "--workspace"])?)?;
-    let mut documentation = cargo(&["doc", "--release", "--workspace", "--no-deps", "--document-private-items"])?;
+    let mut documentation =
+        cargo(&["doc", "--release", "--workspace", "--no-deps", "--document-private-items"])?;
     run_command(documentation.env("RUSTDOCFLAGS", "-D warnings"))?;
     let deny = setup::cargo_deny()?;
     let mut check = std::process::Command::new(deny);

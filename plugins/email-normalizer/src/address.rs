@@ -69,9 +69,8 @@ fn domain_to_ascii(domain: &str) -> Option<Cow<'_, str>> {
         true => Cow::Borrowed(domain),
         false => Cow::Owned(idna::domain_to_ascii_strict(domain).ok()?),
     };
-    let label = |label: &str| {
-        (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
-    };
+    let label =
+        |label: &str| (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-');
     (ascii.contains('.') && ascii.len() <= 253 && ascii.split('.').all(label)).then_some(ascii)
 }
 

@@ -137,12 +137,17 @@ mod tests {
         check(date, "", "");
         check(date, "31-13-2025", "");
         check(&format!(r#"{date}, "invalid": "keep""#), "31-13-2025", "31-13-2025");
-        check(r#""date": {"from": "%Y-%m-%dT%H:%M:%S%z", "to": "%H:%M"}"#, "2026-01-02T03:04:05+0100", "03:04");
+        check(
+            r#""date": {"from": "%Y-%m-%dT%H:%M:%S%z", "to": "%H:%M"}"#,
+            "2026-01-02T03:04:05+0100",
+            "03:04",
+        );
         check(r#""number": {"decimal": ",", "thousands": "."}"#, "1.234,50", "1234.50");
         check(r#""number": {"decimals": 2}"#, "1.005", "1.01");
         check(r#""number": {"decimals": 2}"#, "-3", "-3.00");
         check(r#""number": {}"#, "1e5", "");
-        let (verdict, _) = transform(&format!(r#"{{"column": "a", {date}, "invalid": "reject"}}"#), &["a"], &["x"]);
+        let (verdict, _) =
+            transform(&format!(r#"{{"column": "a", {date}, "invalid": "reject"}}"#), &["a"], &["x"]);
         assert!(matches!(verdict, Verdict::Reject(code, _) if code == "invalid-date"));
     }
 
@@ -165,9 +170,15 @@ mod tests {
             assert_eq!(run::<FieldTransform>(&config, &["a"], &[]).err(), Some(Failure::config(expected)));
         };
         check("", "steps: expected at least one");
-        check(r#"{"column": "a"}"#, "steps[0]: expected exactly one of trim, case, replace, split, concatenate, default, map, date, number and constant");
+        check(
+            r#"{"column": "a"}"#,
+            "steps[0]: expected exactly one of trim, case, replace, split, concatenate, default, map, date, number and constant",
+        );
         check(r#"{"column": "b", "trim": true}"#, "steps[0]: there is no column `b`; found `a`");
         check(r#"{"trim": true}"#, "steps[0]: `column` is missing");
-        check(r#"{"column": "a", "split": {"separator": "", "part": 1}}"#, "steps[0]: separator: expected at least one character");
+        check(
+            r#"{"column": "a", "split": {"separator": "", "part": 1}}"#,
+            "steps[0]: separator: expected at least one character",
+        );
     }
 }

@@ -235,12 +235,17 @@ impl Step {
             Operation::Constant(text) => text.clone(),
             Operation::Date(_) | Operation::Number(_) if cell.is_empty() => String::new(),
             Operation::Date(form) => {
-                let changed = BrokenDownTime::parse(&form.from, cell).and_then(|time| time.to_string(&form.to));
-                let misfit = Misfit { code: "invalid-date", reason: "the cell is not a date of the form expected" };
+                let changed =
+                    BrokenDownTime::parse(&form.from, cell).and_then(|time| time.to_string(&form.to));
+                let misfit =
+                    Misfit { code: "invalid-date", reason: "the cell is not a date of the form expected" };
                 self.or_invalid(changed.ok(), cell, misfit)?
             }
             Operation::Number(form) => {
-                let misfit = Misfit { code: "invalid-number", reason: "the cell is not a number of the form expected" };
+                let misfit = Misfit {
+                    code: "invalid-number",
+                    reason: "the cell is not a number of the form expected",
+                };
                 self.or_invalid(number(cell, form), cell, misfit)?
             }
         };

@@ -52,7 +52,8 @@ impl Processor for PhoneNormalizer {
         }
         let country = match config.country {
             Some(country) => Some(
-                region(&country).ok_or_else(|| Failure::config("country: expected two letters such as NL"))?,
+                region(&country)
+                    .ok_or_else(|| Failure::config("country: expected two letters such as NL"))?,
             ),
             None => None,
         };
@@ -102,7 +103,8 @@ fn region(country: &str) -> Option<Region> {
 /// The number in E.164 if it is valid in its numbering plan.
 fn e164(cell: &str, country: Option<Region>) -> Option<String> {
     // `00` is the international prefix of most countries, and what people write where there is no `+`.
-    let international = cell.trim().strip_prefix("00").filter(|_| country.is_none()).map(|rest| format!("+{rest}"));
+    let international =
+        cell.trim().strip_prefix("00").filter(|_| country.is_none()).map(|rest| format!("+{rest}"));
     let number = PHONE_NUMBER_UTIL.parse(international.as_deref().unwrap_or(cell), country).ok()?;
     if !PHONE_NUMBER_UTIL.is_valid_number(&number) {
         return None;
@@ -163,7 +165,8 @@ mod tests {
 
     #[test]
     fn says_what_is_wrong_with_its_configuration() {
-        let failure = run::<PhoneNormalizer>(r#"{"columns": ["p"], "country": "XX"}"#, &["p"], &[]).unwrap_err();
+        let failure =
+            run::<PhoneNormalizer>(r#"{"columns": ["p"], "country": "XX"}"#, &["p"], &[]).unwrap_err();
         assert_eq!(failure, Failure::config("country: expected two letters such as NL"));
     }
 }

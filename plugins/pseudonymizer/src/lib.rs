@@ -33,7 +33,8 @@ struct Pseudonymizer {
 impl Processor for Pseudonymizer {
     const NAME: &'static str = "pseudonymizer";
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
-    const SUMMARY: &'static str = "Replaces cells by a keyed hash, so that they still identify and no longer tell.";
+    const SUMMARY: &'static str =
+        "Replaces cells by a keyed hash, so that they still identify and no longer tell.";
     type Config = Config;
 
     fn open(config: Config, columns: &mut Columns) -> Result<Self, Failure> {

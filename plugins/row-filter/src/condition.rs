@@ -111,9 +111,8 @@ impl ConditionConfig {
             let bound = bound.decimal().ok_or_else(|| wrong("expected a number"))?;
             Ok(Test::Number { bound, less, or_equal })
         };
-        let moment = |text: String| {
-            moment(&text).ok_or_else(|| wrong("expected a day or moment such as 2026-01-31"))
-        };
+        let moment =
+            |text: String| moment(&text).ok_or_else(|| wrong("expected a day or moment such as 2026-01-31"));
         let ignore_case = self.ignore_case;
         let tests: Vec<Option<Result<Test, Failure>>> = vec![
             self.equals.map(|text| Ok(Test::OneOf { texts: vec![text], ignore_case })),
@@ -181,6 +180,8 @@ fn moment(text: &str) -> Option<Timestamp> {
     let in_utc = |moment: civil::DateTime| TimeZone::UTC.to_timestamp(moment).ok();
     text.parse::<Timestamp>()
         .ok()
-        .or_else(|| text.parse::<Date>().ok().filter(|_| text.len() == 10).and_then(|day| in_utc(day.at(0, 0, 0, 0))))
+        .or_else(|| {
+            text.parse::<Date>().ok().filter(|_| text.len() == 10).and_then(|day| in_utc(day.at(0, 0, 0, 0)))
+        })
         .or_else(|| text.parse::<civil::DateTime>().ok().and_then(in_utc))
 }

@@ -20,7 +20,9 @@ pub enum Fault {
     #[error("not a WebAssembly component: {0}")]
     NotAComponent(String),
     /// A core module, which lacks what makes it a component.
-    #[error("a WebAssembly core module, not a component; build it with wasm-component-ld or wasm-tools component new")]
+    #[error(
+        "a WebAssembly core module, not a component; build it with wasm-component-ld or wasm-tools component new"
+    )]
     CoreModule,
     /// The file is larger than any plugin needs to be.
     #[error("{size} bytes are more than the {limit} that a plugin may have")]

@@ -74,7 +74,9 @@ pub enum OutcomeError {
         expected: usize,
     },
     /// An offset that falls, lies beyond the data or inside a character, or columns that overlap.
-    #[error("the offsets of changed column {0} fall, overlap another's, or lie beyond the data or inside a character")]
+    #[error(
+        "the offsets of changed column {0} fall, overlap another's, or lie beyond the data or inside a character"
+    )]
     Offsets(u32),
     /// Not UTF-8.
     #[error("the values are not UTF-8 (byte {0})")]

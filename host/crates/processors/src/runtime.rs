@@ -92,7 +92,8 @@ impl Runtime {
         let component = self.component(bytes, &digest).map_err(failed)?;
         let imports = self.check_world(&component).map_err(failed)?;
         let pre = self.linker.instantiate_pre(&component).and_then(WorldPre::new);
-        let pre = pre.map_err(|error| failed(Fault::World { expected: INTERFACE.into(), found: chain(&error) }))?;
+        let pre =
+            pre.map_err(|error| failed(Fault::World { expected: INTERFACE.into(), found: chain(&error) }))?;
         Ok(Plugin { name: name.into(), digest, limits, imports: imports.into(), pre })
     }
 
@@ -144,7 +145,8 @@ impl Runtime {
             return Err(Fault::World { expected: INTERFACE.to_owned(), found });
         }
         let imports: Vec<String> = world.imports(&self.engine).map(|(name, _)| shown(name)).collect();
-        let foreign = |name: &&String| !name.starts_with("sluicebox:processor/") && !name.starts_with("wasi:");
+        let foreign =
+            |name: &&String| !name.starts_with("sluicebox:processor/") && !name.starts_with("wasi:");
         let foreign: Vec<&str> = imports.iter().filter(foreign).map(String::as_str).collect();
         if foreign.is_empty() { Ok(imports) } else { Err(Fault::Imports(foreign.join(", "))) }
     }
@@ -173,7 +175,8 @@ impl Plugin {
     pub fn describe(&self) -> Result<Description, PluginError> {
         let failed = |fault| PluginError { plugin: self.name().to_owned(), fault };
         let mut instance = Instance::start(&self.pre, &self.name, self.limits).map_err(failed)?;
-        let said = instance.call(Call::Describe, |guest, store| guest.call_describe(store)).map_err(failed)?;
+        let said =
+            instance.call(Call::Describe, |guest, store| guest.call_describe(store)).map_err(failed)?;
         Ok(Description {
             name: shown(&said.name),
             version: shown(&said.version),

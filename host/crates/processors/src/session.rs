@@ -131,7 +131,9 @@ impl Session {
         for (place, name) in opened.added.iter().enumerate() {
             let known = header.iter().chain(opened.added.iter().take(place)).any(|column| column == name);
             if known || name.is_empty() || name.len() > 1000 {
-                return Err(Fault::Opened("it adds a column without a name, or one that is there".to_owned()));
+                return Err(Fault::Opened(
+                    "it adds a column without a name, or one that is there".to_owned(),
+                ));
             }
         }
         if opened.added.len() > 10_000 {

@@ -34,7 +34,8 @@ impl Store {
         for entry in self.db.iterator(IteratorMode::From(&[INDEXED], rocksdb::Direction::Forward)) {
             let (key, _) = entry?;
             let Some((&INDEXED, number)) = key.split_first() else { break };
-            let number = keys::read_u32(number).ok_or(StoreError::Damaged("the list of indexed properties"))?;
+            let number =
+                keys::read_u32(number).ok_or(StoreError::Damaged("the list of indexed properties"))?;
             properties.insert(PropertyId(number));
         }
         Ok(properties)

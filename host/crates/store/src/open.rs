@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options,
+    WriteOptions,
 };
 use sluicebox_model::{PropertyId, SpaceId};
 
-use crate::keys::{self, FORMAT, IDENTIFIERS, NAME, RECORDS};
 use crate::StoreError;
+use crate::keys::{self, FORMAT, IDENTIFIERS, NAME, RECORDS};
 
 /// The newest layout that this version reads, and the one that it writes.
 const LAYOUT: u32 = 1;
@@ -246,9 +247,5 @@ fn column_families() -> Vec<ColumnFamilyDescriptor> {
         options.set_level_compaction_dynamic_level_bytes(true);
         ColumnFamilyDescriptor::new(name, options)
     };
-    vec![
-        family("default", 4 * MEBIBYTE),
-        family(RECORDS, 64 * MEBIBYTE),
-        family(IDENTIFIERS, 32 * MEBIBYTE),
-    ]
+    vec![family("default", 4 * MEBIBYTE), family(RECORDS, 64 * MEBIBYTE), family(IDENTIFIERS, 32 * MEBIBYTE)]
 }

@@ -58,7 +58,8 @@ impl GuestSession for Attack {
         let values = |data: &[u8], offsets: Vec<u32>| {
             Some(Batch { rows: input.rows, data: data.to_vec(), offsets, validity: vec![] })
         };
-        let rejection = |row: u32| Rejection { row, column: None, code: "x".to_owned(), reason: String::new() };
+        let rejection =
+            |row: u32| Rejection { row, column: None, code: "x".to_owned(), reason: String::new() };
         match self.name.as_str() {
             "loop" => endless(),
             "memory" => {
@@ -108,13 +109,16 @@ impl GuestSession for Attack {
             }
             "other-rows" => {
                 outcome.changed = vec![0];
-                outcome.values =
-                    Some(Batch { rows: 1, data: vec![], offsets: vec![0, 0], validity: vec![] });
+                outcome.values = Some(Batch { rows: 1, data: vec![], offsets: vec![0, 0], validity: vec![] });
             }
             "short-validity" => {
                 outcome.changed = vec![0];
-                outcome.values =
-                    Some(Batch { rows: input.rows, data: vec![], offsets: vec![0; rows + 1], validity: vec![1, 2, 3] });
+                outcome.values = Some(Batch {
+                    rows: input.rows,
+                    data: vec![],
+                    offsets: vec![0; rows + 1],
+                    validity: vec![1, 2, 3],
+                });
             }
             _ => {}
         }
