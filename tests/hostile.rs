@@ -57,7 +57,14 @@ fn limits_hold() {
     check("loop-in-open", "2.csv: plugin attacker: it was stopped after 0.3 s in `open`");
     check("memory", "2.csv, batch 1: plugin attacker: it needs more than the 16777216 bytes of memory");
     check("stack", "2.csv, batch 1: plugin attacker: its stack overflowed in `process`");
-    check("panic", "2.csv, batch 1: plugin attacker: it broke off in `process`: ");
+    check(
+        "wide-stack",
+        "2.csv, batch 1: plugin attacker: it broke off in `process`: wasm trap: out of bounds memory",
+    );
+    check(
+        "panic",
+        "2.csv, batch 1: plugin attacker: it broke off in `process`: wasm trap: wasm `unreachable`",
+    );
     check("data", "2.csv, batch 1: plugin attacker: bad data");
     check("config", "2.csv: plugin attacker: configuration: no \\u{1b}[31mgood");
 }

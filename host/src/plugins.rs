@@ -95,14 +95,14 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// An engine whose compiled plugins are kept beside the store, once there is one: what only looks leaves no trace.
+/// An engine whose compiled plugins are kept beside the store, if `keep`: what only looks leaves no trace.
 ///
 /// # Errors
 /// If this machine cannot run WebAssembly.
-pub(crate) fn runtime(config: &Config) -> Result<Runtime, Error> {
+pub(crate) fn runtime(config: &Config, keep: bool) -> Result<Runtime, Error> {
     let cache = config.data().join("plugin-cache");
-    let kept = config.settings.store.exists();
-    Runtime::new(kept.then_some(cache.as_path())).map_err(|fault| Error::Usage(fault.to_string()))
+    let keep = keep || cache.exists();
+    Runtime::new(keep.then_some(cache.as_path())).map_err(|fault| Error::Usage(fault.to_string()))
 }
 
 /// The limits under which plugins are asked what they are.

@@ -31,7 +31,7 @@ pub(crate) fn run(folder: &Path, names: &[String]) -> Result<u8, Error> {
     // Columns are resolved against a store's dictionary; an empty one does.
     let scratch = DryCopy::of(&std::env::temp_dir().join("sluicebox-check-has-no-store"))?;
     let store = Store::open(scratch.path())?;
-    let runtime = plugins::runtime(&config)?;
+    let runtime = plugins::runtime(&config, false)?;
     let mut wrong = false;
     for connection in connections {
         for goal in &connection.goals {

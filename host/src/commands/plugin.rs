@@ -121,7 +121,7 @@ fn inspect(folder: &Path, file: &str, json: bool) -> Result<u8, Error> {
 
 fn runtime(config: Option<&Config>) -> Result<Runtime, Error> {
     match config {
-        Some(config) => plugins::runtime(config),
+        Some(config) => plugins::runtime(config, false),
         None => Runtime::new(None).map_err(|fault| Error::Usage(fault.to_string())),
     }
 }

@@ -21,7 +21,7 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: &str, rows: usize, json
     let config = Config::load(folder)?;
     let connection = config.connection(connection)?;
     let goal = super::goal(connection, goal)?;
-    let processors = plugins::load(&config, goal, &plugins::runtime(&config)?)?;
+    let processors = plugins::load(&config, goal, &plugins::runtime(&config, false)?)?;
     let scratch = DryCopy::of(&std::env::temp_dir().join("sluicebox-preview-has-no-store"))?;
     let store = Store::open(scratch.path())?;
     let stop = AtomicBool::new(false);

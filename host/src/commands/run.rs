@@ -107,7 +107,7 @@ fn select<'c>(config: &'c Config, arguments: &Arguments) -> Result<Vec<Selected<
             return Err(Error::Unknown { kind: "goal", name: name.clone(), known });
         }
     }
-    let runtime = plugins::runtime(config)?;
+    let runtime = plugins::runtime(config, !arguments.dry_run)?;
     let mut selected = Vec::new();
     for connection in connections {
         let mut goals = Vec::new();

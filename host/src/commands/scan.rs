@@ -20,7 +20,7 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: &str, json: bool) -> Re
     let config = Config::load(folder)?;
     let connection = config.connection(connection)?;
     let goal = super::goal(connection, goal)?;
-    let processors = plugins::load(&config, goal, &plugins::runtime(&config)?)?;
+    let processors = plugins::load(&config, goal, &plugins::runtime(&config, false)?)?;
     let held = Store::open_read_only(&config.settings.store)?;
     let scratch;
     let store = match held {

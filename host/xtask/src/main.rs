@@ -24,7 +24,11 @@ enum Task {
     /// Finds or installs what building needs, and says which.
     Setup,
     /// Builds the bundled plugins as components, into plugins/built.
-    BuildPlugins,
+    BuildPlugins {
+        /// Those that attack the host in its tests too, into tests/hostile/built.
+        #[arg(long)]
+        hostile: bool,
+    },
     /// Imports a file of a million rows through two processors and looks profiles up.
     Demo {
         /// How many rows the file has.
@@ -44,7 +48,8 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Setup => setup::everything(),
-        Task::BuildPlugins => plugins::build(),
+        Task::BuildPlugins { hostile: false } => plugins::build(),
+        Task::BuildPlugins { hostile: true } => plugins::build().and_then(|()| plugins::build_hostile()),
         Task::Demo { rows } => demo::run(rows),
         Task::Test => test::run(),
         Task::Bench { rows } => bench::run(rows),

@@ -41,7 +41,7 @@ fn build_from(folder: &Path) -> anyhow::Result<()> {
         if fs::read(&to).ok().as_ref() != Some(&component) {
             fs::write(&to, &component)?;
         }
-        println!("{}: {} KiB", to.display(), component.len() / 1024);
+        println!("{name}.wasm: {} KiB", component.len() / 1024);
     }
     Ok(())
 }

@@ -34,34 +34,17 @@ pub(crate) struct ConditionConfig {
     /// Whether the cell has no value.
     empty: Option<bool>,
     /// The cell is a number less than this.
-    less_than: Option<Number>,
+    less_than: Option<f64>,
     /// The cell is a number of at most this.
-    at_most: Option<Number>,
+    at_most: Option<f64>,
     /// The cell is a number greater than this.
-    greater_than: Option<Number>,
+    greater_than: Option<f64>,
     /// The cell is a number of at least this.
-    at_least: Option<Number>,
+    at_least: Option<f64>,
     /// The cell is a day or moment before this one (ISO 8601).
     before: Option<String>,
     /// The cell is a day or moment after this one.
     after: Option<String>,
-}
-
-/// A number, or one in quotes where all its digits matter.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-enum Number {
-    Float(f64),
-    Text(String),
-}
-
-impl Number {
-    fn decimal(&self) -> Option<Decimal> {
-        match self {
-            Self::Float(number) => number.to_string().parse().ok(),
-            Self::Text(text) => text.parse().ok(),
-        }
-    }
 }
 
 /// A condition that is ready to be asked. A cell without a value passes no test but `empty`.
@@ -107,8 +90,10 @@ impl ConditionConfig {
 
     fn test(self, column: &str) -> Result<Test, Failure> {
         let wrong = |expected: &str| Failure::config(format!("a condition on `{column}`: {expected}"));
-        let number = |bound: Number, less, or_equal| {
-            let bound = bound.decimal().ok_or_else(|| wrong("expected a number"))?;
+        let number = |bound: f64, less, or_equal| {
+            // The shortest text of a float is what was written.
+            let bound =
+                bound.to_string().parse().map_err(|_| wrong("expected a number of up to 28 digits"))?;
             Ok(Test::Number { bound, less, or_equal })
         };
         let moment =

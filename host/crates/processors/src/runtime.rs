@@ -1,10 +1,12 @@
+use std::fmt::Write;
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use wasmtime::component::{Component, HasSelf, Linker};
-use wasmtime::{Config, Engine, WasmBacktraceDetails};
+use wasmtime::{Config, Engine, WasmBacktrace, WasmBacktraceDetails};
 
 use crate::bindings::{World, WorldPre};
 use crate::cache::Cache;
@@ -19,6 +21,8 @@ pub(crate) const TICK: Duration = Duration::from_millis(10);
 const LARGEST_COMPONENT: usize = 64 << 20;
 const COMPILE_TIME: Duration = Duration::from_secs(60);
 const STACK: usize = 512 << 10;
+/// How many of a plugin's functions a trap's message names.
+const FRAMES: usize = 8;
 const INTERFACE: &str = "sluicebox:processor/processor@1.0.0";
 
 /// The engine that compiles and runs plugins. One a process.
@@ -210,10 +214,27 @@ fn config() -> Config {
     config.wasm_multi_memory(false);
     config.wasm_tail_call(false);
     config.wasm_backtrace_details(WasmBacktraceDetails::Enable);
+    config.wasm_backtrace_max_frames(NonZero::new(FRAMES));
     config
 }
 
 /// An error with its causes, in one line.
 pub(crate) fn chain(error: &wasmtime::Error) -> String {
-    shown(&error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": "))
+    let causes: Vec<String> = error.chain().map(|cause| cause.to_string().replace('\n', " ")).collect();
+    shown(&causes.join(": "))
+}
+
+/// Why a plugin broke off, and the functions in which it did, innermost first.
+pub(crate) fn trap(error: &wasmtime::Error) -> String {
+    let mut text = error.root_cause().to_string();
+    for frame in error.downcast_ref::<WasmBacktrace>().iter().flat_map(|trace| trace.frames()) {
+        let symbol = frame.symbols().first();
+        let name = symbol.and_then(|symbol| symbol.name()).or(frame.func_name()).unwrap_or("a function");
+        // Writing to a String does not fail.
+        let _ = write!(text, "; in {name}");
+        if let Some((file, line)) = symbol.and_then(|symbol| symbol.file().zip(symbol.line())) {
+            let _ = write!(text, " ({file}:{line})");
+        }
+    }
+    shown(&text)
 }

@@ -8,7 +8,7 @@ use crate::bindings::{Batch, Failure, Guest, World, WorldPre};
 use crate::error::shown;
 use crate::limits::{Refused, State, TABLE_ELEMENTS};
 use crate::outcome::validate;
-use crate::runtime::{TICK, chain};
+use crate::runtime::{TICK, trap};
 use crate::{Fault, Limits, PluginError};
 
 /// What the host asks of a plugin.
@@ -91,7 +91,7 @@ fn fault(store: &Store<State>, limits: &Limits, call: Call, error: &wasmtime::Er
             Fault::Tables { limit: TABLE_ELEMENTS }
         }
         (None, None) if format!("{error:#}").contains("fuel allocated for hostcalls") => Fault::TooMuch(name),
-        _ => Fault::Trap { call: name, trap: chain(error) },
+        _ => Fault::Trap { call: name, trap: trap(error) },
     }
 }
 

@@ -4,6 +4,7 @@
 #![expect(clippy::panic, reason = "an attack")]
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sluicebox_sdk::bindings;
 use sluicebox_sdk::bindings::exports::sluicebox::processor::processor::{
@@ -71,6 +72,9 @@ impl GuestSession for Attack {
             "stack" => {
                 black_box(deeper(black_box(1)));
             }
+            "wide-stack" => {
+                black_box(wider(black_box(1)));
+            }
             "panic" => panic!("on purpose"),
             "data" => return Err(Failure::Data("bad data".to_owned())),
             "log-flood" => (0..100_000).for_each(|_| write(Level::Error, "\u{1b}[2Jflood")),
@@ -133,13 +137,24 @@ fn endless() -> ! {
     }
 }
 
-#[expect(unconditional_recursion, reason = "an attack")]
+/// Never set: the compiler does not know.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+#[inline(never)]
 fn deeper(number: u64) -> u64 {
-    let held = black_box([number; 64]);
-    deeper(number.wrapping_add(1)).wrapping_add(held.iter().sum())
+    if STOP.load(Ordering::Relaxed) {
+        return number;
+    }
+    deeper(number.wrapping_add(1)).rotate_left(5) ^ number
 }
 
-#[expect(unsafe_code, reason = "the exports of a component")]
-const _: () = {
-    bindings::export!(Attacker with_types_in bindings);
-};
+/// Each call takes much of the stack that lies in the plugin's memory.
+fn wider(number: u64) -> u64 {
+    let held = black_box([number; 64]);
+    if STOP.load(Ordering::Relaxed) {
+        return number;
+    }
+    wider(number.wrapping_add(1)).wrapping_add(held.iter().sum())
+}
+
+bindings::export!(Attacker with_types_in bindings);
