@@ -21,9 +21,9 @@ use crate::rejected::RejectedRows;
 use crate::report::{FileReport, FileStatus, Kept, Report, Status};
 
 /// Rows wait for their commit up to this much memory.
-const STRETCH_BYTES: usize = 160 << 20;
+const STRETCH_BYTES: usize = 96 << 20;
 /// Batches between the stages: enough to keep them busy while a stretch is committed.
-const QUEUE: usize = 64;
+const QUEUE: usize = 32;
 
 /// What an import goal works with.
 pub(crate) struct Import<'a> {
