@@ -1,6 +1,7 @@
 //! Every folder of `tests/cases` is a working folder with a file `commands` and a file `expected`: what each command
 //! prints, and its exit code. A line that begins with `!` is for the shell. Run with `BLESS=1` to write `expected`
 //! anew, and read the difference.
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod workspace;
 

@@ -1,5 +1,6 @@
 //! The result is that of a naive model, which takes one row after the other, whatever the number of threads and the
 //! size of batches.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails says where")]
 
 mod workspace;
 
