@@ -28,7 +28,7 @@ pub(crate) fn resolve(
     };
     let format = |value_type: ValueType, format: Option<&String>| CellFormat {
         value_type,
-        number: goal.number.clone(),
+        number: goal.number,
         time: format.map_or(TimeFormat::Standard, |format| TimeFormat::Custom(format.clone())),
         timezone: goal.timezone.clone(),
     };

@@ -42,10 +42,10 @@ impl<P: Processor> GuestSession for Session<P> {
     }
 }
 
-pub(crate) fn open<P: Processor>(
-    config: &str,
-    header: Vec<String>,
-) -> Result<(Session<P>, Vec<u32>, Vec<String>), Failure> {
+/// A session, the places of the columns that it wants, and the names of those that it adds.
+type OpenSession<P> = (Session<P>, Vec<u32>, Vec<String>);
+
+pub(crate) fn open<P: Processor>(config: &str, header: Vec<String>) -> Result<OpenSession<P>, Failure> {
     let config = configuration::parse(config)?;
     let mut columns = Columns::new(header);
     let processor = P::open(config, &mut columns)?;

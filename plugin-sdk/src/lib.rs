@@ -66,10 +66,6 @@ pub use output::{Cells, Output};
 
 /// What the WIT contract makes of Rust. A processor needs it only through [`register!`].
 #[doc(hidden)]
-#[cfg_attr(
-    clippy,
-    expect(clippy::allow_attributes_without_reason, clippy::indexing_slicing, reason = "generated")
-)]
 pub mod bindings {
     wit_bindgen::generate!({
         path: "../wit",

@@ -38,11 +38,12 @@ impl<W: Write> RowWriter<W> {
 
     fn append(&self, cell: &str, row: &mut String) {
         let Some(quote) = self.quote else { return row.push_str(cell) };
-        let plain = !cell.contains(&self.delimiter)
-            && !cell.contains([quote, '\n', '\r'])
-            && cell.trim().len() == cell.len()
-            && !(cell.is_empty() && row.is_empty());
-        if plain {
+        // A single empty cell would be a blank line, which is no row.
+        let needs_quotes = cell.contains(&self.delimiter)
+            || cell.contains([quote, '\n', '\r'])
+            || cell.trim().len() != cell.len()
+            || (cell.is_empty() && row.is_empty());
+        if !needs_quotes {
             return row.push_str(cell);
         }
         row.push(quote);
