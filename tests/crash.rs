@@ -1,5 +1,5 @@
 //! Exactly once: an import that is killed at any moment and run again leaves what an uninterrupted one leaves.
-#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails says where")]
 
 mod workspace;
 

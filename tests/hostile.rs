@@ -1,6 +1,11 @@
 //! Every limit has an attack that hits it: the goal fails with the exact message, nothing of it is merged, and the
 //! next goal succeeds.
-#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that fails says where"
+)]
 
 mod workspace;
 

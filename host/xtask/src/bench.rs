@@ -83,10 +83,14 @@ fn measure(binary: &Path, work: &Path, name: &str, rows: u64) -> anyhow::Result<
     let mut line = String::new();
     child.stdout.take().context("no output")?.read_to_string(&mut line)?;
     let report: Value = serde_json::from_str(&line).context(line.clone())?;
-    if report["status"] != "succeeded" || report["rows"]["read"] != rows {
+    if report.get("status") != Some(&"succeeded".into()) || report.pointer("/rows/read") != Some(&rows.into())
+    {
         bail!("{name}: {line}");
     }
-    let seconds = |stage: &str| report["stages_ms"][stage].as_f64().unwrap_or_default() / 1000.0;
+    let seconds = |stage: &str| {
+        let milliseconds = report.pointer(&format!("/stages_ms/{stage}")).and_then(Value::as_f64);
+        milliseconds.unwrap_or_default() / 1000.0
+    };
     let speed = if rows == 0 { "-".to_owned() } else { format!("{:.0}", rows as f64 / wall) };
     println!(
         "| {name} | {speed} | {wall:.2} | {} | {:.2} | {:.2} | {:.2} | {:.2} |",
