@@ -101,3 +101,8 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+/// The root of the repository that cargo runs the tests for.
+pub fn repository() -> std::path::PathBuf {
+    std::path::Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("..")
+}

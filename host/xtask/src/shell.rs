@@ -4,9 +4,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-/// The root of the repository.
+/// The root of the repository that cargo runs this for: clones share one folder of built programs, so the path
+/// that was compiled in may be another's.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&manifest).join("../..")
 }
 
 /// Where everything is built: one folder for all clones on a machine, since RocksDB takes long to compile.
