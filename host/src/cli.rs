@@ -49,12 +49,12 @@ enum Command {
         /// The connections; all if none is named.
         connections: Vec<String>,
     },
-    /// Shows which files a goal would take.
+    /// Shows which files a goal would take; without a goal, the buckets and folders that there are.
     Scan {
         /// The connection.
         connection: String,
         /// Its goal.
-        goal: String,
+        goal: Option<String>,
         /// One JSON object.
         #[arg(long)]
         json: bool,
@@ -83,6 +83,12 @@ enum Command {
     /// Reads profiles.
     #[command(subcommand)]
     Profile(commands::profile::Command),
+    /// Reads groups, such as households.
+    #[command(subcommand)]
+    Group(commands::group::Command),
+    /// Reads the products that events say were bought.
+    #[command(subcommand)]
+    Product(commands::product::Command),
     /// Shows plugins.
     #[command(subcommand)]
     Plugin(commands::plugin::Command),
@@ -96,12 +102,14 @@ pub(crate) fn main() -> ExitCode {
         Command::Init { dir } => commands::init::run(&folder.join(dir)),
         Command::Run(run) => commands::run::run(folder, &run),
         Command::Check { connections } => commands::check::run(folder, &connections),
-        Command::Scan { connection, goal, json } => commands::scan::run(folder, &connection, &goal, json),
+        Command::Scan { connection, goal, json } => commands::scan::run(folder, &connection, goal.as_deref(), json),
         Command::Preview { connection, goal, rows, json } => {
             commands::preview::run(folder, &connection, &goal, usize::from(rows), json)
         }
         Command::History { run, json } => commands::history::run(folder, run.as_deref(), json),
         Command::Profile(command) => commands::profile::run(folder, &command),
+        Command::Group(command) => commands::group::run(folder, &command),
+        Command::Product(command) => commands::product::run(folder, &command),
         Command::Plugin(command) => commands::plugin::run(folder, &command),
     };
     match done {

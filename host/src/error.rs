@@ -29,6 +29,12 @@ pub(crate) enum Error {
     Plugin { place: String, reason: String },
     /// A plugin failed at its work.
     Processor { file: String, batch: Option<u64>, error: PluginError },
+    /// A connection's location cannot be used.
+    Location { place: String, error: FileError },
+    /// An identity of S3 may not do what a goal needs.
+    Permissions { identity: String, lacking: Vec<&'static str>, place: String },
+    /// A root file without the files that belong to it.
+    Set { name: String, message: String },
     /// A file cannot be read.
     File { name: String, error: FileError },
     /// A file lacks a column, or has it twice.
@@ -61,6 +67,9 @@ impl Error {
             | Self::Plugin { .. } => 2,
             Self::NotFound(_)
             | Self::Processor { .. }
+            | Self::Location { .. }
+            | Self::Permissions { .. }
+            | Self::Set { .. }
             | Self::File { .. }
             | Self::Columns { .. }
             | Self::Files(_)
@@ -91,6 +100,9 @@ impl Error {
             Self::TooManyRejected(_) => Some(
                 "the rejected rows say what is wrong with each; max_rejected sets how many may be".to_owned(),
             ),
+            Self::Permissions { .. } => {
+                Some("allow it in the policy of the identity, or in that of the bucket, and check again".to_owned())
+            }
             Self::Interrupted => Some("run it again: it goes on where it stopped".to_owned()),
             _ => None,
         }
@@ -98,7 +110,7 @@ impl Error {
 
     /// Whether the goal cannot go on with its other files.
     pub(crate) fn ends_goal(&self) -> bool {
-        !matches!(self, Self::File { .. } | Self::Columns { .. })
+        !matches!(self, Self::File { .. } | Self::Columns { .. } | Self::Set { .. })
     }
 }
 
@@ -128,8 +140,14 @@ impl fmt::Display for Error {
                 write!(f, "{file}, batch {batch}: {error}")
             }
             Self::Processor { file, batch: None, error } => write!(f, "{file}: {error}"),
+            Self::Location { place, error } => write!(f, "{place}: {error}"),
+            Self::Permissions { identity, lacking, place } => {
+                write!(f, "{place}: {identity} lacks {}", lacking.join(", "))
+            }
+            // What is wrong with an object says its whole address.
+            Self::File { error: FileError::S3(error), .. } => write!(f, "{error}"),
             Self::File { name, error } => write!(f, "{name}: {error}"),
-            Self::Columns { name, message } => write!(f, "{name}: {message}"),
+            Self::Columns { name, message } | Self::Set { name, message } => write!(f, "{name}: {message}"),
             Self::Store(error) => write!(f, "{error}"),
             Self::Io { path, error } => write!(f, "{}: {error}", path.display()),
             Self::Interrupted => f.write_str("interrupted"),

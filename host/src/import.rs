@@ -1,24 +1,29 @@
-//! An import goal: open → decode → read batches → process → match → merge → commit.
+//! An import goal: find sets → open → decode → read batches → process → join → match → merge → commit.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use sluicebox_files::{FileError, FoundFile, Reader, Source, decode};
+use sluicebox_files::{Decoding, FileError, FoundFile, Location, Reader, Source, decode, verify};
 use sluicebox_matching::{Context, Gathered, Plan, Prepared, prepare};
-use sluicebox_model::RecordBatch;
+use sluicebox_model::{PropertySchema, RecordBatch};
 use sluicebox_processors::Session;
 use sluicebox_store::{Commit, FileState, Store};
 
-use crate::config::{AfterImport, Config, Connection, ImportGoal, MaxRejected};
+use crate::config::{Config, Connection, ImportGoal, MaxRejected, property_settings};
 use crate::error::Error;
-use crate::plan::resolve;
+use crate::events::StoredEvents;
+use crate::linked::LinkedFiles;
+use crate::plan::{Resolved, Resolver};
 use crate::plugins::Processor;
 use crate::progress::Progress;
 use crate::rejected::RejectedRows;
-use crate::report::{FileReport, FileStatus, Kept, Report, Status};
+use crate::report::{self, FileReport, FileStatus, Kept, Report, Status};
+use crate::sets::{self, FileSet, Sets};
+use crate::unfinished::Unfinished;
 
 /// Rows wait for their commit up to this much memory.
 const STRETCH_BYTES: usize = 96 << 20;
@@ -30,6 +35,10 @@ pub(crate) struct Import<'a> {
     pub config: &'a Config,
     pub connection: &'a Connection,
     pub goal: &'a ImportGoal,
+    /// Where the connection's files are.
+    pub location: &'a Location,
+    /// How their bytes become text.
+    pub decoding: Decoding,
     pub processors: &'a [Processor],
     pub store: &'a Store,
     /// The id of the connection's run.
@@ -51,7 +60,7 @@ struct GoalRun {
 
 /// Nanoseconds spent in each stage.
 #[derive(Default)]
-struct Clock {
+pub(crate) struct Clock {
     parse: AtomicU64,
     processors: AtomicU64,
     match_and_merge: AtomicU64,
@@ -77,7 +86,8 @@ impl Import<'_> {
             run: self.run.to_owned(),
             connection: self.connection.name.clone(),
             goal: self.goal.name.clone(),
-            kind: "import_profiles".to_owned(),
+            kind: self.goal.target.kind().key().to_owned(),
+            linked: (!self.goal.linked.is_empty()).then(report::LinkedRows::default),
             ..Report::default()
         };
         let kept =
@@ -109,18 +119,26 @@ impl Import<'_> {
     }
 
     fn import_files(&self, run: &mut GoalRun) -> Result<(), Error> {
-        let (files, warnings) = self.files()?;
-        warnings.iter().for_each(|warning| self.warn(warning));
-        if files.is_empty() {
+        let found = self.sets()?;
+        found.warnings.iter().for_each(|warning| self.warn(warning));
+        Unfinished::of(self).finish_all(&found.files)?;
+        if found.sets.is_empty() {
             self.warn(&format!("no file matches `{}`", self.goal.pattern));
         }
+        let mut uses = found.uses();
         let (mut first, mut failed) = (None, 0);
-        for file in &files {
+        for set in found.sets {
             let before = run.kept.report.rows.read;
-            let result = self.import_file(file, run);
+            let (name, result) = match set {
+                Ok(set) => (set.root.name.clone(), self.import_set(&set, &mut uses, run)),
+                Err(incomplete) => {
+                    let name = incomplete.root.name;
+                    (name.clone(), Err(Error::Set { name, message: incomplete.message }))
+                }
+            };
             let rows = run.kept.report.rows.read - before;
             let status = *result.as_ref().unwrap_or(&FileStatus::Failed);
-            run.kept.report.files.push(FileReport { name: file.name.clone(), status, rows });
+            run.kept.report.files.push(FileReport { name, status, rows });
             if let Err(error) = result {
                 if error.ends_goal() {
                     return Err(error);
@@ -141,40 +159,85 @@ impl Import<'_> {
         }
     }
 
-    /// The goal's files, in the order of their names, and warnings.
-    pub(crate) fn files(&self) -> Result<(Vec<FoundFile>, Vec<String>), Error> {
-        let listed = self.connection.location.list(&self.goal.directory, &self.goal.files);
-        listed.map_err(|error| Error::io(&self.connection.location.root.join(&self.goal.directory), error))
+    /// The goal's files.
+    ///
+    /// # Errors
+    /// If its directory cannot be listed.
+    pub(crate) fn sets(&self) -> Result<Sets, Error> {
+        sets::find(self.location, self.goal).map_err(|error| match (error, self.location) {
+            (FileError::Io(error), Location::Directory(location)) => {
+                Error::io(&location.root.join(&self.goal.directory), error)
+            }
+            (error, _) => Error::Location { place: self.connection.name.clone(), error },
+        })
     }
 
-    fn warn(&self, message: &str) {
+    /// What resolves the goal's mappings.
+    pub(crate) fn resolver(&self) -> Resolver<'_> {
+        Resolver {
+            connection: self.connection,
+            goal: self.goal,
+            schema: &self.config.schema,
+            store: self.store,
+        }
+    }
+
+    pub(crate) fn warn(&self, message: &str) {
         tracing::warn!(connection = self.connection.name, goal = self.goal.name, "{message}");
     }
 
-    fn import_file(&self, file: &FoundFile, run: &mut GoalRun) -> Result<FileStatus, Error> {
+    /// The progress bar of a file.
+    pub(crate) fn progress(&self, file: &FoundFile) -> Progress {
+        Progress::of_file(&file.name, file.size)
+    }
+
+    fn import_set(
+        &self,
+        set: &FileSet,
+        uses: &mut HashMap<String, usize>,
+        run: &mut GoalRun,
+    ) -> Result<FileStatus, Error> {
+        let file = &set.root;
         let failed = |error: FileError| Error::File { name: file.name.clone(), error };
-        let mut source = file.open().map_err(|error| failed(error.into()))?;
-        let key = self.ledger_key(file, source.digest().map_err(|error| failed(error.into()))?);
-        let state = self.store.file_state(&key)?.unwrap_or_default();
+        let identified = self.identify(set)?;
+        let (key, state) = (identified.key, identified.state);
+        let mut last = |file: &str| {
+            let uses = uses.get_mut(file);
+            uses.is_none_or(|uses| {
+                *uses = uses.saturating_sub(1);
+                *uses == 0
+            })
+        };
+        let linked = set.linked.iter().flatten().filter(|file| last(&file.name)).collect::<Vec<_>>();
+        let unfinished = Unfinished::of(self);
         if state.complete {
-            self.finish(file)?;
+            unfinished.finish(set, &linked)?;
             return Ok(FileStatus::AlreadyImported);
         }
-        let mut progress = Progress::of_file(&file.name, source.size());
-        let unchanged = source.unchanged().map_err(|error| failed(error.into()))?;
-        let Some(mut open) = self.open(file, source)? else {
+        for file in set.files() {
+            let verified = verify(|| file.open(), &self.decoding);
+            verified.map_err(|error| Error::File { name: file.name.clone(), error })?;
+        }
+        let source = file.open().map_err(failed)?;
+        let mut progress = self.progress(file);
+        let unchanged = source.unchanged();
+        let rest = unfinished.rest(set, &linked, &identified.digests);
+        let Some(mut open) = self.open(file, source, None)? else {
             self.warn(&format!("{} is empty", file.name));
             let whole = FileState { position: 0, complete: true };
-            let commit = Commit { file: Some((key, whole)), ..Commit::default() };
+            let commit = Commit { file: Some((key, whole)), unfinished: rest, ..Commit::default() };
             self.store.commit(commit)?;
-            self.finish(file)?;
+            unfinished.finish(set, &linked)?;
             return Ok(FileStatus::Imported);
         };
-        let (plan, warnings) =
-            resolve(self.connection, self.goal, &self.config.schema, self.store, &file.name, &open.columns)?;
+        let resolver = self.resolver();
+        let Resolved { plan, warnings, links, .. } = resolver.root(&file.name, &open.columns)?;
         warnings.iter().for_each(|warning| self.warn(warning));
-
         let clock = std::mem::take(&mut run.clock);
+        let resumed = state.position > 0;
+        let joined = LinkedFiles::load(self, &resolver, set, &clock, |file, columns, rejected| {
+            if self.dry || resumed { Ok(()) } else { run.rejected.append(columns, &file.name, rejected) }
+        })?;
         let mut stretch = Stretch {
             import: self,
             file,
@@ -182,6 +245,9 @@ impl Import<'_> {
             plan: &plan,
             columns: open.reader.header().columns.clone(),
             unchanged: &unchanged,
+            linked: &joined,
+            linked_counts: (!resumed).then(|| joined.counts()),
+            rest,
             from: state.position,
             position: state.position,
             pending: Vec::new(),
@@ -190,7 +256,13 @@ impl Import<'_> {
             clock: &clock,
             run,
         };
-        let result = self.stream(file, &mut open, &plan, state.position, &clock, |prepared| {
+        let work = |batch: RecordBatch| {
+            timed(&clock.match_and_merge, || {
+                let linked = joined.join(&links, &batch)?;
+                Ok(prepare(&plan, batch, &linked, state.position))
+            })
+        };
+        let result = self.stream(file, &mut open, &clock, work, |prepared| {
             progress.advance(prepared.bytes_read(), prepared.records() as u64);
             stretch.take(prepared)
         });
@@ -204,48 +276,106 @@ impl Import<'_> {
         };
         run.clock = clock;
         result?;
-        self.finish(file)?;
+        unfinished.finish(set, &linked)?;
         Ok(FileStatus::Imported)
     }
 
-    /// What makes a file the same file: its name and content, under this configuration of the goal.
-    pub(crate) fn ledger_key(&self, file: &FoundFile, digest: [u8; 32]) -> [u8; 32] {
+    /// What makes a set the same set: the names and contents of its files, under this configuration of the goal; and
+    /// how far it is imported.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub(crate) fn identify(&self, set: &FileSet) -> Result<Identified, Error> {
         let mut hasher = blake3::Hasher::new();
         let mut add = |part: &[u8]| {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part);
         };
         let settings = self.goal.settings.to_string();
-        let names = [&self.connection.stem, &self.goal.name, &file.name, &settings];
+        let names = [&self.connection.stem, &self.goal.name, &set.root.name, &settings];
         names.iter().for_each(|name| add(name.as_bytes()));
         self.connection.objectives.iter().for_each(|objective| add(objective.as_bytes()));
-        add(&digest);
+        let mut digests = HashMap::new();
+        for file in set.files() {
+            let digest = self.digest(file)?;
+            add(file.name.as_bytes());
+            add(&digest);
+            digests.insert(file.name.clone(), digest);
+        }
         for processor in self.processors {
             add(processor.plugin.digest());
+            add(&processor.file.map_or(0, |file| file as u64 + 1).to_le_bytes());
             add(processor.config.as_bytes());
         }
-        hasher.finalize().into()
+        for property in self.bulk_properties(&set.root)? {
+            add(property_settings(&property).to_string().as_bytes());
+        }
+        let key = hasher.finalize().into();
+        let state = self.store.file_state(&key)?.unwrap_or_default();
+        Ok(Identified { key, state, digests })
     }
 
-    /// Opens a file and a session of each processor on it; `None` if it holds nothing, not even a header.
-    pub(crate) fn open(&self, file: &FoundFile, source: Source) -> Result<Option<OpenFile>, Error> {
-        self.open_with(file, source, self.config.settings.tuning.batch_rows)
+    /// What stands for the content of a file.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn digest(&self, file: &FoundFile) -> Result<[u8; 32], Error> {
+        let failed = |error: FileError| Error::File { name: file.name.clone(), error };
+        let version = file.version();
+        if let Some(version) = &version
+            && let Some(digest) = self.store.digest(version)?
+        {
+            return Ok(digest);
+        }
+        let digest = file.open().and_then(|mut source| source.digest()).map_err(failed)?;
+        if let Some(version) = version.filter(|_| !self.dry) {
+            self.store.remember_digest(&version, digest)?;
+        }
+        Ok(digest)
+    }
+
+    /// The properties that the bulk mapping writes of this file: which they are depends on its columns.
+    fn bulk_properties(&self, file: &FoundFile) -> Result<Vec<PropertySchema>, Error> {
+        if self.goal.all_fields.is_none() {
+            return Ok(Vec::new());
+        }
+        let source = file.open().map_err(|error| Error::File { name: file.name.clone(), error })?;
+        let Some(open) = self.open(file, source, None)? else { return Ok(Vec::new()) };
+        Ok(self.resolver().root(&file.name, &open.columns)?.bulk)
+    }
+
+    /// Opens a file and a session of each of its processors; `None` if it holds nothing, not even a header. `linked` is
+    /// its place among the goal's linked files.
+    ///
+    /// # Errors
+    /// If it cannot be read, or a processor cannot work on it.
+    pub(crate) fn open(
+        &self,
+        file: &FoundFile,
+        source: Source,
+        linked: Option<usize>,
+    ) -> Result<Option<OpenFile>, Error> {
+        self.open_with(file, source, linked, self.config.settings.tuning.batch_rows)
     }
 
     /// The same, in batches of so many rows.
+    ///
+    /// # Errors
+    /// As [`Import::open`].
     pub(crate) fn open_with(
         &self,
         file: &FoundFile,
         source: Source,
+        linked: Option<usize>,
         batch_rows: usize,
     ) -> Result<Option<OpenFile>, Error> {
-        let opened = decode(source, self.goal.encoding, self.config.settings.expansion)
+        let opened = decode(source, &self.decoding)
             .and_then(|(text, read)| Reader::open(text, read, self.goal.csv.clone(), batch_rows));
         let reader = opened.map_err(|error| Error::File { name: file.name.clone(), error })?;
         let Some(reader) = reader else { return Ok(None) };
         let mut columns = reader.header().columns.clone();
         let mut sessions = Vec::new();
-        for processor in self.processors {
+        for processor in self.processors.iter().filter(|processor| processor.file == linked) {
             let session = processor.plugin.open(&processor.config, &columns);
             let session =
                 session.map_err(|error| Error::Processor { file: file.name.clone(), batch: None, error })?;
@@ -255,15 +385,18 @@ impl Import<'_> {
         Ok(Some(OpenFile { reader, sessions, columns }))
     }
 
-    /// Hands every batch of the file to `take`, in order, read and processed ahead on other threads.
-    fn stream(
+    /// Hands what `work` makes of every batch of the file to `take`, in order; reading and working run ahead on other
+    /// threads.
+    ///
+    /// # Errors
+    /// If the file cannot be read on, or a processor fails; or with what `take` says.
+    pub(crate) fn stream<T: Send>(
         &self,
         file: &FoundFile,
         open: &mut OpenFile,
-        plan: &Plan,
-        from: u64,
         clock: &Clock,
-        mut take: impl FnMut(Prepared) -> Result<(), Error>,
+        mut work: impl FnMut(RecordBatch) -> Result<T, Error> + Send,
+        mut take: impl FnMut(T) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let OpenFile { reader, sessions, .. } = open;
         let mut read = || {
@@ -278,17 +411,21 @@ impl Import<'_> {
                 batch: Some(number),
                 error,
             })?;
-            Ok(timed(&clock.match_and_merge, || prepare(plan, batch, from)))
+            work(batch)
         };
+        let stopped = || self.stop.load(Ordering::Relaxed);
         if self.config.settings.tuning.threads == 1 {
             while let Some(batch) = read()? {
+                if stopped() {
+                    return Err(Error::Interrupted);
+                }
                 take(work(batch)?)?;
             }
             return Ok(());
         }
         thread::scope(|scope| {
             let (send_batch, batches) = mpsc::sync_channel(4);
-            let (send_prepared, prepared) = mpsc::sync_channel(QUEUE);
+            let (send_done, done) = mpsc::sync_channel(QUEUE);
             // Whoever is no longer listened to stops: the receiver has failed and says why.
             scope.spawn(move || {
                 while let Some(batch) = read().transpose() {
@@ -300,26 +437,15 @@ impl Import<'_> {
             });
             scope.spawn(move || {
                 for batch in batches {
-                    let prepared = batch.and_then(&mut work);
-                    let last = prepared.is_err();
-                    if send_prepared.send(prepared).is_err() || last {
+                    let done = batch.and_then(&mut work);
+                    let last = done.is_err();
+                    if send_done.send(done).is_err() || last {
                         break;
                     }
                 }
             });
-            prepared.into_iter().try_for_each(|prepared| take(prepared?))
+            done.into_iter().try_for_each(|done| if stopped() { Err(Error::Interrupted) } else { take(done?) })
         })
-    }
-
-    /// What becomes of a file whose rows are all in the store.
-    fn finish(&self, file: &FoundFile) -> Result<(), Error> {
-        let done = match self.goal.after_import {
-            _ if self.dry => Ok(()),
-            AfterImport::Keep => Ok(()),
-            AfterImport::DoneSuffix => file.mark_done(),
-            AfterImport::Delete => file.delete(),
-        };
-        done.map_err(|error| Error::File { name: file.name.clone(), error: error.into() })
     }
 
     /// A share of rejected rows is judged at the end of each file.
@@ -338,6 +464,14 @@ impl Import<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// A set of files as the ledger knows it.
+pub(crate) struct Identified {
+    pub key: [u8; 32],
+    pub state: FileState,
+    /// Each file's digest, by its name.
+    digests: HashMap<String, [u8; 32]>,
 }
 
 /// A file with its processors at the start of its first row.
@@ -364,6 +498,11 @@ struct Stretch<'a> {
     plan: &'a Plan,
     columns: Vec<String>,
     unchanged: &'a dyn Fn() -> Result<(), FileError>,
+    linked: &'a LinkedFiles,
+    /// The linked rows that the first commit counts.
+    linked_counts: Option<report::LinkedRows>,
+    /// What is to do with the files after the last commit, as that commit holds it.
+    rest: Option<([u8; 32], Vec<u8>)>,
     /// Records of the file before this number were accounted for by earlier runs.
     from: u64,
     position: u64,
@@ -376,9 +515,6 @@ struct Stretch<'a> {
 
 impl Stretch<'_> {
     fn take(&mut self, prepared: Prepared) -> Result<(), Error> {
-        if self.import.stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
         if prepared.end() <= self.from {
             return Ok(());
         }
@@ -407,11 +543,21 @@ impl Stretch<'_> {
             let found = store.find_sorted(&gathered.keys().collect::<Vec<_>>())?;
             let ids = gathered.records(&found);
             let records = store.load_sorted(&ids)?;
-            Ok::<_, Error>(gathered.apply(self.plan, self.context(), &found, &ids, records))
+            let mut events = StoredEvents::preload(store, gathered.events(&found))?;
+            let applied = gathered.apply(self.plan, self.context(), &found, &ids, records, &mut events);
+            events.failure().map_or(Ok(applied), |error| Err(Error::Store(error)))
         })?;
 
         let kept = &mut self.run.kept;
         kept.report.add(&applied.counts);
+        let counts = self.linked_counts.take().unwrap_or_default();
+        let orphaned = if complete { self.linked.orphans()? } else { 0 };
+        if let Some(linked) = &mut kept.report.linked {
+            linked.read += counts.read;
+            linked.dropped += counts.dropped;
+            linked.rejected += counts.rejected;
+            linked.orphaned += orphaned;
+        }
         kept.remember(&applied.last_changed);
         if !self.import.dry {
             self.run.rejected.append(&self.columns, &self.file.name, &applied.rejected)?;
@@ -425,6 +571,8 @@ impl Stretch<'_> {
             records: applied.records,
             merged: applied.merged,
             identifiers: applied.identifiers,
+            events: applied.events,
+            unfinished: if state.complete { self.rest.take() } else { None },
             file: Some((self.key, state)),
             goal_run: Some((self.run.number, kept.encode())),
             ends_goal_run: false,

@@ -5,12 +5,16 @@ mod cli;
 mod commands;
 mod config;
 mod error;
+mod events;
 mod import;
+mod linked;
 mod plan;
 mod plugins;
 mod progress;
 mod rejected;
 mod report;
+mod sets;
+mod unfinished;
 mod view;
 
 use std::process::ExitCode;

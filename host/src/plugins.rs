@@ -15,6 +15,8 @@ pub(crate) const BUNDLED: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "
 /// A plugin with its configuration.
 pub(crate) struct Processor {
     pub plugin: Plugin,
+    /// The linked file whose rows it sees; `None` = the root file.
+    pub file: Option<usize>,
     /// With its secrets: never shown.
     pub config: String,
 }
@@ -36,7 +38,7 @@ pub(crate) fn load(config: &Config, goal: &ImportGoal, runtime: &Runtime) -> Res
             }
         }
         let plugin = runtime.load(&name, &bytes, entry.limits).map_err(|error| failed(error.to_string()))?;
-        Ok(Processor { plugin, config: entry.config.open(&config.root)? })
+        Ok(Processor { plugin, file: entry.file, config: entry.config.open(&config.root)? })
     };
     goal.processors.iter().map(load).collect()
 }

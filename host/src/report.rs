@@ -14,6 +14,9 @@ pub(crate) struct Report {
     pub status: Status,
     pub files: Vec<FileReport>,
     pub rows: Rows,
+    /// Of a goal with linked files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linked: Option<LinkedRows>,
     pub cells_rejected: u64,
     pub profiles: Profiles,
     pub events: Events,
@@ -63,6 +66,17 @@ pub(crate) struct Rows {
     pub merged: u64,
 }
 
+/// The rows of linked files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LinkedRows {
+    pub read: u64,
+    /// Their link is empty, or no row of their parent file has its value.
+    pub orphaned: u64,
+    /// By a processor.
+    pub dropped: u64,
+    pub rejected: u64,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Profiles {
     pub created: i64,
@@ -75,6 +89,14 @@ pub(crate) struct Events {
     pub created: u64,
     pub updated: u64,
     pub rejected: u64,
+    /// Older than their type is kept.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub expired: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,6 +165,10 @@ impl Report {
         self.rows.excluded += counts.excluded;
         self.rows.merged += counts.merged;
         self.cells_rejected += counts.cells_rejected;
+        self.events.created += counts.events_created;
+        self.events.updated += counts.events_updated;
+        self.events.rejected += counts.events_rejected;
+        self.events.expired += counts.events_expired;
         self.profiles.created += counts.created;
         self.profiles.updated += counts.updated;
         self.profiles.unchanged += counts.unchanged;
@@ -160,7 +186,7 @@ impl Report {
         let (rows, profiles) = (self.rows, self.profiles);
         let mut line = format!(
             "{} / {}: {status}: {} file{}, {} rows ({} merged, {} excluded, {} dropped, {} rejected); \
-             profiles: {} created, {} updated, {} unchanged",
+             {}: {} created, {} updated, {} unchanged",
             self.connection,
             self.goal,
             self.files.len(),
@@ -170,10 +196,27 @@ impl Report {
             rows.excluded,
             rows.dropped,
             rows.rejected,
+            if self.kind == "import_groups" { "groups" } else { "profiles" },
             profiles.created,
             profiles.updated,
             profiles.unchanged,
         );
+        let events = self.events;
+        if events != Events::default() {
+            line.push_str(&format!(
+                "; events: {} created, {} updated, {} rejected",
+                events.created, events.updated, events.rejected
+            ));
+            if events.expired > 0 {
+                line.push_str(&format!(", {} too old", events.expired));
+            }
+        }
+        if let Some(linked) = self.linked {
+            line.push_str(&format!(
+                "; linked rows: {} ({} orphaned, {} dropped, {} rejected)",
+                linked.read, linked.orphaned, linked.dropped, linked.rejected
+            ));
+        }
         let known = self.files.iter().filter(|file| file.status == FileStatus::AlreadyImported).count();
         if known > 0 {
             line.push_str(&format!("; {known} already imported"));

@@ -1,55 +1,66 @@
-//! Profiles as people and programs see them.
+//! Profiles, groups and events as people and programs see them.
 
-use std::collections::HashMap;
 use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value as Json, json};
-use sluicebox_model::{Property, PropertyId, Record, RecordId, SpaceId, Value};
-use sluicebox_store::Store;
+use sluicebox_model::{Event, EventKey, Property, PropertyId, Record, RecordId, Value};
+use sluicebox_store::Names;
 
-/// The names that a store's records need to be shown.
-pub(crate) struct Names {
-    properties: HashMap<PropertyId, String>,
-    spaces: HashMap<SpaceId, String>,
+/// A profile with its events; `None` if the record is none.
+pub(crate) fn profile(
+    names: &Names,
+    id: RecordId,
+    record: &Record,
+    mut events: Vec<(EventKey, Event)>,
+) -> Option<Json> {
+    let domain_group = names.domain_groups.get(&record.space)?;
+    events.sort_by(|(a, at), (b, then)| (at.time, a.event_type, &a.id).cmp(&(then.time, b.event_type, &b.id)));
+    Some(json!({
+        "profile_id": id.to_string(),
+        "domain_group": domain_group,
+        "created": moment(record.created),
+        "modified": moment(record.modified),
+        "properties": properties(names, record.properties()),
+        "events": events.iter().map(|(key, event)| event_json(names, key, event)).collect::<Vec<_>>(),
+    }))
 }
 
-impl Names {
-    pub(crate) fn of(store: &Store) -> Self {
-        let (properties, spaces) = store.names();
-        Self { properties, spaces }
-    }
+/// A group; `None` if the record is none.
+pub(crate) fn group(names: &Names, id: RecordId, record: &Record) -> Option<Json> {
+    Some(json!({
+        "group_id": id.to_string(),
+        "group": names.group_types.get(&record.space)?,
+        "created": moment(record.created),
+        "modified": moment(record.modified),
+        "properties": properties(names, record.properties()),
+    }))
+}
 
-    /// The spaces that are domain groups, with their names.
-    pub(crate) fn domain_groups(&self) -> impl Iterator<Item = (SpaceId, &str)> {
-        self.spaces.iter().map(|(space, name)| (*space, name.as_str()))
-    }
+fn event_json(names: &Names, key: &EventKey, event: &Event) -> Json {
+    let nested = event.nested.iter().filter_map(|(kind, rows)| {
+        let name = names.nested_types.get(kind)?;
+        Some((name.clone(), rows.iter().map(|row| properties(names, row)).collect()))
+    });
+    json!({
+        "type": names.event_types.get(&key.event_type),
+        "id": key.id.as_str(),
+        "time": event.time.to_string(),
+        "properties": properties(names, &event.properties),
+        "nested": nested.collect::<Map<String, Json>>(),
+    })
+}
 
-    /// The number of a property, if the store has met it.
-    pub(crate) fn property(&self, name: &str) -> Option<PropertyId> {
-        self.properties.iter().find(|(_, known)| *known == name).map(|(id, _)| *id)
-    }
+/// Properties with their names.
+pub(crate) fn properties(names: &Names, held: &[(PropertyId, Property)]) -> Json {
+    let named = held.iter().filter_map(|(id, held)| Some((names.properties.get(id)?.clone(), held_json(held))));
+    Json::Object(named.collect())
+}
 
-    /// A profile; `None` if the record is none.
-    pub(crate) fn profile(&self, id: RecordId, record: &Record) -> Option<Json> {
-        let domain_group = self.spaces.get(&record.space)?;
-        let mut properties = Map::new();
-        for (property, held) in record.properties() {
-            let Some(name) = self.properties.get(property) else { continue };
-            let shown = match held {
-                Property::One(value) => json_of(value),
-                Property::Many(values) => values.iter().map(json_of).collect(),
-            };
-            properties.insert(name.clone(), shown);
-        }
-        Some(json!({
-            "profile_id": id.to_string(),
-            "domain_group": domain_group,
-            "created": moment(record.created),
-            "modified": moment(record.modified),
-            "properties": properties,
-            "events": [],
-        }))
+fn held_json(held: &Property) -> Json {
+    match held {
+        Property::One(value) => json_of(value),
+        Property::Many(values) => values.iter().map(json_of).collect(),
     }
 }
 
@@ -68,8 +79,8 @@ fn moment(milliseconds: i64) -> String {
     Timestamp::from_millisecond(milliseconds).map(|moment| moment.to_string()).unwrap_or_default()
 }
 
-/// A profile for people, from its JSON: a property a line.
-pub(crate) fn text(profile: &Json) -> String {
+/// A profile or group for people, from its JSON: a property or event a line.
+pub(crate) fn text(record: &Json) -> String {
     let plain = |value: &Json| match value {
         Json::String(text) => text.clone(),
         Json::Array(values) => {
@@ -79,11 +90,24 @@ pub(crate) fn text(profile: &Json) -> String {
         other => other.to_string(),
     };
     let mut lines = Vec::new();
-    for key in ["profile_id", "domain_group", "created", "modified"] {
-        lines.push(format!("{key}: {}", plain(&profile[key])));
+    for key in ["profile_id", "domain_group", "group_id", "group", "created", "modified"] {
+        lines.extend(record.get(key).map(|value| format!("{key}: {}", plain(value))));
     }
-    for (name, value) in profile["properties"].as_object().into_iter().flatten() {
-        lines.push(format!("  {name}: {}", plain(value)));
+    let listed = |properties: &Json, indent: &str| {
+        let properties = properties.as_object().into_iter().flatten();
+        properties.map(|(name, value)| format!("{indent}{name}: {}", plain(value))).collect::<Vec<_>>()
+    };
+    lines.extend(listed(&record["properties"], "  "));
+    for event in record["events"].as_array().into_iter().flatten() {
+        lines.push(format!("  {} {} at {}", plain(&event["type"]), plain(&event["id"]), plain(&event["time"])));
+        lines.extend(listed(&event["properties"], "    "));
+        for (name, rows) in event["nested"].as_object().into_iter().flatten() {
+            for row in rows.as_array().into_iter().flatten() {
+                let cells = row.as_object().into_iter().flatten();
+                let cells = cells.map(|(name, value)| format!("{name}: {}", plain(value))).collect::<Vec<_>>();
+                lines.push(format!("    {name}: {}", cells.join(", ")));
+            }
+        }
     }
     lines.join("\n")
 }

@@ -81,7 +81,15 @@ impl Workspace {
 }
 
 pub(crate) fn finish(command: &mut Command) -> Output {
-    let output = command.output().unwrap();
+    output(command.output().unwrap())
+}
+
+/// What a process printed that was started with a pipe.
+pub(crate) fn finish_child(child: std::process::Child) -> Output {
+    output(child.wait_with_output().unwrap())
+}
+
+fn output(output: std::process::Output) -> Output {
     Output {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),

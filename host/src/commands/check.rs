@@ -1,18 +1,24 @@
 //! `sluicebox check`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use sluicebox_files::{Location, Permission, S3, S3Problem};
 use sluicebox_store::{DryCopy, Store};
 
 use crate::cli::{complain, print};
-use crate::config::{Config, Connection};
+use crate::config::{AfterImport, Config, Connection, ImportGoal, Target};
 use crate::error::Error;
 use crate::import::Import;
-use crate::plan::resolve;
 use crate::plugins;
+use crate::sets::FileSet;
 
-/// Validates the configuration; then, for each goal, its plugins, its folder, and the columns of the first file.
+/// The goals that write each property of profiles, or of groups of a type.
+type Writers = BTreeMap<(String, String), Vec<String>>;
+
+/// Validates the configuration; then, for each goal, its plugins, its folder, what it may do there, and the columns of
+/// the first file.
 ///
 /// # Errors
 /// If the configuration is wrong. Problems of goals are shown, each by itself.
@@ -32,16 +38,24 @@ pub(crate) fn run(folder: &Path, names: &[String]) -> Result<u8, Error> {
     let scratch = DryCopy::of(&std::env::temp_dir().join("sluicebox-check-has-no-store"))?;
     let store = Store::open(scratch.path())?;
     let runtime = plugins::runtime(&config, false)?;
-    let mut wrong = false;
+    let (mut wrong, mut writers) = (false, Writers::new());
     for connection in connections {
+        let opened = connection.open(&config.root);
         for goal in &connection.goals {
-            let processors = plugins::load(&config, goal, &runtime);
-            let result = processors.and_then(|processors| {
+            let title = format!("{} / {}", connection.name, goal.name);
+            let result = plugins::load(&config, goal, &runtime).and_then(|processors| {
+                let opened = match &opened {
+                    Ok(opened) => opened,
+                    // Each goal says it, in its own words.
+                    Err(_) => &connection.open(&config.root)?,
+                };
                 let stop = AtomicBool::new(false);
                 let import = Import {
                     config: &config,
                     connection,
                     goal,
+                    location: &opened.location,
+                    decoding: opened.decoding(&config.settings, goal),
                     processors: &processors,
                     store: &store,
                     run: "check",
@@ -50,47 +64,116 @@ pub(crate) fn run(folder: &Path, names: &[String]) -> Result<u8, Error> {
                 };
                 for processor in &processors {
                     processor.plugin.describe().map_err(|error| Error::Plugin {
-                        place: format!("{} / {}", connection.name, goal.name),
+                        place: title.clone(),
                         reason: error.to_string(),
                     })?;
                 }
-                first_file(&import)
+                if let Location::S3(bucket) = &opened.location {
+                    permissions(bucket, connection, goal)?;
+                }
+                first_set(&import, &title, &mut writers)
             });
             match result {
-                Ok(found) => print(format!("ok: {} / {}: {found}", connection.name, goal.name))?,
+                Ok(found) => print(format!("ok: {title}: {found}"))?,
                 Err(error) => {
                     wrong = true;
-                    print(format!("error: {} / {}", connection.name, goal.name))?;
+                    print(format!("error: {title}"))?;
                     complain(&error);
                 }
             }
         }
     }
+    for ((_, property), goals) in writers.iter().filter(|(_, goals)| goals.len() > 1) {
+        print(format!("warning: existing property: `{property}` is written by {}", goals.join(" and by ")))?;
+    }
     Ok(if wrong { 2 } else { 0 })
 }
 
-/// Opens the first file as an import would.
-fn first_file(import: &Import<'_>) -> Result<String, Error> {
-    let (files, warnings) = import.files()?;
-    for warning in warnings {
-        print(format!("warning: {warning}"))?;
+/// Tries each permission that a goal needs.
+fn permissions(bucket: &S3, connection: &Connection, goal: &ImportGoal) -> Result<(), Error> {
+    let mut needed = vec![Permission::ListBucket, Permission::GetObject];
+    match goal.after_import {
+        AfterImport::Keep => {}
+        AfterImport::DoneSuffix => needed.extend([Permission::PutObject, Permission::DeleteObject]),
+        AfterImport::Delete => needed.push(Permission::DeleteObject),
     }
-    let Some(file) = files.first() else {
-        return Ok(format!("no file matches `{}`", import.goal.pattern));
-    };
-    let source = file.open().map_err(|error| Error::File { name: file.name.clone(), error: error.into() })?;
-    if let Some(open) = import.open(file, source)? {
-        let (connection, goal) = (import.connection, import.goal);
-        let schema = &import.config.schema;
-        let (_, warnings) = resolve(connection, goal, schema, import.store, &file.name, &open.columns)?;
-        for warning in warnings {
-            print(format!("warning: {warning}"))?;
+    let mut lacking = Vec::new();
+    for permission in needed {
+        match bucket.probe(permission, &goal.directory) {
+            Ok(()) => {}
+            Err(error) => match error.problem {
+                S3Problem::Denied(_) => lacking.push(permission.name()),
+                _ => return Err(Error::Location { place: connection.name.clone(), error: error.into() }),
+            },
         }
     }
-    Ok(format!(
-        "{} file{} to take, the first is {}",
-        files.len(),
-        if files.len() == 1 { "" } else { "s" },
-        file.name
-    ))
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Permissions {
+        identity: connection.identity(),
+        lacking,
+        place: format!("s3://{}/{}", bucket.bucket(), goal.directory),
+    })
+}
+
+/// Opens the first files as an import would.
+fn first_set(import: &Import<'_>, title: &str, writers: &mut Writers) -> Result<String, Error> {
+    let found = import.sets()?;
+    for warning in &found.warnings {
+        print(format!("warning: {warning}"))?;
+    }
+    let count = found.sets.len();
+    let first = found.sets.into_iter().next();
+    let set = match first {
+        None => {
+            note(import, title, &[], writers);
+            return Ok(format!("no file matches `{}`", import.goal.pattern));
+        }
+        Some(Err(incomplete)) => {
+            return Err(Error::Set { name: incomplete.root.name, message: incomplete.message });
+        }
+        Some(Ok(set)) => set,
+    };
+    let bulk = resolve(import, &set)?;
+    note(import, title, &bulk, writers);
+    let name = &set.root.name;
+    Ok(format!("{count} file{} to take, the first is {name}", if count == 1 { "" } else { "s" }))
+}
+
+/// Answers with the properties that the bulk mapping writes.
+fn resolve(import: &Import<'_>, set: &FileSet) -> Result<Vec<String>, Error> {
+    let resolver = import.resolver();
+    let (files, mut bulk) = (set.linked.iter().enumerate(), Vec::new());
+    let linked = files.flat_map(|(place, files)| files.first().map(|file| (file, Some(place))));
+    for (file, place) in std::iter::once((&set.root, None)).chain(linked) {
+        let source = file.open().map_err(|error| Error::File { name: file.name.clone(), error })?;
+        let Some(open) = import.open(file, source, place)? else { continue };
+        match place {
+            Some(place) => drop(resolver.linked(place).places(&file.name, &open.columns)?),
+            None => {
+                let resolved = resolver.root(&file.name, &open.columns)?;
+                for warning in resolved.warnings {
+                    print(format!("warning: {warning}"))?;
+                }
+                bulk = resolved.bulk.into_iter().map(|property| property.name).collect();
+            }
+        }
+    }
+    Ok(bulk)
+}
+
+/// Notes which properties a goal writes.
+fn note(import: &Import<'_>, title: &str, bulk: &[String], writers: &mut Writers) {
+    let group = match &import.goal.target {
+        Target::Profiles(_) => String::new(),
+        Target::Groups(group) => group.clone(),
+    };
+    let fields = import.goal.fields.iter().map(|field| &field.property.name);
+    for property in fields.chain(bulk) {
+        let goals = writers.entry((group.clone(), property.clone())).or_default();
+        if goals.last().is_none_or(|last| last != title) {
+            goals.push(title.to_owned());
+        }
+    }
 }

@@ -1,10 +1,12 @@
 //! One command a file.
 
 pub(crate) mod check;
+pub(crate) mod group;
 pub(crate) mod history;
 pub(crate) mod init;
 pub(crate) mod plugin;
 pub(crate) mod preview;
+pub(crate) mod product;
 pub(crate) mod profile;
 pub(crate) mod run;
 pub(crate) mod scan;

@@ -24,20 +24,22 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: &str, rows: usize, json
     let processors = plugins::load(&config, goal, &plugins::runtime(&config, false)?)?;
     let scratch = DryCopy::of(&std::env::temp_dir().join("sluicebox-preview-has-no-store"))?;
     let store = Store::open(scratch.path())?;
-    let stop = AtomicBool::new(false);
+    let (stop, opened) = (AtomicBool::new(false), connection.open(&config.root)?);
     let import = Import {
         config: &config,
         connection,
         goal,
+        location: &opened.location,
+        decoding: opened.decoding(&config.settings, goal),
         processors: &processors,
         store: &store,
         run: "preview",
         dry: true,
         stop: &stop,
     };
-    let (files, warnings) = import.files()?;
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let Some(file) = files.first() else {
+    let found = import.sets()?;
+    found.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let Some(file) = found.roots().next() else {
         tracing::warn!("no file matches `{}`", goal.pattern);
         if json {
             print(json!({ "file": null, "columns": [], "columns_after": [], "rows": [] }))?;
@@ -45,8 +47,8 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: &str, rows: usize, json
         return Ok(0);
     };
     let failed = |error| Error::File { name: file.name.clone(), error };
-    let source = file.open().map_err(|error| failed(error.into()))?;
-    let Some(mut open) = import.open_with(file, source, rows)? else {
+    let source = file.open().map_err(failed)?;
+    let Some(mut open) = import.open_with(file, source, None, rows)? else {
         tracing::warn!("{} is empty", file.name);
         if json {
             print(json!({ "file": file.name, "columns": [], "columns_after": [], "rows": [] }))?;

@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use jiff::tz::TimeZone;
-use sluicebox_model::{CellFormat, Identifier, NumberFormat, PropertySchema, RecordId, TimeFormat, Value};
-use sluicebox_store::Store;
+use sluicebox_model::{
+    CellFormat, Event, EventKey, Identifier, NumberFormat, PropertySchema, RecordId, TimeFormat, Value,
+};
+use sluicebox_store::{Store, StoreError};
 
 use crate::cli::print;
 use crate::config::Config;
 use crate::error::Error;
-use crate::view::{Names, text};
+use crate::view::{self, text};
 
 /// How to read profiles.
 #[derive(clap::Subcommand)]
@@ -58,20 +60,20 @@ pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
         Command::Find { condition, json } => find(&config, store, condition, *json)?,
         Command::List { json } => {
             if let Some(store) = store {
-                let names = Names::of(store);
+                let names = store.names();
+                let mut events = Timelines::of(store)?;
                 for entry in store.records()? {
                     let (id, record) = entry?;
-                    show(names.profile(id, &record), *json)?;
+                    show(view::profile(&names, id, &record, events.of_record(id)?), *json)?;
                 }
             }
         }
         Command::Count { json } => {
             let mut count = 0u64;
             if let Some(store) = store {
-                let names = Names::of(store);
-                let groups: Vec<_> = names.domain_groups().map(|(space, _)| space).collect();
+                let names = store.names();
                 for entry in store.records()? {
-                    count += u64::from(groups.contains(&entry?.1.space));
+                    count += u64::from(names.domain_groups.contains_key(&entry?.1.space));
                 }
             }
             print(if *json { serde_json::json!({ "count": count }).to_string() } else { count.to_string() })?;
@@ -80,7 +82,28 @@ pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
     Ok(0)
 }
 
-fn show(profile: Option<serde_json::Value>, json: bool) -> Result<(), Error> {
+/// The events of one record after the other, in the order of their ids.
+struct Timelines<I: Iterator<Item = Result<(EventKey, Event), StoreError>>>(std::iter::Peekable<I>);
+
+impl<'s> Timelines<Box<dyn Iterator<Item = Result<(EventKey, Event), StoreError>> + 's>> {
+    fn of(store: &'s Store) -> Result<Self, StoreError> {
+        let events: Box<dyn Iterator<Item = _> + 's> = Box::new(store.events()?);
+        Ok(Self(events.peekable()))
+    }
+
+    fn of_record(&mut self, id: RecordId) -> Result<Vec<(EventKey, Event)>, StoreError> {
+        let mut events = Vec::new();
+        while let Some(next) = self.0.next_if(|next| next.as_ref().map_or(true, |(key, _)| key.record <= id)) {
+            let (key, event) = next?;
+            if key.record == id {
+                events.push((key, event));
+            }
+        }
+        Ok(events)
+    }
+}
+
+pub(super) fn show(profile: Option<serde_json::Value>, json: bool) -> Result<(), Error> {
     match profile {
         Some(profile) if json => print(profile),
         Some(profile) => print(text(&profile)),
@@ -93,7 +116,8 @@ fn get(store: Option<&Store>, id: &str, json: bool) -> Result<(), Error> {
     let wanted: RecordId = id.parse().map_err(|_| missing())?;
     let store = store.ok_or_else(missing)?;
     let (id, record) = store.load(wanted)?.ok_or_else(missing)?;
-    let profile = Names::of(store).profile(id, &record).ok_or_else(missing)?;
+    let events = store.events_of(id)?;
+    let profile = view::profile(&store.names(), id, &record, events).ok_or_else(missing)?;
     show(Some(profile), json)
 }
 
@@ -108,32 +132,32 @@ fn find(config: &Config, store: Option<&Store>, condition: &str, json: bool) -> 
     })?;
     let value = parse(property, value)?;
     let Some(store) = store else { return Ok(()) };
-    let names = Names::of(store);
-    let Some(id) = names.property(name) else { return Ok(()) };
+    let names = store.names();
+    let Some(property_id) = names.profile_properties.get(name).copied() else { return Ok(()) };
     if property.unique {
         let mut found = Vec::new();
-        for (space, _) in names.domain_groups() {
-            found.extend(store.find(&Identifier::new(space, id, &value))?);
+        for space in names.domain_groups.keys() {
+            found.extend(store.find(&Identifier::new(*space, property_id, &value))?);
         }
         found.sort_unstable();
         for id in found {
             if let Some((id, record)) = store.load(id)? {
-                show(names.profile(id, &record), json)?;
+                show(view::profile(&names, id, &record, store.events_of(id)?), json)?;
             }
         }
         return Ok(());
     }
     for entry in store.records()? {
-        let (record_id, record) = entry?;
-        if record.values(id).contains(&value) {
-            show(names.profile(record_id, &record), json)?;
+        let (id, record) = entry?;
+        if names.domain_groups.contains_key(&record.space) && record.values(property_id).contains(&value) {
+            show(view::profile(&names, id, &record, store.events_of(id)?), json)?;
         }
     }
     Ok(())
 }
 
 /// The value as the store holds it: `1.50` finds 1.5.
-fn parse(property: &PropertySchema, value: &str) -> Result<Value, Error> {
+pub(super) fn parse(property: &PropertySchema, value: &str) -> Result<Value, Error> {
     let format = CellFormat {
         value_type: property.value_type,
         number: NumberFormat::default(),

@@ -9,13 +9,13 @@ use jiff::Timestamp;
 use sluicebox_store::{Commit, DryCopy, Store, StoreError};
 
 use crate::cli::print;
-use crate::config::{Config, Connection, ImportGoal};
+use crate::config::{Config, Connection, ImportGoal, Opened};
 use crate::error::Error;
 use crate::import::Import;
 use crate::plan::unique;
 use crate::plugins::{self, Processor};
 use crate::rejected;
-use crate::report::{Kept, Report, Status};
+use crate::report::{Kept, LinkedRows, Report, Status};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -34,7 +34,12 @@ pub(crate) struct Arguments {
 }
 
 /// A connection and those of its goals that are asked for, with the plugins of those that run.
-type Selected<'c> = (&'c Connection, Vec<(&'c ImportGoal, Option<Vec<Processor>>)>);
+struct Selected<'c> {
+    connection: &'c Connection,
+    /// The way to its files, if a goal of it runs.
+    opened: Option<Opened>,
+    goals: Vec<(&'c ImportGoal, Option<Vec<Processor>>)>,
+}
 
 /// Runs the goals, one after the other.
 ///
@@ -50,19 +55,22 @@ pub(crate) fn run(folder: &Path, arguments: &Arguments) -> Result<u8, Error> {
     let store = Store::open(copy.as_ref().map_or(&config.settings.store, |copy| copy.path()))?;
     recover(&config, &store, copy.is_some())?;
     index(&config, &store)?;
+    expire(&config, &store)?;
 
     let mut failed = false;
-    for (connection, goals) in &selected {
+    for Selected { connection, opened, goals } in &selected {
         let run = run_id();
         for (goal, processors) in goals {
-            let report = match processors {
-                None => skipped(&run, connection, goal),
-                Some(processors) => {
+            let report = match (processors, opened) {
+                (None, _) | (_, None) => skipped(&run, connection, goal),
+                (Some(processors), Some(opened)) => {
                     let dry = copy.is_some();
                     let import = Import {
                         config: &config,
                         connection,
                         goal,
+                        location: &opened.location,
+                        decoding: opened.decoding(&config.settings, goal),
                         processors,
                         store: &store,
                         run: &run,
@@ -119,7 +127,9 @@ fn select<'c>(config: &'c Config, arguments: &Arguments) -> Result<Vec<Selected<
             let processors = runs.then(|| plugins::load(config, goal, &runtime)).transpose()?;
             goals.push((goal, processors));
         }
-        selected.push((connection, goals));
+        let runs = goals.iter().any(|(_, processors)| processors.is_some());
+        let opened = runs.then(|| connection.open(&config.root)).transpose()?;
+        selected.push(Selected { connection, opened, goals });
     }
     Ok(selected)
 }
@@ -129,8 +139,9 @@ fn skipped(run: &str, connection: &Connection, goal: &ImportGoal) -> Report {
         run: run.to_owned(),
         connection: connection.name.clone(),
         goal: goal.name.clone(),
-        kind: "import_profiles".to_owned(),
+        kind: goal.target.kind().key().to_owned(),
         status: Status::Skipped,
+        linked: (!goal.linked.is_empty()).then(LinkedRows::default),
         ..Report::default()
     }
 }
@@ -153,11 +164,27 @@ fn recover(config: &Config, store: &Store, dry: bool) -> Result<(), Error> {
     Ok(())
 }
 
+/// Removes the events that are older than their type is kept, once a day.
+fn expire(config: &Config, store: &Store) -> Result<(), Error> {
+    let now = Timestamp::now();
+    let mut kept = Vec::new();
+    for event in &config.schema.events {
+        if let Some(from) = event.keep_from(now) {
+            kept.push((store.event_type(&event.name)?, from));
+        }
+    }
+    let removed = store.expire(&kept, now)?;
+    if removed > 0 {
+        tracing::info!(removed, "events that are older than their type is kept were removed");
+    }
+    Ok(())
+}
+
 fn index(config: &Config, store: &Store) -> Result<(), Error> {
     let unique = unique(&config.schema, store)?;
     store.index(&unique).map_err(|(property, error)| match error {
         StoreError::NotUnique => {
-            let names = store.names().0;
+            let names = store.names().properties;
             let name = names.get(&property).cloned().unwrap_or_default();
             Error::Usage(format!("schema.toml: property `{name}` cannot be unique: {error}"))
         }

@@ -1,24 +1,29 @@
 //! `sluicebox scan`.
 
+use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use serde_json::json;
-use sluicebox_store::{DryCopy, Store};
+use serde_json::{Value as Json, json};
+use sluicebox_files::{FoundFile, Location};
+use sluicebox_store::{DryCopy, FileState, Store};
 
 use crate::cli::print;
-use crate::config::Config;
+use crate::config::{Config, Connection};
 use crate::error::Error;
 use crate::import::Import;
 use crate::plugins;
+use crate::sets::FileSet;
 
-/// Shows the files that a goal would take, whether they were imported already, and their fields.
+/// Shows the files that a goal would take, whether they were imported already, and their fields; without a goal what
+/// there is in the location.
 ///
 /// # Errors
-/// If the configuration is wrong or the folder cannot be read. A file that cannot be read says so in its place.
-pub(crate) fn run(folder: &Path, connection: &str, goal: &str, json: bool) -> Result<u8, Error> {
+/// If the configuration is wrong or the location cannot be listed. A file that cannot be read says so in its place.
+pub(crate) fn run(folder: &Path, connection: &str, goal: Option<&str>, json: bool) -> Result<u8, Error> {
     let config = Config::load(folder)?;
     let connection = config.connection(connection)?;
+    let Some(goal) = goal else { return location(&config, connection, json) };
     let goal = super::goal(connection, goal)?;
     let processors = plugins::load(&config, goal, &plugins::runtime(&config, false)?)?;
     let held = Store::open_read_only(&config.settings.store)?;
@@ -30,47 +35,35 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: &str, json: bool) -> Re
             Store::open(scratch.path())?
         }
     };
-    let stop = AtomicBool::new(false);
+    let (stop, opened) = (AtomicBool::new(false), connection.open(&config.root)?);
     let import = Import {
         config: &config,
         connection,
         goal,
+        location: &opened.location,
+        decoding: opened.decoding(&config.settings, goal),
         processors: &processors,
         store: &store,
         run: "scan",
         dry: true,
         stop: &stop,
     };
-    let (found, warnings) = import.files()?;
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let found = import.sets()?;
+    found.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let (mut files, mut fields) = (Vec::new(), Vec::<String>::new());
-    for file in &found {
-        let looked = || {
-            let failed = |error: std::io::Error| Error::File { name: file.name.clone(), error: error.into() };
-            let mut source = file.open().map_err(failed)?;
-            let key = import.ledger_key(file, source.digest().map_err(failed)?);
-            let state = import.store.file_state(&key)?.unwrap_or_default();
-            let open = import.open(file, source)?;
-            let columns = open.map(|open| open.reader.header().columns.clone()).unwrap_or_default();
-            Ok::<_, Error>((state, columns))
+    for set in &found.sets {
+        let file = match set {
+            Ok(set) => scanned(&import, set),
+            Err(incomplete) => {
+                entry(&incomplete.root, FileState::default(), &[], vec![], Some(incomplete.message.clone()))
+            }
         };
-        let (state, columns, error) = match looked() {
-            Ok((state, columns)) => (state, columns, None),
-            Err(error) => (sluicebox_store::FileState::default(), Vec::new(), Some(error.to_string())),
-        };
-        for column in &columns {
-            if !fields.contains(column) {
-                fields.push(column.clone());
+        for field in file["fields"].as_array().into_iter().flatten().filter_map(Json::as_str) {
+            if !fields.iter().any(|known| known == field) {
+                fields.push(field.to_owned());
             }
         }
-        files.push(json!({
-            "name": file.name,
-            "size": file.size,
-            "imported": state.complete,
-            "rows_imported": state.position,
-            "fields": columns,
-            "error": error,
-        }));
+        files.push(file);
     }
     if json {
         print(json!({ "connection": connection.name, "goal": goal.name, "files": files, "fields": fields }))?;
@@ -82,13 +75,111 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: &str, json: bool) -> Re
     }
     for file in &files {
         let state = match (&file["error"], &file["imported"], file["rows_imported"].as_u64()) {
-            (serde_json::Value::String(error), ..) => error.clone(),
-            (_, serde_json::Value::Bool(true), _) => "already imported".to_owned(),
+            (Json::String(error), ..) => error.clone(),
+            (_, Json::Bool(true), _) => "already imported".to_owned(),
             (_, _, Some(rows)) if rows > 0 => format!("imported up to row {rows}"),
             _ => "new".to_owned(),
         };
-        print(format!("{}  {} bytes  {state}", file["name"].as_str().unwrap_or_default(), file["size"]))?;
+        print(format!("{}  {} bytes  {state}", text(&file["name"]), file["size"]))?;
+        for linked in file["linked"].as_array().into_iter().flatten() {
+            print(format!("  {}: {}  {} bytes", text(&linked["file"]), text(&linked["name"]), linked["size"]))?;
+        }
     }
     print(format!("fields: {}", fields.join(", ")))?;
+    Ok(0)
+}
+
+fn text(value: &Json) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// What there is to know of a set without importing it.
+fn scanned(import: &Import<'_>, set: &FileSet) -> Json {
+    let columns = |file: &FoundFile, linked: Option<usize>| {
+        let source = file.open().map_err(|error| Error::File { name: file.name.clone(), error })?;
+        let open = import.open(file, source, linked)?;
+        Ok::<_, Error>(open.map(|open| open.reader.header().columns.clone()).unwrap_or_default())
+    };
+    let look = || {
+        let fields = columns(&set.root, None)?;
+        let mut linked = Vec::new();
+        for (place, (entry, files)) in import.goal.linked.iter().zip(&set.linked).enumerate() {
+            for file in files {
+                let fields = columns(file, Some(place))?;
+                linked.push(json!({ "file": entry.name, "name": file.name, "size": file.size, "fields": fields }));
+            }
+        }
+        Ok::<_, Error>((import.identify(set)?.state, fields, linked))
+    };
+    match look() {
+        Ok((state, fields, linked)) => entry(&set.root, state, &fields, linked, None),
+        Err(error) => entry(&set.root, FileState::default(), &[], vec![], Some(error.to_string())),
+    }
+}
+
+fn entry(
+    file: &FoundFile,
+    state: FileState,
+    fields: &[String],
+    linked: Vec<Json>,
+    error: Option<String>,
+) -> Json {
+    json!({
+        "name": file.name,
+        "size": file.size,
+        "imported": state.complete,
+        "rows_imported": state.position,
+        "fields": fields,
+        "linked": linked,
+        "error": error,
+    })
+}
+
+/// The buckets and folders of a connection.
+fn location(config: &Config, connection: &Connection, json: bool) -> Result<u8, Error> {
+    let opened = connection.open(&config.root)?;
+    let failed = |error: sluicebox_files::S3Error| Error::Location { place: connection.name.clone(), error: error.into() };
+    let (mut buckets, mut warning) = (Vec::new(), None);
+    let (folders, files) = match &opened.location {
+        Location::Directory(directory) => {
+            let io = |error| Error::io(&directory.root, error);
+            let (mut folders, mut files) = (Vec::new(), 0_u64);
+            for entry in fs::read_dir(&directory.root).map_err(io)? {
+                let entry = entry.map_err(io)?;
+                if entry.path().is_dir() {
+                    folders.push(format!("{}/", entry.file_name().to_string_lossy()));
+                } else {
+                    files += 1;
+                }
+            }
+            folders.sort();
+            (folders, files)
+        }
+        Location::S3(bucket) => {
+            match bucket.buckets() {
+                Ok(found) => buckets = found,
+                Err(error) => warning = Some(format!("the buckets cannot be listed: {}", error.problem)),
+            }
+            bucket.folders("").map_err(failed)?
+        }
+    };
+    warning.iter().for_each(|warning| tracing::warn!("{warning}"));
+    if json {
+        print(json!({
+            "connection": connection.name,
+            "location": opened.location.to_string(),
+            "buckets": buckets,
+            "folders": folders,
+            "files": files,
+        }))?;
+        return Ok(0);
+    }
+    for bucket in buckets {
+        print(format!("bucket {bucket}"))?;
+    }
+    for folder in folders {
+        print(format!("{}/{folder}", opened.location))?;
+    }
+    print(format!("{}: {files} files at its top", opened.location))?;
     Ok(0)
 }

@@ -1,11 +1,14 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use sluicebox_files::Directory;
+use sluicebox_files::{Decoding, Directory, Location, PrivateKey, S3, S3Options};
 use sluicebox_model::Schema;
 use sluicebox_processors::Limits;
 
 use super::goal::{self, ImportGoal};
-use super::reader::{Section, nearest};
+use super::reader::{Section, unknown};
+use super::settings::Settings;
+use super::value::Secret;
+use crate::error::Error;
 
 /// A partner's location and the goals that work on it.
 #[derive(Debug)]
@@ -19,15 +22,104 @@ pub(crate) struct Connection {
     /// A profile is processed only if it consented to one of these; empty = all are.
     pub objectives: Vec<String>,
     /// Where the files are.
-    pub location: Directory,
-    /// In the order in which they run.
+    pub location: LocationEntry,
+    /// How they are encrypted.
+    pub pgp: Option<PgpEntry>,
+    /// In the order in which they run: imports of groups, then of profiles.
     pub goals: Vec<ImportGoal>,
+}
+
+/// Where a connection's files are.
+#[derive(Debug)]
+pub(crate) enum LocationEntry {
+    /// A folder.
+    Directory(PathBuf),
+    /// A bucket.
+    S3(BucketEntry),
+}
+
+/// A bucket, and how it is reached.
+#[derive(Debug)]
+pub(crate) struct BucketEntry {
+    bucket: String,
+    region: Option<String>,
+    endpoint: Option<String>,
+    path_style: bool,
+    /// Key and secret, and the token of a session.
+    keys: Option<(Secret, Secret, Option<Secret>)>,
+}
+
+/// The keys of a connection whose files are encrypted.
+#[derive(Debug)]
+pub(crate) struct PgpEntry {
+    private_key: Option<Secret>,
+    passphrase: Option<Secret>,
+}
+
+/// The way to a connection's files.
+pub(crate) struct Opened {
+    pub location: Location,
+    key: Option<PrivateKey>,
+}
+
+impl Opened {
+    /// How the bytes of a goal's files become text.
+    pub(crate) fn decoding(&self, settings: &Settings, goal: &ImportGoal) -> Decoding {
+        Decoding { encoding: goal.encoding, expansion: settings.expansion, key: self.key.clone() }
+    }
 }
 
 impl Connection {
     /// The names of its goals.
     pub(crate) fn goal_names(&self) -> Vec<String> {
         self.goals.iter().map(|goal| goal.name.clone()).collect()
+    }
+
+    /// Whose permissions count, for messages; the key itself may be a secret.
+    pub(crate) fn identity(&self) -> String {
+        match &self.location {
+            LocationEntry::S3(BucketEntry { keys: Some((key, ..)), .. }) => {
+                format!("the identity of access_key_id ({})", key.place())
+            }
+            _ => "the identity of the default credential chain".to_owned(),
+        }
+    }
+
+    /// The way to its files, and the key that they are decrypted with, if they are encrypted.
+    ///
+    /// # Errors
+    /// If a secret is not where it should be, or is no key.
+    pub(crate) fn open(&self, root: &Path) -> Result<Opened, Error> {
+        Ok(Opened { location: self.open_location(root)?, key: self.open_key(root)? })
+    }
+
+    fn open_location(&self, root: &Path) -> Result<Location, Error> {
+        let entry = match &self.location {
+            LocationEntry::Directory(path) => return Ok(Location::Directory(Directory { root: path.clone() })),
+            LocationEntry::S3(entry) => entry,
+        };
+        let keys = entry.keys.as_ref().map(|(key, secret, token)| {
+            let token = token.as_ref().map(|token| token.text(root)).transpose()?;
+            Ok::<_, Error>((key.text(root)?, secret.text(root)?, token))
+        });
+        let options = S3Options {
+            bucket: entry.bucket.clone(),
+            region: entry.region.clone(),
+            endpoint: entry.endpoint.clone(),
+            path_style: entry.path_style,
+            keys: keys.transpose()?,
+        };
+        let bucket = S3::new(options).map_err(|error| Error::Location { place: self.name.clone(), error })?;
+        Ok(Location::S3(bucket))
+    }
+
+    fn open_key(&self, root: &Path) -> Result<Option<PrivateKey>, Error> {
+        let Some(pgp) = &self.pgp else { return Ok(None) };
+        let Some(secret) = &pgp.private_key else { return Ok(None) };
+        let passphrase = pgp.passphrase.as_ref().map(|passphrase| passphrase.text(root)).transpose()?;
+        let key = PrivateKey::read(&secret.bytes(root)?, passphrase.as_deref());
+        let key = key.map_err(|error| Error::Secret { place: secret.place().to_owned(), reason: error.to_string() });
+        key.map(Some)
     }
 }
 
@@ -42,27 +134,28 @@ pub(crate) fn read(
     let enabled = file.flag("enabled", true);
     let objectives = objectives(&file, schema);
     let location = match file.section("location") {
-        Some(location) => directory(root, &location),
+        Some(section) => location(root, &section),
         None => {
             file.problem("[location] is missing");
-            Directory { root: root.to_owned() }
+            LocationEntry::Directory(root.to_owned())
         }
     };
+    let pgp = file.section("pgp").map(|section| pgp(&section));
     let mut goals: Vec<ImportGoal> = Vec::new();
-    for section in file.sections("import_profiles") {
-        let Some(goal) = goal::read(schema, limits, &section) else { continue };
-        if goals.iter().any(|other| other.name == goal.name) {
-            section.problem(format!("two goals are named `{}`", goal.name));
+    for kind in [goal::Kind::Groups, goal::Kind::Profiles] {
+        for section in file.sections(kind.key()) {
+            let Some(goal) = goal::read(schema, limits, kind, &section) else { continue };
+            if goals.iter().any(|other| other.name == goal.name) {
+                section.problem(format!("two goals are named `{}`", goal.name));
+            }
+            goals.push(goal);
         }
-        goals.push(goal);
     }
-    for key in ["import_groups", "export_profiles", "pgp"] {
-        if let Some(entry) = file.get(key) {
-            entry.problem(format!("`{key}` is not supported in this version"));
-        }
+    if let Some(entry) = file.get("export_profiles") {
+        entry.problem("`export_profiles` is not supported in this version");
     }
     file.finish();
-    Connection { stem: stem.to_owned(), name, enabled, objectives, location, goals }
+    Connection { stem: stem.to_owned(), name, enabled, objectives, location, pgp, goals }
 }
 
 fn objectives(file: &Section<'_>, schema: &Schema) -> Vec<String> {
@@ -71,22 +164,64 @@ fn objectives(file: &Section<'_>, schema: &Schema) -> Vec<String> {
     for entry in entries {
         let Some(name) = entry.text() else { continue };
         if !schema.objectives.iter().any(|known| known == name) {
-            let near = nearest(name, schema.objectives.iter().map(String::as_str));
-            let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-            entry.problem(format!("schema.toml has no objective `{name}`{hint}"));
+            entry.problem(unknown("objective", name, schema.objectives.iter().map(String::as_str)));
         }
         names.push(name.to_owned());
     }
     names
 }
 
-fn directory(root: &Path, location: &Section<'_>) -> Directory {
-    if location.required("kind") == "s3" {
-        location.problem("the location kind `s3` is not supported in this version; expected `directory`");
-        return Directory { root: root.to_owned() };
-    }
-    location.choice("kind", &[("directory", ())], ());
-    let path = location.required("path");
+fn location(root: &Path, location: &Section<'_>) -> LocationEntry {
+    location.required("kind");
+    let s3 = location.choice("kind", &[("directory", false), ("s3", true)], false);
+    let entry = match s3 {
+        false => LocationEntry::Directory(root.join(location.required("path"))),
+        true => LocationEntry::S3(bucket(location)),
+    };
     location.finish();
-    Directory { root: root.join(path) }
+    entry
+}
+
+fn bucket(location: &Section<'_>) -> BucketEntry {
+    let name = location.required("bucket").to_owned();
+    let region = location.text("region").map(str::to_owned);
+    let endpoint = location.text("endpoint").map(str::to_owned);
+    if let Some(endpoint) = &endpoint
+        && !endpoint.starts_with("http://")
+        && !endpoint.starts_with("https://")
+    {
+        location.problem("`endpoint`: expected an address that begins with http:// or https://");
+    }
+    let key = Secret::read(location, "access_key_id");
+    let secret = Secret::read(location, "secret_access_key");
+    let token = Secret::read(location, "session_token");
+    let keys = match (key, secret) {
+        (Some(key), Some(secret)) => Some((key, secret, token)),
+        (None, None) => {
+            if token.is_some() {
+                location.problem("`session_token` needs `access_key_id` and `secret_access_key`");
+            }
+            None
+        }
+        _ => {
+            location.problem("`access_key_id` and `secret_access_key` go together");
+            None
+        }
+    };
+    BucketEntry { bucket: name, region, endpoint, path_style: location.flag("path_style", false), keys }
+}
+
+fn pgp(section: &Section<'_>) -> PgpEntry {
+    let private_key = Secret::read(section, "private_key");
+    let passphrase = Secret::read(section, "passphrase");
+    // Files are encrypted with it on their way out.
+    let public_key = Secret::read(section, "public_key");
+    if private_key.is_none() && public_key.is_none() {
+        section.problem("[pgp] needs a `private_key` for imports or a `public_key` for exports");
+    }
+    if passphrase.is_some() && private_key.is_none() {
+        section.problem("`passphrase` is that of the `private_key`, which is missing");
+    }
+    section.finish();
+    PgpEntry { private_key, passphrase }
 }

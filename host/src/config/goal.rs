@@ -2,12 +2,15 @@ use jiff::tz::TimeZone;
 use sluicebox_files::{CsvOptions, Encoding, Pattern, Ragged};
 use sluicebox_matching::OnAmbiguous;
 use sluicebox_model::{
-    MergeRule, NumberFormat, PropertySchema, READ_ONLY_PROPERTIES, Schema, ValueType, time_format_error,
+    MergeRule, NumberFormat, PropertySchema, READ_ONLY_PROPERTIES, Schema, ValueType, property, time_format_error,
 };
 use sluicebox_processors::Limits;
+use sluicebox_store::Owner;
 use toml::de::DeValue;
 
-use super::reader::{Entry, Section, nearest};
+use super::events::{self, EventEntry};
+use super::linked::{self, LinkedEntry};
+use super::reader::{Entry, Section, unknown};
 use super::settings::read_limits;
 use super::value::{Sealed, size, stays_inside};
 
@@ -33,12 +36,63 @@ pub(crate) enum MaxRejected {
     Share(f64),
 }
 
+/// What a goal imports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Groups,
+    Profiles,
+}
+
+impl Kind {
+    /// The key of such goals in a connection's file, and their kind in reports.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::Groups => "import_groups",
+            Self::Profiles => "import_profiles",
+        }
+    }
+}
+
+/// Whose records a goal writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// Profiles of a domain group.
+    Profiles(String),
+    /// Groups of a type.
+    Groups(String),
+}
+
+impl Target {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Profiles(_) => Kind::Profiles,
+            Self::Groups(_) => Kind::Groups,
+        }
+    }
+
+    /// The properties that its records may have.
+    pub(crate) fn properties<'s>(&self, schema: &'s Schema) -> &'s [PropertySchema] {
+        match self {
+            Self::Profiles(_) => &schema.properties,
+            Self::Groups(group) => schema.group(group).map_or(&[], |group| &group.properties),
+        }
+    }
+
+    /// Whose properties those are.
+    pub(crate) fn owner(&self) -> Owner<'_> {
+        match self {
+            Self::Profiles(_) => Owner::Profile,
+            Self::Groups(group) => Owner::Group(group),
+        }
+    }
+}
+
 /// An import goal.
 #[derive(Debug)]
 pub(crate) struct ImportGoal {
     pub name: String,
     pub enabled: bool,
-    pub domain_group: String,
+    pub target: Target,
     /// Inside the location.
     pub directory: String,
     pub files: Pattern,
@@ -52,10 +106,13 @@ pub(crate) struct ImportGoal {
     pub csv: CsvOptions,
     pub encoding: Encoding,
     pub number: NumberFormat,
+    /// Files joined to the root file.
+    pub linked: Vec<LinkedEntry>,
     pub processors: Vec<ProcessorEntry>,
     pub identifiers: Vec<IdentifierEntry>,
     pub fields: Vec<FieldEntry>,
     pub all_fields: Option<AllFields>,
+    pub events: Vec<EventEntry>,
     /// What of the configuration decides about the result, in a form that later versions write the same way.
     pub settings: serde_json::Value,
 }
@@ -64,6 +121,8 @@ pub(crate) struct ImportGoal {
 #[derive(Debug)]
 pub(crate) struct ProcessorEntry {
     pub plugin: String,
+    /// The linked file whose rows it sees; `None` = the root file.
+    pub file: Option<usize>,
     pub config: Sealed,
     pub limits: Limits,
     /// The SHA-256 of the file, if it is pinned.
@@ -90,6 +149,15 @@ pub(crate) struct FieldEntry {
     pub format: Option<String>,
 }
 
+/// A column that gives a property of an event or of a nested row.
+#[derive(Clone, Debug)]
+pub(crate) struct ValueEntry {
+    pub column: String,
+    pub property: PropertySchema,
+    pub separator: Option<String>,
+    pub format: Option<String>,
+}
+
 /// The bulk mapping.
 #[derive(Debug)]
 pub(crate) struct AllFields {
@@ -98,22 +166,30 @@ pub(crate) struct AllFields {
 }
 
 /// `None` if its files are not known, which is among the problems.
-pub(crate) fn read(schema: &Schema, limits: Limits, goal: &Section<'_>) -> Option<ImportGoal> {
+pub(crate) fn read(schema: &Schema, limits: Limits, kind: Kind, goal: &Section<'_>) -> Option<ImportGoal> {
     let name = goal.required("name").to_owned();
     let fits = |character: char| character.is_ascii_alphanumeric() || " _.-".contains(character);
     if !name.chars().all(fits) || name.trim() != name || name.starts_with('.') {
         goal.problem("the name of a goal is made of A-Z, a-z, 0-9, space, `_`, `.` and `-`");
     }
+    let target = match kind {
+        Kind::Groups => Target::Groups(group(goal, schema)),
+        Kind::Profiles => Target::Profiles(domain_group(goal, schema)),
+    };
+    let properties = target.properties(schema);
     let files = files(goal);
     let (csv, encoding, number) = csv(goal);
-    let identifiers = identifiers(goal, schema);
+    let linked = linked::read(goal, files.as_ref().map(|(pattern, _)| pattern));
+    let identifiers = identifiers(goal, kind, properties);
     let fields: Vec<FieldEntry> =
-        goal.sections("fields").iter().filter_map(|section| field(section, schema)).collect();
-    for key in ["linked", "events"] {
-        if let Some(entry) = goal.get(key) {
-            entry.problem(format!("`{key}` is not supported in this version"));
+        goal.sections("fields").iter().filter_map(|section| field(section, properties)).collect();
+    let events = match kind {
+        Kind::Groups => Vec::new(),
+        Kind::Profiles => {
+            let sections = goal.sections("events");
+            sections.iter().filter_map(|section| events::read(schema, &linked, section)).collect()
         }
-    }
+    };
     let names = [
         ("keep", AfterImport::Keep),
         ("done-suffix", AfterImport::DoneSuffix),
@@ -121,18 +197,18 @@ pub(crate) fn read(schema: &Schema, limits: Limits, goal: &Section<'_>) -> Optio
     ];
     let after_import = goal.choice("after_import", &names, AfterImport::Keep);
     let enabled = goal.flag("enabled", true);
-    let domain_group = domain_group(goal, schema);
     let directory = directory(goal);
     let create = goal.flag("create", true);
     let on_ambiguous = goal.choice("on_ambiguous", &OnAmbiguous::NAMES, OnAmbiguous::default());
     let (max_rejected, timezone, all_fields) = (max_rejected(goal), timezone(goal), all_fields(goal));
-    let processors = goal.sections("processors").iter().map(|section| processor(limits, section)).collect();
+    let processors = goal.sections("processors");
+    let processors = processors.iter().map(|section| processor(limits, &linked, section)).collect();
     goal.finish();
     let (files, pattern) = files?;
     let mut read = ImportGoal {
         name,
         enabled,
-        domain_group,
+        target,
         directory,
         files,
         pattern,
@@ -144,20 +220,29 @@ pub(crate) fn read(schema: &Schema, limits: Limits, goal: &Section<'_>) -> Optio
         csv,
         encoding,
         number,
+        linked,
         processors,
         identifiers,
         fields,
         all_fields,
+        events,
         settings: serde_json::Value::Null,
     };
-    read.settings = settings(&read, goal);
+    read.settings = settings(&read, schema, goal);
     Some(read)
 }
 
+/// What of a property decides about how a cell becomes its value.
+pub(crate) fn property_settings(property: &PropertySchema) -> serde_json::Value {
+    serde_json::json!([property.name, property.value_type.name(), property.unique, property.multiple])
+}
+
 /// Everything of a goal that decides about its result but its processors. A file is imported again when it changes.
-fn settings(goal: &ImportGoal, section: &Section<'_>) -> serde_json::Value {
-    let property = |property: &PropertySchema| {
-        serde_json::json!([property.name, property.value_type.name(), property.unique, property.multiple])
+fn settings(goal: &ImportGoal, schema: &Schema, section: &Section<'_>) -> serde_json::Value {
+    let property = property_settings;
+    let (target, name) = match &goal.target {
+        Target::Profiles(name) => ("domain_group", name),
+        Target::Groups(name) => ("group", name),
     };
     let rule =
         |rule: MergeRule| MergeRule::NAMES.iter().find(|(_, named)| *named == rule).map(|(name, _)| *name);
@@ -166,7 +251,7 @@ fn settings(goal: &ImportGoal, section: &Section<'_>) -> serde_json::Value {
     let encoding = section.section("csv").and_then(|csv| csv.text("encoding")).unwrap_or("auto");
     let csv = &goal.csv;
     serde_json::json!({
-        "domain_group": goal.domain_group,
+        target: name,
         "create": goal.create,
         "on_ambiguous": ambiguous,
         "timezone": section.text("timezone").unwrap_or("UTC"),
@@ -194,6 +279,8 @@ fn settings(goal: &ImportGoal, section: &Section<'_>) -> serde_json::Value {
             ]))
             .collect::<Vec<_>>(),
         "all_fields": goal.all_fields.as_ref().map(|all| serde_json::json!([rule(all.rule), all.prefix])),
+        "linked": goal.linked.iter().map(LinkedEntry::settings).collect::<Vec<_>>(),
+        "events": goal.events.iter().map(|event| event.settings(schema)).collect::<Vec<_>>(),
     })
 }
 
@@ -234,11 +321,20 @@ fn directory(goal: &Section<'_>) -> String {
 }
 
 fn domain_group(goal: &Section<'_>, schema: &Schema) -> String {
-    let Some(name) = goal.text("domain_group") else { return "default".to_owned() };
+    let Some(entry) = goal.get("domain_group") else { return "default".to_owned() };
+    let name = entry.text().unwrap_or("default");
     if !schema.domain_groups.iter().any(|known| known == name) {
-        let near = nearest(name, schema.domain_groups.iter().map(String::as_str));
-        let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        goal.problem(format!("schema.toml has no domain group `{name}`{hint}"));
+        entry.problem(unknown("domain group", name, schema.domain_groups.iter().map(String::as_str)));
+    }
+    name.to_owned()
+}
+
+fn group(goal: &Section<'_>, schema: &Schema) -> String {
+    let name = goal.required("group");
+    if let Some(entry) = goal.get("group")
+        && schema.group(name).is_none()
+    {
+        entry.problem(unknown("group", name, schema.groups.iter().map(|group| group.name.as_str())));
     }
     name.to_owned()
 }
@@ -355,12 +451,8 @@ fn ascii(section: &Section<'_>, key: &'static str, default: Option<u8>) -> Optio
     }
 }
 
-fn processor(limits: Limits, section: &Section<'_>) -> ProcessorEntry {
-    if let Some(entry) = section.get("file")
-        && entry.text().is_some_and(|file| file != "root")
-    {
-        entry.problem("`file`: the goal has no linked file of that name");
-    }
+fn processor(limits: Limits, linked: &[LinkedEntry], section: &Section<'_>) -> ProcessorEntry {
+    let file = section.get("file").and_then(|entry| linked::file(linked, &entry)).flatten();
     let limits = match section.section("limits") {
         Some(own) => {
             let limits = read_limits(&own, limits);
@@ -381,6 +473,7 @@ fn processor(limits: Limits, section: &Section<'_>) -> ProcessorEntry {
     });
     let read = ProcessorEntry {
         plugin,
+        file,
         config: section.section("config").map(|config| Sealed::read(&config)).unwrap_or_default(),
         limits: read_limits(section, limits),
         sha256,
@@ -390,10 +483,10 @@ fn processor(limits: Limits, section: &Section<'_>) -> ProcessorEntry {
     read
 }
 
-fn identifiers(goal: &Section<'_>, schema: &Schema) -> Vec<IdentifierEntry> {
+fn identifiers(goal: &Section<'_>, kind: Kind, properties: &[PropertySchema]) -> Vec<IdentifierEntry> {
     let sections = goal.sections("identifiers");
     if sections.is_empty() {
-        goal.problem("the goal needs at least one [[import_profiles.identifiers]]");
+        goal.problem(format!("the goal needs at least one [[{}.identifiers]]", kind.key()));
     }
     let read = |section: &Section<'_>| {
         let column = section.required("column").to_owned();
@@ -409,7 +502,7 @@ fn identifiers(goal: &Section<'_>, schema: &Schema) -> Vec<IdentifierEntry> {
         if profile_id {
             entry.problem("an identifier has either a `property` or `profile_id = true`");
         }
-        let property = known_property(&entry, entry.text()?, schema)?;
+        let property = known_property(&entry, entry.text()?, properties)?;
         if !property.unique {
             entry.problem(format!(
                 "`{}` cannot identify: schema.toml needs `unique = true` on it",
@@ -421,32 +514,41 @@ fn identifiers(goal: &Section<'_>, schema: &Schema) -> Vec<IdentifierEntry> {
     sections.iter().filter_map(read).collect()
 }
 
-fn known_property<'s>(entry: &Entry<'_>, name: &str, schema: &'s Schema) -> Option<&'s PropertySchema> {
-    if READ_ONLY_PROPERTIES.contains(&name) {
+/// The property of that name, or a problem.
+pub(crate) fn known_property<'s>(
+    entry: &Entry<'_>,
+    name: &str,
+    properties: &'s [PropertySchema],
+) -> Option<&'s PropertySchema> {
+    if READ_ONLY_PROPERTIES.contains(&name) && !properties.iter().any(|property| property.name == name) {
         entry.problem(format!("`{name}` is written by Sluicebox alone"));
         return None;
     }
-    let property = schema.property(name);
-    if property.is_none() {
-        let near = nearest(name, schema.properties.iter().map(|property| property.name.as_str()));
-        let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        entry.problem(format!("schema.toml has no property `{name}`{hint}"));
+    let found = property(properties, name);
+    if found.is_none() {
+        entry.problem(unknown("property", name, properties.iter().map(|property| property.name.as_str())));
     }
-    property
+    found
 }
 
-fn field(section: &Section<'_>, schema: &Schema) -> Option<FieldEntry> {
-    let column = section.required("column").to_owned();
+fn field(section: &Section<'_>, properties: &[PropertySchema]) -> Option<FieldEntry> {
     let rule = section.choice("rule", &MergeRule::NAMES, MergeRule::Set);
+    let ValueEntry { column, property, separator, format } = value(section, properties)?;
+    if let Some(misfit) = rule.misfit(&property) {
+        section.problem(format!("property `{}`: {misfit}", property.name));
+    }
+    Some(FieldEntry { column, property, rule, separator, format })
+}
+
+/// A column that gives a property. Its other keys must be asked for before.
+pub(crate) fn value(section: &Section<'_>, properties: &[PropertySchema]) -> Option<ValueEntry> {
+    let column = section.required("column").to_owned();
     let separator = section.text("separator").map(str::to_owned);
     let format = section.text("format").map(str::to_owned);
     let named = section.get("property").or_else(|| section.get("column"));
     section.finish();
     let entry = named?;
-    let property = known_property(&entry, entry.text()?, schema)?;
-    if let Some(misfit) = rule.misfit(property) {
-        section.problem(format!("property `{}`: {misfit}", property.name));
-    }
+    let property = known_property(&entry, entry.text()?, properties)?;
     if separator.is_some() && !property.multiple {
         section.problem(format!(
             "`separator` needs a property with `multiple = true`; `{}` is not",
@@ -467,7 +569,7 @@ fn field(section: &Section<'_>, schema: &Schema) -> Option<FieldEntry> {
             )),
         }
     }
-    Some(FieldEntry { column, property: property.clone(), rule, separator, format })
+    Some(ValueEntry { column, property: property.clone(), separator, format })
 }
 
 fn all_fields(goal: &Section<'_>) -> Option<AllFields> {

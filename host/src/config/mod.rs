@@ -3,7 +3,9 @@
 //! Every problem of all files is found in one go and says its file, line and column.
 
 mod connection;
+mod events;
 mod goal;
+mod linked;
 mod reader;
 mod schema;
 mod settings;
@@ -15,8 +17,11 @@ use std::path::{Path, PathBuf};
 
 use sluicebox_model::Schema;
 
-pub(crate) use connection::Connection;
-pub(crate) use goal::{AfterImport, ImportGoal, MaxRejected, ProcessorEntry};
+pub(crate) use connection::{Connection, Opened};
+pub(crate) use events::{EventEntry, NestedEntry};
+pub(crate) use goal::{
+    AfterImport, ImportGoal, MaxRejected, ProcessorEntry, Target, ValueEntry, property_settings,
+};
 pub(crate) use reader::{Problem, nearest};
 pub(crate) use settings::Settings;
 

@@ -195,7 +195,15 @@ impl<'d> Section<'d> {
     /// The tables under names that the user chose, with the names.
     pub(crate) fn named(&self, key: &'static str) -> Vec<(&'d str, Section<'d>)> {
         let Some(section) = self.section(key) else { return Vec::new() };
-        section.entries().filter_map(|entry| Some((entry.key, entry.section()?))).collect()
+        let named = section.entries().filter_map(|entry| Some((entry.key, entry.section()?)));
+        let proper = |(name, section): &(&str, Section<'d>)| {
+            let proper = !name.is_empty() && !name.contains(char::is_control);
+            if !proper {
+                section.problem("a name is not empty and has no control characters");
+            }
+            proper
+        };
+        named.filter(proper).collect()
     }
 
     /// Every key of the table, known or not.
@@ -322,6 +330,12 @@ fn kind(value: &DeValue<'_>) -> &'static str {
         DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",
     }
+}
+
+/// The message about a name that the schema lacks.
+pub(crate) fn unknown<'a>(kind: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let hint = nearest(name, known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    format!("schema.toml has no {kind} `{name}`{hint}")
 }
 
 /// The known name that is most like a wrong one, if one is alike.

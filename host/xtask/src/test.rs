@@ -10,7 +10,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     run_command(&mut cargo(&["fmt", "--all", "--check"])?)?;
     let lints = ["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"];
     run_command(&mut cargo(&lints)?)?;
-    run_command(&mut cargo(&["test", "--release", "--workspace"])?)?;
+    setup::gnupg()?;
+    let weed = setup::seaweedfs()?;
+    run_command(cargo(&["test", "--release", "--workspace"])?.env("SLUICEBOX_WEED", weed))?;
     let mut documentation =
         cargo(&["doc", "--release", "--workspace", "--no-deps", "--document-private-items"])?;
     run_command(documentation.env("RUSTDOCFLAGS", "-D warnings"))?;

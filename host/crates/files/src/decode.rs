@@ -1,11 +1,11 @@
-use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use encoding_rs::{Decoder, DecoderResult};
 
-use crate::{FileError, Source};
+use crate::location::Bytes;
+use crate::{FileError, PgpError, PrivateKey, Source, pgp};
 
 /// How the bytes of a file stand for characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -43,47 +43,110 @@ impl Default for Expansion {
     }
 }
 
-/// The text of a file, in UTF-8, decompressed as its first bytes say (gzip, zstd, zip). Where the bytes are
-/// invalid in the encoding the text holds an invalid byte too, for the parser to reject the row. The counter
-/// shows how many bytes of the file itself have been read.
+/// How the bytes of a goal's files become text.
+#[derive(Clone, Debug, Default)]
+pub struct Decoding {
+    /// Of the text, after all else.
+    pub encoding: Encoding,
+    /// Of what is compressed.
+    pub expansion: Expansion,
+    /// With it every file must be an OpenPGP message.
+    pub key: Option<PrivateKey>,
+}
+
+/// The text of a file, in UTF-8: decrypted if there is a key, then decompressed as its first bytes say (gzip, zstd,
+/// zip). Where the bytes are invalid in the encoding the text holds an invalid byte too, for the parser to reject the
+/// row. The counter shows how many bytes of the file itself have been read.
+///
+/// # Errors
+/// If the file's first bytes cannot be read, decrypted or decompressed.
 pub fn decode(
-    source: Source,
-    encoding: Encoding,
-    expansion: Expansion,
+    mut source: Source,
+    decoding: &Decoding,
 ) -> Result<(Box<dyn Read + Send>, Arc<AtomicU64>), FileError> {
     let read = Arc::new(AtomicU64::new(0));
-    let mut file = source.file;
+    let counted = |inner| Counted { inner, read: Arc::clone(&read) };
+    let plain = match &decoding.key {
+        Some(key) => {
+            let text = pgp::decrypt(counted(source.bytes), key)?;
+            decompress_stream(text, &read, decoding.expansion)?
+        }
+        None => {
+            let mut start = [0; 64];
+            let length = read_up_to(&mut source.bytes, &mut start)?;
+            source.bytes.rewind()?;
+            let start = start.get(..length).unwrap_or_default();
+            if pgp::is_armored(start) {
+                return Err(PgpError::NoKey.into());
+            }
+            if matches!(start, [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..]) {
+                decompress_zip(source.bytes, &read, decoding.expansion)?
+            } else {
+                decompress_stream(Box::new(counted(source.bytes)), &read, decoding.expansion)?
+            }
+        }
+    };
+    Ok((to_utf8(plain, decoding.encoding)?, read))
+}
+
+/// Reads an encrypted file to its end, where its integrity is checked. A file that is not encrypted needs none.
+///
+/// # Errors
+/// If it cannot be decrypted, was changed or ends too early.
+pub fn verify(open: impl Fn() -> Result<Source, FileError>, decoding: &Decoding) -> Result<(), FileError> {
+    let Some(key) = &decoding.key else { return Ok(()) };
+    let read = pgp::decrypt(open()?.bytes, key)
+        .and_then(|mut text| io::copy(&mut text, &mut io::sink()).map_err(FileError::from));
+    match read {
+        // What was cut off fails its check as well.
+        Err(FileError::Pgp(PgpError::Tampered)) if !pgp::is_whole(open()?.bytes) => {
+            Err(PgpError::Truncated.into())
+        }
+        read => read.map(|_| ()),
+    }
+}
+
+fn decompress_stream(
+    mut input: Box<dyn Read + Send>,
+    read: &Arc<AtomicU64>,
+    expansion: Expansion,
+) -> Result<Box<dyn Read + Send>, FileError> {
     let mut magic = [0; 4];
-    let length = read_up_to(&mut file, &mut magic)?;
-    file.rewind()?;
-    let counted = |file: File| Counted { inner: file, read: Arc::clone(&read) };
-    let limited =
-        |inner: Box<dyn Read + Send>| Limited { inner, read: Arc::clone(&read), written: 0, expansion };
-    let plain: Box<dyn Read + Send> = match magic.get(..length).unwrap_or_default() {
+    let length = read_up_to(&mut input, &mut magic)?;
+    let magic = magic.get(..length).unwrap_or_default().to_vec();
+    let whole = io::Cursor::new(magic.clone()).chain(input);
+    let limited = |inner: Box<dyn Read + Send>| Limited { inner, read: Arc::clone(read), written: 0, expansion };
+    Ok(match magic.as_slice() {
         [0x1f, 0x8b, ..] => {
-            let input = BufReader::with_capacity(128 << 10, counted(file));
+            let input = BufReader::with_capacity(128 << 10, whole);
             Box::new(limited(Box::new(flate2::bufread::MultiGzDecoder::new(input))))
         }
         [0x28, 0xb5, 0x2f, 0xfd] => {
-            let input = BufReader::with_capacity(128 << 10, counted(file));
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
+            let mut decoder =
+                zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(128 << 10, whole))?;
             decoder.window_log_max(27)?;
             Box::new(limited(Box::new(decoder)))
         }
-        [b'P', b'K', 3, 4] | [b'P', b'K', 5, 6] => {
-            let entry = zip_entry(&file)?;
-            file.seek(SeekFrom::Start(entry.start))?;
-            let input = BufReader::with_capacity(128 << 10, counted(file).take(entry.compressed));
-            let inner: Box<dyn Read + Send> = match entry.deflated {
-                true => Box::new(flate2::bufread::DeflateDecoder::new(input)),
-                false => Box::new(input),
-            };
-            let checked = Checked { inner, crc: flate2::Crc::new(), expected: entry.crc };
-            Box::new(limited(Box::new(checked)))
-        }
-        _ => Box::new(counted(file)),
+        [b'P', b'K', 3, 4] | [b'P', b'K', 5, 6] => return Err(FileError::EncryptedZip),
+        _ => Box::new(whole),
+    })
+}
+
+fn decompress_zip(
+    mut bytes: Box<dyn Bytes>,
+    read: &Arc<AtomicU64>,
+    expansion: Expansion,
+) -> Result<Box<dyn Read + Send>, FileError> {
+    let entry = zip_entry(&mut bytes)?;
+    bytes.seek(SeekFrom::Start(entry.start))?;
+    let counted = Counted { inner: bytes, read: Arc::clone(read) };
+    let input = BufReader::with_capacity(128 << 10, counted.take(entry.compressed));
+    let inner: Box<dyn Read + Send> = match entry.deflated {
+        true => Box::new(flate2::bufread::DeflateDecoder::new(input)),
+        false => Box::new(input),
     };
-    Ok((to_utf8(plain, encoding)?, read))
+    let checked = Checked { inner, crc: flate2::Crc::new(), expected: entry.crc };
+    Ok(Box::new(Limited { inner: Box::new(checked), read: Arc::clone(read), written: 0, expansion }))
 }
 
 fn to_utf8(mut input: Box<dyn Read + Send>, encoding: Encoding) -> io::Result<Box<dyn Read + Send>> {
@@ -133,9 +196,12 @@ struct ZipEntry {
     deflated: bool,
 }
 
-fn zip_entry(file: &File) -> Result<ZipEntry, FileError> {
-    let unreadable = |error: zip::result::ZipError| FileError::Zip(error.to_string());
-    let mut archive = zip::ZipArchive::new(BufReader::new(file.try_clone()?)).map_err(unreadable)?;
+fn zip_entry(bytes: &mut Box<dyn Bytes>) -> Result<ZipEntry, FileError> {
+    let unreadable = |error: zip::result::ZipError| match error {
+        zip::result::ZipError::Io(error) => error.into(),
+        error => FileError::Zip(error.to_string()),
+    };
+    let mut archive = zip::ZipArchive::new(BufReader::new(bytes)).map_err(unreadable)?;
     let mut files = Vec::new();
     for place in 0..archive.len() {
         if archive.by_index_raw(place).map_err(unreadable)?.is_file() {
@@ -278,19 +344,18 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::{Directory, Pattern};
+    use crate::{Directory, Location, Pattern};
 
     fn read(bytes: &[u8], encoding: &str) -> Result<Vec<u8>, String> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a"), bytes).unwrap();
-        let location = Directory { root: folder.path().to_owned() };
-        let (files, _) = location.list("", &Pattern::wildcard("a").unwrap()).unwrap();
-        let source = files[0].open().unwrap();
-        let encoding = Encoding::named(encoding).unwrap();
-        let (mut text, _) =
-            decode(source, encoding, Expansion::default()).map_err(|error| error.to_string())?;
+        let location = Location::Directory(Directory { root: folder.path().to_owned() });
+        let listing = location.list("", &[&Pattern::wildcard("a").unwrap()]).unwrap();
+        let source = listing.files[0].open().unwrap();
+        let decoding = Decoding { encoding: Encoding::named(encoding).unwrap(), ..Decoding::default() };
+        let (mut text, _) = decode(source, &decoding).map_err(|error| error.to_string())?;
         let mut out = Vec::new();
-        text.read_to_end(&mut out).map_err(|error| error.to_string())?;
+        text.read_to_end(&mut out).map_err(|error| FileError::from(error).to_string())?;
         Ok(out)
     }
 

@@ -1,11 +1,13 @@
 use std::io;
 
+use crate::{PgpError, S3Error};
+
 /// Why a file cannot be read to its end. The file's name is added by the caller; no cell is quoted.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// Reading failed, or the compressed data is broken.
     #[error("{0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// A quote that nothing closes.
     #[error("line {line}: the quoted cell that begins in this row is not closed before the file ends")]
     Unclosed {
@@ -50,7 +52,39 @@ pub enum FileError {
     /// An archive that cannot be read.
     #[error("the zip archive cannot be read: {0}")]
     Zip(String),
+    /// A zip archive that cannot be read from its end, because it is encrypted as a whole.
+    #[error("a zip archive inside an encrypted file cannot be read; compress with gzip or zstd")]
+    EncryptedZip,
+    /// It cannot be decrypted.
+    #[error("{0}")]
+    Pgp(#[from] PgpError),
+    /// A bucket refused, or could not be reached.
+    #[error("{0}")]
+    S3(S3Error),
     /// The file was written to during the import.
     #[error("the file changed while it was read; it is taken as a new file at the next run")]
     Changed,
+}
+
+impl From<S3Error> for FileError {
+    fn from(error: S3Error) -> Self {
+        Self::S3(error)
+    }
+}
+
+/// Readers say more than `io::Error` can by carrying one of these.
+impl From<io::Error> for FileError {
+    fn from(error: io::Error) -> Self {
+        match error.downcast::<Self>() {
+            Ok(carried) => carried,
+            Err(error) => Self::Io(error),
+        }
+    }
+}
+
+impl FileError {
+    /// Whether the file itself is as it should be, and only the way to it failed.
+    pub fn is_of_the_way(&self) -> bool {
+        matches!(self, Self::S3(_))
+    }
 }

@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use regex::{Regex, RegexBuilder};
 
 /// Which files of a folder a goal takes.
@@ -6,6 +8,10 @@ pub struct Pattern {
     regex: Regex,
     /// How many folders below the goal's own the pattern reaches into.
     pub depth: usize,
+    /// The pattern for people, with the values that it was given.
+    pub shown: String,
+    literal_start: String,
+    counts_wildcards: bool,
 }
 
 /// A pattern that cannot be read.
@@ -19,66 +25,287 @@ pub enum PatternError {
     Regex(#[from] regex::Error),
 }
 
+/// What the wildcards, or the named groups, of a pattern took of a file's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    by_number: Vec<String>,
+    by_name: HashMap<String, String>,
+}
+
 impl Pattern {
     /// Reads a wildcard: `*` any characters but `/`, `?` one, `[…]` a set, `{a,b}` alternatives.
+    ///
+    /// # Errors
+    /// If a bracket is not closed.
     pub fn wildcard(wildcard: &str) -> Result<Self, PatternError> {
-        Ok(Self { regex: compile(&translate(wildcard)?)?, depth: wildcard.matches('/').count() })
+        Self::of_wildcard(wildcard, &Taken::default())
+    }
+
+    fn of_wildcard(wildcard: &str, taken: &Taken) -> Result<Self, PatternError> {
+        let (expression, shown) = Translation { taken, ..Translation::default() }.translate(wildcard)?;
+        let end = wildcard.find(['*', '?', '[', '{']).unwrap_or(wildcard.len());
+        Ok(Self {
+            regex: compile(&expression)?,
+            depth: wildcard.matches('/').count(),
+            shown,
+            literal_start: wildcard.get(..end).unwrap_or_default().to_owned(),
+            counts_wildcards: true,
+        })
     }
 
     /// Reads a regular expression, which must match the whole name.
+    ///
+    /// # Errors
+    /// If it is none.
     pub fn regex(expression: &str) -> Result<Self, PatternError> {
         Regex::new(expression)?;
-        Ok(Self { regex: compile(expression)?, depth: expression.matches('/').count() })
+        Ok(Self {
+            regex: compile(expression)?,
+            depth: expression.matches('/').count(),
+            shown: expression.to_owned(),
+            literal_start: String::new(),
+            counts_wildcards: false,
+        })
     }
 
     /// Whether the pattern takes a file of this name. Files that end in `.done` are never taken.
     pub fn matches(&self, name: &str) -> bool {
         !name.ends_with(".done") && self.regex.is_match(name)
     }
+
+    /// The text that every name which it takes begins with, as far as that is plain.
+    pub(crate) fn literal_start(&self) -> &str {
+        &self.literal_start
+    }
+
+    /// The named groups of a regular expression.
+    pub fn group_names(&self) -> impl Iterator<Item = &str> {
+        self.regex.capture_names().flatten()
+    }
+
+    /// What its wildcards, or named groups, take of a name; nothing if it does not take the name.
+    pub fn taken(&self, name: &str) -> Taken {
+        let Some(captures) = self.regex.captures(name) else { return Taken::default() };
+        let text = |group: Option<regex::Match<'_>>| group.map_or("", |group| group.as_str()).to_owned();
+        let by_number = match self.counts_wildcards {
+            true => captures.iter().skip(1).map(text).collect(),
+            false => Vec::new(),
+        };
+        let by_name = self.group_names().map(|group| (group.to_owned(), text(captures.name(group)))).collect();
+        Taken { by_number, by_name }
+    }
+}
+
+/// Which files belong to a root file: a pattern in which the values stand that the root's wildcards took.
+#[derive(Clone, Debug)]
+pub struct LinkedPattern {
+    text: String,
+    regex: bool,
+}
+
+impl LinkedPattern {
+    /// Reads a wildcard. Its n-th one takes the value of the root's n-th, `{name}` that of the root's group.
+    ///
+    /// # Errors
+    /// If a bracket is not closed.
+    pub fn wildcard(text: &str) -> Result<Self, PatternError> {
+        Pattern::wildcard(text).map(|_| Self { text: text.to_owned(), regex: false })
+    }
+
+    /// Reads a regular expression, in which `{name}` takes the value of the root's group.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn regex(text: &str) -> Result<Self, PatternError> {
+        let linked = Self { text: text.to_owned(), regex: true };
+        Pattern::regex(&linked.with(|_| Some(".*".to_owned()))).map(|_| linked)
+    }
+
+    /// The pattern of the files that belong to the root file whose name gave `taken`.
+    ///
+    /// # Errors
+    /// If it is none then, which the constructors have ruled out.
+    pub fn of(&self, taken: &Taken) -> Result<Pattern, PatternError> {
+        match self.regex {
+            true => Pattern::regex(&self.with(|name| taken.by_name.get(name).map(|value| regex::escape(value)))),
+            false => Pattern::of_wildcard(&self.text, taken),
+        }
+    }
+
+    /// The pattern of all files that may belong to any root file with these groups.
+    ///
+    /// # Errors
+    /// As [`LinkedPattern::of`].
+    pub fn of_any(&self, root: &Pattern) -> Result<Pattern, PatternError> {
+        let text = self.with(|name| {
+            let group = root.group_names().any(|group| group == name);
+            group.then(|| if self.regex { ".*".to_owned() } else { "*".to_owned() })
+        });
+        if self.regex { Pattern::regex(&text) } else { Pattern::wildcard(&text) }
+    }
+
+    /// The names in braces, which are groups of the root or, in a wildcard, alternatives of one.
+    pub fn placeholders(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        self.with(|name| {
+            names.push(name.to_owned());
+            None
+        });
+        names
+    }
+
+    /// The text, with `value` in place of `{name}` where there is one.
+    fn with(&self, mut value: impl FnMut(&str) -> Option<String>) -> String {
+        let (mut out, mut rest) = (String::new(), self.text.as_str());
+        while let Some((before, after)) = rest.split_once('{') {
+            out.push_str(before);
+            rest = after;
+            if let Some((name, after)) = placeholder(after)
+                && let Some(value) = value(name)
+            {
+                out.push_str(&value);
+                rest = after;
+            } else {
+                out.push('{');
+            }
+        }
+        out + rest
+    }
+}
+
+/// A name that is closed by a brace, and what follows.
+fn placeholder(text: &str) -> Option<(&str, &str)> {
+    let (name, after) = text.split_once('}')?;
+    let fits = name.starts_with(|first: char| first.is_alphabetic() || first == '_')
+        && name.chars().all(|character| character.is_alphanumeric() || character == '_');
+    fits.then_some((name, after))
 }
 
 fn compile(expression: &str) -> Result<Regex, regex::Error> {
     RegexBuilder::new(&format!("^(?:{expression})$")).dot_matches_new_line(true).size_limit(4 << 20).build()
 }
 
-fn translate(wildcard: &str) -> Result<String, PatternError> {
-    let mut regex = String::new();
-    let mut open_braces = 0;
-    let mut characters = wildcard.chars().peekable();
-    while let Some(character) = characters.next() {
-        match character {
-            '*' => regex.push_str("([^/]*)"),
-            '?' => regex.push_str("([^/])"),
-            '[' => {
-                let mut set = String::new();
-                let negated = characters.next_if(|next| matches!(next, '!' | '^')).is_some();
-                loop {
-                    match characters.next() {
-                        Some(']') if !set.is_empty() => break,
-                        Some('-') => set.push('-'),
-                        Some(member) => set.push_str(&regex::escape(&member.to_string())),
-                        None => return Err(PatternError::Wildcard("a `[` without `]`")),
-                    }
+/// Turns a wildcard into a regular expression with one group a wildcard, in the order in which they open.
+struct Translation<'t> {
+    taken: &'t Taken,
+    regex: String,
+    shown: String,
+    /// How many wildcards have opened.
+    wildcards: usize,
+    open_braces: usize,
+}
+
+impl Default for Translation<'static> {
+    fn default() -> Self {
+        static NOTHING: std::sync::LazyLock<Taken> = std::sync::LazyLock::new(Taken::default);
+        Self { taken: &NOTHING, regex: String::new(), shown: String::new(), wildcards: 0, open_braces: 0 }
+    }
+}
+
+impl<'t> Translation<'t> {
+    /// The expression, and the wildcard with the values in place.
+    fn translate(mut self, wildcard: &str) -> Result<(String, String), PatternError> {
+        let mut rest = wildcard;
+        while let Some(character) = rest.chars().next() {
+            let after = rest.get(character.len_utf8()..).unwrap_or_default();
+            rest = match character {
+                '*' => self.wild(after, "*", "([^/]*)"),
+                '?' => self.wild(after, "?", "([^/])"),
+                '[' => self.set(after)?,
+                '{' => self.braces(after),
+                '}' if self.open_braces > 0 => {
+                    self.open_braces -= 1;
+                    self.push("}", "))");
+                    after
                 }
-                let negation = if negated { "^/" } else { "" };
-                regex.push_str(&format!("([{negation}{set}])"));
-            }
-            '{' => {
-                open_braces += 1;
-                regex.push_str("((?:");
-            }
-            '}' if open_braces > 0 => {
-                open_braces -= 1;
-                regex.push_str("))");
-            }
-            ',' if open_braces > 0 => regex.push_str(")|(?:"),
-            other => regex.push_str(&regex::escape(&other.to_string())),
+                ',' if self.open_braces > 0 => {
+                    self.push(",", ")|(?:");
+                    after
+                }
+                other => {
+                    self.literal(other.encode_utf8(&mut [0; 4]));
+                    after
+                }
+            };
         }
+        if self.open_braces > 0 {
+            return Err(PatternError::Wildcard("a `{` without `}`"));
+        }
+        Ok((self.regex, self.shown))
     }
-    if open_braces > 0 {
-        return Err(PatternError::Wildcard("a `{` without `}`"));
+
+    fn push(&mut self, shown: &str, regex: &str) {
+        self.shown.push_str(shown);
+        self.regex.push_str(regex);
     }
-    Ok(regex)
+
+    fn literal(&mut self, text: &str) {
+        self.push(text, &regex::escape(text));
+    }
+
+    /// The value that the wildcard takes which opens now, if the root has one for it.
+    fn value(&mut self) -> Option<&'t str> {
+        self.wildcards += 1;
+        self.taken.by_number.get(self.wildcards - 1).map(String::as_str)
+    }
+
+    fn wild<'w>(&mut self, after: &'w str, wildcard: &str, free: &str) -> &'w str {
+        match self.value() {
+            Some(value) => self.literal(value),
+            None => self.push(wildcard, free),
+        }
+        after
+    }
+
+    fn set<'w>(&mut self, after: &'w str) -> Result<&'w str, PatternError> {
+        let mut set = String::new();
+        let mut characters = after.chars();
+        let negated = after.starts_with(['!', '^']);
+        if negated {
+            characters.next();
+        }
+        loop {
+            match characters.next() {
+                Some(']') if !set.is_empty() => break,
+                Some('-') => set.push('-'),
+                Some(member) => set.push_str(&regex::escape(&member.to_string())),
+                None => return Err(PatternError::Wildcard("a `[` without `]`")),
+            }
+        }
+        let rest = characters.as_str();
+        let wildcard = format!("[{}", after.strip_suffix(rest).unwrap_or_default());
+        let negation = if negated { "^/" } else { "" };
+        Ok(self.wild(rest, &wildcard, &format!("([{negation}{set}])")))
+    }
+
+    fn braces<'w>(&mut self, after: &'w str) -> &'w str {
+        if let Some((name, rest)) = placeholder(after)
+            && let Some(value) = self.taken.by_name.get(name)
+        {
+            self.literal(value);
+            return rest;
+        }
+        let Some(value) = self.value() else {
+            self.open_braces += 1;
+            self.push("{", "((?:");
+            return after;
+        };
+        self.literal(value);
+        // The wildcards inside are counted: the root's have their numbers too.
+        let mut depth = 1;
+        for (place, character) in after.char_indices() {
+            match character {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                return after.get(place + 1..).unwrap_or_default();
+            }
+            self.wildcards += usize::from(matches!(character, '{' | '*' | '?' | '['));
+        }
+        ""
+    }
 }
 
 #[cfg(test)]
@@ -122,5 +349,50 @@ mod tests {
                 && Pattern::wildcard("[").is_err()
                 && Pattern::wildcard("{a").is_err()
         );
+    }
+
+    /// The pattern of the linked files of the root file `name`.
+    #[track_caller]
+    fn check_linked(root: &Pattern, name: &str, linked: &LinkedPattern, taken: &[&str], left: &[&str]) {
+        assert!(root.matches(name));
+        let pattern = linked.of(&root.taken(name)).unwrap();
+        let any = linked.of_any(root).unwrap();
+        for name in taken {
+            assert!(pattern.matches(name), "takes {name}");
+            assert!(any.matches(name), "may take {name}");
+        }
+        for name in left {
+            assert!(!pattern.matches(name), "leaves {name}");
+        }
+        assert_eq!(Pattern::wildcard(&pattern.shown).is_ok(), !linked.regex, "{}", pattern.shown);
+    }
+
+    #[test]
+    fn linked_wildcards_take_the_values_of_the_root() {
+        let check = |root: &str, name: &str, linked: &str, taken: &[&str], left: &[&str]| {
+            let (root, linked) = (Pattern::wildcard(root).unwrap(), LinkedPattern::wildcard(linked).unwrap());
+            check_linked(&root, name, &linked, taken, left);
+        };
+        check(
+            "example_course_20*.csv",
+            "example_course_20244.csv",
+            "lines_20*.csv",
+            &["lines_20244.csv"],
+            &["lines_20245.csv", "lines_20.csv"],
+        );
+        check("a_*_?.csv", "a_x_1.csv", "b_*_?_*.csv", &["b_x_1_.csv", "b_x_1_9.csv"], &["b_y_1_.csv", "b_x_2_.csv"]);
+        check("a_{x,y*}_[0-9].csv", "a_yes_7.csv", "b_{x,y*}_*_*.csv", &["b_yes_es_7.csv"], &["b_x_es_7.csv"]);
+        check("a+*.csv", "a+(1).csv", "b*.csv", &["b(1).csv"], &["b1.csv"]);
+        check("a.csv", "a.csv", "b_*.csv", &["b_1.csv", "b_2.csv"], &["b.csv"]);
+    }
+
+    #[test]
+    fn linked_names_take_the_values_of_the_groups() {
+        let root = Pattern::regex(r"customers_(?<day>\d+)_(?<part>[a-z])\.csv").unwrap();
+        let wildcard = LinkedPattern::wildcard("orders_{day}_*.csv").unwrap();
+        check_linked(&root, "customers_12_b.csv", &wildcard, &["orders_12_x.csv", "orders_12_.csv"], &["orders_13_x.csv"]);
+        let regex = LinkedPattern::regex(r"orders_{part}_{day}_\d{2}\.csv").unwrap();
+        check_linked(&root, "customers_12_b.csv", &regex, &["orders_b_12_34.csv"], &["orders_b_12_3.csv"]);
+        assert_eq!(regex.placeholders(), ["part", "day"]);
     }
 }

@@ -2,14 +2,15 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use sluicebox_model::{
-    Class, Identifier, Property, PropertyId, Record, RecordId, RejectedRow, RejectionCode, Touch, Value,
+    Class, Event, EventKey, Identifier, Property, PropertyId, Record, RecordId, RejectedRow, RejectionCode, Touch, Value,
     Verdict,
 };
 
 use crate::gather::{Gathered, Loaded};
 use crate::plan::{OnAmbiguous, Plan};
-use crate::prepare::{Lookup, Prepared, Row, Write};
+use crate::prepare::{Lookup, Prepared, Row, RowEvent, Write};
 use crate::rules::{Change, Outcome, merge, unite};
+use crate::timeline::{HeldEvents, Timeline, Written};
 
 /// What `apply` needs to know of the goal run.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +39,14 @@ pub struct Counts {
     pub merged: u64,
     /// Cells of merged rows that were not imported.
     pub cells_rejected: u64,
+    /// Events that were not there.
+    pub events_created: u64,
+    /// Events that were there and are not the same any more.
+    pub events_updated: u64,
+    /// Events without a time.
+    pub events_rejected: u64,
+    /// Events that are older than their type is kept.
+    pub events_expired: u64,
     /// Records created.
     pub created: i64,
     /// Records updated.
@@ -55,6 +64,8 @@ pub struct Applied {
     pub merged: Vec<(RecordId, RecordId)>,
     /// Identifiers to write, or to remove. In no order; each once.
     pub identifiers: Vec<(Vec<u8>, Option<RecordId>)>,
+    /// Events to write, or to remove. Each key once.
+    pub events: Vec<(EventKey, Option<Event>)>,
     /// Rejected rows in file order.
     pub rejected: Vec<RejectedRow>,
     /// What happened.
@@ -95,12 +106,13 @@ struct Work<'a> {
     changed_slots: HashSet<usize>,
     /// Changed identifiers that no row of this stretch names.
     others: HashMap<Vec<u8>, Holder>,
+    timeline: Timeline<'a>,
     applied: Applied,
 }
 
 impl Gathered {
     /// Applies the rows in file order. `found[n]` is whom the n-th identifier finds; `ids` and `records` are
-    /// [`Gathered::records`] and what was loaded for each.
+    /// [`Gathered::records`] and what was loaded for each; `events` answers for the events of these records.
     pub fn apply(
         &self,
         plan: &Plan,
@@ -108,6 +120,7 @@ impl Gathered {
         found: &[Option<RecordId>],
         ids: &[RecordId],
         records: Vec<Option<(RecordId, Record)>>,
+        events: &mut dyn HeldEvents,
     ) -> Applied {
         let loaded = Loaded::new(ids, records);
         let holders = found
@@ -132,6 +145,7 @@ impl Gathered {
             holders,
             changed_slots: HashSet::new(),
             others: HashMap::new(),
+            timeline: Timeline::new(events, context.goal_run),
             applied: Applied { position: context.from, ..Applied::default() },
         };
         work.rows();
@@ -248,6 +262,10 @@ impl Work<'_> {
         for write in writes {
             misfits += u64::from(!self.write(target, slots, write));
         }
+        for event in slice(&batch.events, &row.events) {
+            self.happen(target, event);
+        }
+        self.applied.counts.events_rejected += u64::from(row.events_rejected);
         if let Some(entry) = self.entries.get_mut(target) {
             entry.touched = true;
         }
@@ -384,11 +402,32 @@ impl Work<'_> {
         complete
     }
 
+    /// Puts an event on a profile's time line.
+    fn happen(&mut self, target: usize, event: &RowEvent) {
+        if event.expired {
+            self.applied.counts.events_expired += 1;
+            return;
+        }
+        let Some(entry) = self.entries.get_mut(target) else { return };
+        let key = EventKey { record: entry.id, event_type: event.event_type, id: event.id.clone() };
+        let (written, difference) = self.timeline.put(key, event.event.clone(), entry.loaded.is_some());
+        match written {
+            Written::Unchanged => return,
+            Written::Created => self.applied.counts.events_created += 1,
+            Written::Updated => self.applied.counts.events_updated += 1,
+            Written::Again => {}
+        }
+        entry.record.events = entry.record.events.wrapping_add(difference);
+        entry.record.modified = self.context.now;
+    }
+
     /// Moves what `other` has and `target` lacks, and removes `other`.
     fn absorb(&mut self, target: usize, other: usize) {
+        let Some(staying) = self.entries.get(target).map(|entry| (entry.id, entry.loaded.is_some())) else { return };
         let Some(gone) = self.entries.get_mut(other) else { return };
         gone.absorbed_by = Some(target);
         let (created, properties) = (gone.record.created, gone.record.properties().to_vec());
+        let events = self.timeline.move_all((gone.id, gone.loaded.is_some()), staying);
         for (id, property) in properties {
             let Some(entry) = self.entries.get_mut(target) else { return };
             let lists = matches!(property, Property::Many(_))
@@ -412,6 +451,7 @@ impl Work<'_> {
         }
         if let Some(entry) = self.entries.get_mut(target) {
             entry.record.created = entry.record.created.min(created);
+            entry.record.events = entry.record.events.wrapping_add(events);
             entry.record.modified = self.context.now;
             entry.touched = true;
             entry.absorbed_another = true;
@@ -469,6 +509,7 @@ impl Work<'_> {
             })
             .collect();
         self.applied.identifiers = identifiers;
+        self.applied.events = self.timeline.finish();
         for place in 0..self.entries.len() {
             let into = self.resolve(place);
             let into = if into == place { None } else { self.entries.get(into).map(|entry| entry.id) };

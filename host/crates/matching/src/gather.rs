@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use sluicebox_model::{Record, RecordId};
+use sluicebox_model::{EventKey, Record, RecordId};
 
 use crate::prepare::{Lookup, Prepared};
 
@@ -75,6 +75,39 @@ impl Gathered {
                 self.batches.get(*batch as usize).map_or(&[][..], |batch| batch.keys.get(*key)).cmp(bytes)
             })
             .ok()
+    }
+
+    /// The events that the rows may write over, sorted, given whom each identifier finds. What a row finds only
+    /// because of a row before it is not among them.
+    pub fn events(&self, found: &[Option<RecordId>]) -> Vec<EventKey> {
+        let mut keys = Vec::new();
+        for (batch, slots) in self.batches.iter().zip(&self.slots) {
+            for row in batch.rows.iter().filter(|row| !row.events.is_empty()) {
+                let lookups = batch.lookups.get(row.lookups.start as usize..row.lookups.end as usize);
+                let mut records: Vec<RecordId> = lookups
+                    .unwrap_or_default()
+                    .iter()
+                    .filter_map(|lookup| match lookup {
+                        Lookup::Record(id) => Some(*id),
+                        Lookup::Property { key, .. } => {
+                            *found.get(*slots.get(*key as usize)? as usize)?
+                        }
+                    })
+                    .collect();
+                records.dedup();
+                let events = batch.events.get(row.events.start as usize..row.events.end as usize);
+                for event in events.unwrap_or_default() {
+                    keys.extend(records.iter().map(|record| EventKey {
+                        record: *record,
+                        event_type: event.event_type,
+                        id: event.id.clone(),
+                    }));
+                }
+            }
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        keys
     }
 
     /// The ids of the records to load, sorted, given whom each identifier finds.

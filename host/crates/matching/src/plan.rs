@@ -1,4 +1,5 @@
-use sluicebox_model::{CellFormat, MergeRule, PropertyId, SpaceId, Value};
+use jiff::Timestamp;
+use sluicebox_model::{CellFormat, EventTypeId, MergeRule, NestedTypeId, PropertyId, SpaceId, Value};
 
 /// What to do when the identifiers of one row find several records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +53,55 @@ pub struct FieldPlan {
     pub format: CellFormat,
 }
 
+/// A column that gives a property of an event or of a nested row.
+#[derive(Clone, Debug)]
+pub struct ValuePlan {
+    /// The column's place in the row.
+    pub column: usize,
+    /// The property.
+    pub property: PropertyId,
+    /// What splits the cell into several values.
+    pub separator: Option<String>,
+    /// Whether the property holds a list.
+    pub multiple: bool,
+    /// How the cell is read.
+    pub format: CellFormat,
+}
+
+/// Events that rows carry.
+#[derive(Clone, Debug)]
+pub struct EventPlan {
+    /// The type of the events.
+    pub event_type: EventTypeId,
+    /// Whose rows they are: linked files, each linked to the one before; empty = the root file's own.
+    pub path: Vec<usize>,
+    /// The column of the id; an event without one is identified by its content.
+    pub id: Option<usize>,
+    /// The column of the time; an event without one is rejected.
+    pub time: usize,
+    /// How the time is read.
+    pub time_format: CellFormat,
+    /// In the order of their properties' ids.
+    pub fields: Vec<ValuePlan>,
+    /// The rows that each event carries.
+    pub nested: Vec<NestedPlan>,
+    /// Events before this moment are not kept.
+    pub keep_from: Option<Timestamp>,
+    /// Whether nested rows count as products that were bought.
+    pub product_store: bool,
+}
+
+/// Rows that an event carries.
+#[derive(Clone, Debug)]
+pub struct NestedPlan {
+    /// Their type.
+    pub nested_type: NestedTypeId,
+    /// The linked files from the event's own to theirs.
+    pub path: Vec<usize>,
+    /// In the order of their properties' ids.
+    pub fields: Vec<ValuePlan>,
+}
+
 /// What an import goal does to records, resolved against one file's columns and the store's dictionary.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -61,6 +111,8 @@ pub struct Plan {
     pub identifiers: Vec<IdentifierPlan>,
     /// In the order in which they are written.
     pub fields: Vec<FieldPlan>,
+    /// In the order in which they are written.
+    pub events: Vec<EventPlan>,
     /// Whether a row that finds nothing creates a record.
     pub create: bool,
     /// What to do when a row finds several records.

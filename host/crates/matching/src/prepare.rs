@@ -1,8 +1,12 @@
 use std::ops::Range;
 
-use sluicebox_model::{Identifier, MergeRule, Property, RecordBatch, RecordId, Value};
+use compact_str::CompactString;
+use sluicebox_model::{
+    CellFormat, Event, EventTouch, EventTypeId, Identifier, LinkedRow, LinkedRows, MergeRule, Properties, Property,
+    RecordBatch, RecordId, Value, at_path,
+};
 
-use crate::plan::{FieldPlan, Plan};
+use crate::plan::{EventPlan, FieldPlan, Plan, ValuePlan};
 use crate::rules::Change;
 
 /// A batch whose cells have become values.
@@ -12,7 +16,9 @@ pub struct Prepared {
     pub(crate) rows: Vec<Row>,
     pub(crate) lookups: Vec<Lookup>,
     pub(crate) writes: Vec<Write>,
+    pub(crate) events: Vec<RowEvent>,
     pub(crate) keys: Keys,
+    memory_of_events: usize,
 }
 
 /// A row that the processors kept.
@@ -22,8 +28,21 @@ pub(crate) struct Row {
     pub index: usize,
     pub lookups: Range<u32>,
     pub writes: Range<u32>,
-    /// Cells that do not fit their property.
+    pub events: Range<u32>,
+    /// Cells that do not fit their property, those of events included.
     pub misfits: u32,
+    /// Events without a time.
+    pub events_rejected: u32,
+}
+
+/// An event that a row carries.
+#[derive(Debug)]
+pub(crate) struct RowEvent {
+    pub event_type: EventTypeId,
+    pub id: CompactString,
+    pub event: Event,
+    /// Whether it is older than its type is kept.
+    pub expired: bool,
 }
 
 /// An identifier cell with a value.
@@ -84,7 +103,7 @@ impl Prepared {
 
     /// About how many bytes of memory it takes.
     pub fn memory(&self) -> usize {
-        self.batch.memory() + self.writes.len() * 72 + self.lookups.len() * 48 + self.keys.bytes.len() * 2
+        self.batch.memory() + self.writes.len() * 72 + self.lookups.len() * 48 + self.keys.bytes.len() * 2 + self.memory_of_events
     }
 
     /// How many bytes of the file had been read when the batch was complete.
@@ -93,12 +112,13 @@ impl Prepared {
     }
 }
 
-/// Reads the mapped cells of the rows that the processors kept, from record number `from` of the file on.
-pub fn prepare(plan: &Plan, batch: RecordBatch, from: u64) -> Prepared {
+/// Reads the mapped cells of the rows that the processors kept, from record number `from` of the file on. `linked[n]` is
+/// what belongs to the n-th row of the batch; without linked files it is empty.
+pub fn prepare(plan: &Plan, batch: RecordBatch, linked: &[Vec<LinkedRows>], from: u64) -> Prepared {
     let mut lookups = Vec::with_capacity(batch.rows() * plan.identifiers.len());
     let mut writes = Vec::with_capacity(batch.rows() * plan.fields.len());
     let mut rows = Vec::with_capacity(batch.rows());
-    let mut keys = Keys::default();
+    let (mut keys, mut events, mut memory_of_events) = (Keys::default(), Vec::new(), 0);
     for index in batch.kept().filter(|row| batch.place(*row).0 >= from) {
         let (first_lookup, first_write, mut misfits) = (lookups.len(), writes.len(), 0);
         for (place, identifier) in plan.identifiers.iter().enumerate() {
@@ -132,14 +152,72 @@ pub fn prepare(plan: &Plan, batch: RecordBatch, from: u64) -> Prepared {
             }
             writes.push(Write { field: place, change, key });
         }
+        let (first_event, mut events_rejected) = (events.len(), 0);
+        let linked = linked.get(index).map_or(&[][..], Vec::as_slice);
+        let mut take = |event: Option<RowEvent>| match event {
+            Some(event) => {
+                memory_of_events += event.event.memory();
+                events.push(event);
+            }
+            None => events_rejected += 1,
+        };
+        for plan in &plan.events {
+            if plan.path.is_empty() {
+                take(event(plan, &|column| batch.cell(index, column), linked, &mut misfits));
+            }
+            for row in at_path(linked, &plan.path) {
+                take(event(plan, &|column| row.cells.cell(column), &row.below, &mut misfits));
+            }
+        }
         rows.push(Row {
             index,
             lookups: range(first_lookup, lookups.len()),
             writes: range(first_write, writes.len()),
+            events: range(first_event, events.len()),
             misfits,
+            events_rejected,
         });
     }
-    Prepared { batch, rows, lookups, writes, keys }
+    Prepared { batch, rows, lookups, writes, events, keys, memory_of_events }
+}
+
+/// The event of a row, or `None` where it has no time.
+fn event<'c>(
+    plan: &EventPlan,
+    cell: &dyn Fn(usize) -> &'c str,
+    below: &[LinkedRows],
+    misfits: &mut u32,
+) -> Option<RowEvent> {
+    let Ok(Value::DateTime(time)) = plan.time_format.parse(cell(plan.time)) else { return None };
+    let nested = plan.nested.iter().map(|nested| {
+        let own = |row: &&LinkedRow| properties(&nested.fields, &|column| row.cells.cell(column), misfits);
+        (nested.nested_type, at_path(below, &nested.path).iter().map(own).collect())
+    });
+    let nested = nested.collect::<Vec<_>>();
+    let event = Event {
+        time,
+        properties: properties(&plan.fields, cell, misfits),
+        nested: nested.into_iter().filter(|(_, rows): &(_, Vec<_>)| !rows.is_empty()).collect(),
+        product_store: plan.product_store,
+        touch: EventTouch::default(),
+    };
+    let id = match plan.id.map(cell).unwrap_or_default() {
+        "" => event.content_id(),
+        id => id.into(),
+    };
+    let expired = plan.keep_from.is_some_and(|from| time < from);
+    Some(RowEvent { event_type: plan.event_type, id, event, expired })
+}
+
+fn properties<'c>(fields: &[ValuePlan], cell: &dyn Fn(usize) -> &'c str, misfits: &mut u32) -> Properties {
+    let mut properties = Properties::with_capacity(fields.len());
+    for field in fields {
+        let (value, misfit) =
+            values(&field.format, field.multiple, field.separator.as_deref(), cell(field.column));
+        *misfits += u32::from(misfit);
+        properties.extend(value.map(|value| (field.property, value)));
+    }
+    properties
 }
 
 fn range(from: usize, to: usize) -> Range<u32> {
@@ -148,35 +226,34 @@ fn range(from: usize, to: usize) -> Range<u32> {
 
 /// What a cell asks for, and whether it, or a part of it, does not fit.
 fn read(field: &FieldPlan, cell: &str) -> (Option<Change>, bool) {
-    let empty = (field.rule == MergeRule::SetOrClear).then_some(Change::Clear);
-    if cell.is_empty() {
-        return (empty, false);
+    match values(&field.format, field.multiple, field.separator.as_deref(), cell) {
+        (Some(property), misfit) => (Some(Change::Write(property)), misfit),
+        (None, false) if field.rule == MergeRule::SetOrClear => (Some(Change::Clear), false),
+        (None, misfit) => (None, misfit),
     }
-    if !field.multiple {
-        return match field.format.parse(cell) {
-            Ok(value) => (Some(Change::Write(Property::One(value))), false),
+}
+
+/// What a cell holds, and whether it, or a part of it, does not fit. A cell of separators alone is an empty one.
+fn values(format: &CellFormat, multiple: bool, separator: Option<&str>, cell: &str) -> (Option<Property>, bool) {
+    if cell.is_empty() {
+        return (None, false);
+    }
+    if !multiple {
+        return match format.parse(cell) {
+            Ok(value) => (Some(Property::One(value)), false),
             Err(_) => (None, true),
         };
     }
-    let (mut values, mut misfit, mut parts) = (Vec::new(), false, 0);
-    let mut take = |part: &str| {
-        if part.is_empty() {
-            return;
-        }
-        parts += 1;
-        match field.format.parse(part) {
-            Ok(value) if !values.contains(&value) => values.push(value),
-            Ok(_) => {}
-            Err(_) => misfit = true,
-        }
+    let (mut values, mut misfit) = (Vec::new(), false);
+    let mut take = |part: &str| match format.parse(part) {
+        _ if part.is_empty() => {}
+        Ok(value) if !values.contains(&value) => values.push(value),
+        Ok(_) => {}
+        Err(_) => misfit = true,
     };
-    match &field.separator {
-        Some(separator) => cell.split(separator.as_str()).for_each(|part| take(part.trim())),
+    match separator {
+        Some(separator) => cell.split(separator).for_each(|part| take(part.trim())),
         None => take(cell),
     }
-    match (values.is_empty(), parts) {
-        (true, 0) => (empty, false),
-        (true, _) => (None, misfit),
-        _ => (Some(Change::Write(Property::Many(values))), misfit),
-    }
+    ((!values.is_empty()).then_some(Property::Many(values)), misfit)
 }

@@ -46,6 +46,11 @@ impl Column {
         self.ends.len()
     }
 
+    /// The cells' text, one after the other, and where each ends.
+    pub fn parts(&self) -> (&str, &[u32]) {
+        (&self.data, &self.ends)
+    }
+
     /// The cell of a row; empty beyond the last.
     pub fn cell(&self, row: usize) -> &str {
         let from = match row.checked_sub(1) {

@@ -3,19 +3,23 @@
 //! Nothing here reads, writes or runs anything; every other crate of the host speaks in these types.
 
 mod batch;
+mod event;
 mod identifier;
+mod linked;
 mod number;
 mod record;
 mod schema;
 mod value;
 
 pub use batch::{Column, Header, RecordBatch, RejectedRow, RejectionCode, Verdict};
+pub use event::{Event, EventKey, EventTouch, EventTypeId, NestedTypeId, Properties};
 pub use identifier::{Identifier, PropertyId, RecordId, SpaceId};
+pub use linked::{LinkedRow, LinkedRows, at_path};
 pub use number::{NumberFormat, add_exactly};
 pub use record::{Class, Property, Record, Touch};
 pub use schema::{
     EventType, GroupType, MergeRule, NestedType, Permission, PropertySchema, READ_ONLY_PROPERTIES, Schema,
-    system_properties,
+    property, system_properties,
 };
 pub use value::{CellFormat, Misfit, TimeFormat, Value, ValueType, time_format_error};
 

@@ -56,13 +56,15 @@ pub struct Record {
     pub modified: i64,
     /// How the last goal run counts it.
     pub touch: Touch,
+    /// The sum of its events' fingerprints, modulo 2^64.
+    pub events: u64,
     properties: Vec<(PropertyId, Property)>,
 }
 
 impl Record {
     /// A record without properties.
     pub fn new(space: SpaceId, now: i64) -> Self {
-        Self { space, created: now, modified: now, touch: Touch::default(), properties: Vec::new() }
+        Self { space, created: now, modified: now, touch: Touch::default(), events: 0, properties: Vec::new() }
     }
 
     /// The same, with properties that are already in the order of their ids.
@@ -112,32 +114,38 @@ impl Record {
         self.place(id).ok().map(|place| self.properties.remove(place).1)
     }
 
-    /// A hash of the properties: records with equal properties have equal fingerprints.
+    /// A hash of the properties and events: records with equal ones have equal fingerprints.
     pub fn fingerprint(&self) -> u64 {
-        let mut hasher = Fingerprint(Xxh3::new());
-        for (id, property) in &self.properties {
-            hasher.add(0, &id.0.to_le_bytes());
-            for value in property.values() {
-                match value {
-                    Value::Text(text) => hasher.add(1, text.as_bytes()),
-                    Value::Number(number) => hasher.add(2, &number.serialize()),
-                    Value::Boolean(boolean) => hasher.add(3, &[u8::from(*boolean)]),
-                    Value::Date(date) => {
-                        hasher.add(4, &date.year().to_le_bytes());
-                        hasher.add(4, &date.day_of_year().to_le_bytes());
-                    }
-                    Value::DateTime(moment) => hasher.add(5, &moment.as_nanosecond().to_le_bytes()),
-                }
-            }
-        }
-        hasher.0.digest()
+        let mut hasher = Fingerprint::default();
+        hasher.add_properties(&self.properties);
+        hasher.digest().wrapping_add(self.events)
     }
 }
 
-struct Fingerprint(Xxh3);
+/// Hashes values so that no two sequences of them run together.
+#[derive(Default)]
+pub(crate) struct Fingerprint(Xxh3);
 
 impl Fingerprint {
-    fn add(&mut self, kind: u8, bytes: &[u8]) {
+    pub(crate) fn add_properties(&mut self, properties: &[(PropertyId, Property)]) {
+        for (id, property) in properties {
+            self.add(0, &id.0.to_le_bytes());
+            for value in property.values() {
+                match value {
+                    Value::Text(text) => self.add(1, text.as_bytes()),
+                    Value::Number(number) => self.add(2, &number.serialize()),
+                    Value::Boolean(boolean) => self.add(3, &[u8::from(*boolean)]),
+                    Value::Date(date) => {
+                        self.add(4, &date.year().to_le_bytes());
+                        self.add(4, &date.day_of_year().to_le_bytes());
+                    }
+                    Value::DateTime(moment) => self.add(5, &moment.as_nanosecond().to_le_bytes()),
+                }
+            }
+        }
+    }
+
+    pub(crate) fn add(&mut self, kind: u8, bytes: &[u8]) {
         // The length goes in too, so that no two sequences of values run together.
         let mut prefix = [0; 5];
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes();
@@ -146,6 +154,14 @@ impl Fingerprint {
         }
         self.0.update(&prefix);
         self.0.update(bytes);
+    }
+
+    pub(crate) fn digest(&self) -> u64 {
+        self.0.digest()
+    }
+
+    pub(crate) fn digest128(&self) -> u128 {
+        self.0.digest128()
     }
 }
 

@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
 use crate::{CONSENTED, REFUSED, ValueType};
 
 /// How a cell changes a property.
@@ -82,6 +86,11 @@ pub struct GroupType {
     pub properties: Vec<PropertySchema>,
 }
 
+/// The property of that name.
+pub fn property<'s>(properties: &'s [PropertySchema], name: &str) -> Option<&'s PropertySchema> {
+    properties.iter().find(|property| property.name == name)
+}
+
 /// A type of event on a profile's time line.
 #[derive(Clone, Debug, Default)]
 pub struct EventType {
@@ -91,6 +100,16 @@ pub struct EventType {
     pub properties: Vec<PropertySchema>,
     /// The lists of rows that an event carries.
     pub nested: Vec<NestedType>,
+    /// How long its events are kept after they happened; `None` = for ever.
+    pub retention: Option<Duration>,
+}
+
+impl EventType {
+    /// The moment before which events of this type are not kept.
+    pub fn keep_from(&self, now: Timestamp) -> Option<Timestamp> {
+        let kept = SignedDuration::try_from(self.retention?).ok()?;
+        now.checked_sub(kept).ok()
+    }
 }
 
 /// A list of rows inside an event, such as the products of an order.
@@ -120,7 +139,17 @@ pub struct Schema {
 impl Schema {
     /// The profile property of that name.
     pub fn property(&self, name: &str) -> Option<&PropertySchema> {
-        self.properties.iter().find(|property| property.name == name)
+        property(&self.properties, name)
+    }
+
+    /// The type of groups of that name.
+    pub fn group(&self, name: &str) -> Option<&GroupType> {
+        self.groups.iter().find(|group| group.name == name)
+    }
+
+    /// The type of events of that name.
+    pub fn event(&self, name: &str) -> Option<&EventType> {
+        self.events.iter().find(|event| event.name == name)
     }
 }
 

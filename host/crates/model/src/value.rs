@@ -71,6 +71,14 @@ impl Value {
             other => Cow::Owned(other.to_string()),
         }
     }
+
+    /// The bytes of a text that does not lie in the value itself.
+    pub(crate) fn long_text(&self) -> usize {
+        match self {
+            Self::Text(text) if text.is_heap_allocated() => text.len(),
+            _ => 0,
+        }
+    }
 }
 
 impl fmt::Display for Value {

@@ -1,8 +1,8 @@
 use rocksdb::WriteBatch;
-use sluicebox_model::{Record, RecordId};
+use sluicebox_model::{Event, EventKey, Record, RecordId};
 
-use crate::encode::{encode, merged_into};
-use crate::keys::{self, GOAL_RUN, HISTORY, IDENTIFIERS, LEDGER, RECORDS, RUNNING};
+use crate::encode::{encode, encode_event, merged_into};
+use crate::keys::{self, DIGEST, EVENTS, GOAL_RUN, HISTORY, IDENTIFIERS, LEDGER, RECORDS, RUNNING, UNFINISHED};
 use crate::open::durable;
 use crate::{Store, StoreError};
 
@@ -39,6 +39,10 @@ pub struct Commit {
     pub merged: Vec<(RecordId, RecordId)>,
     /// Identifiers to write, or to remove.
     pub identifiers: Vec<(Vec<u8>, Option<RecordId>)>,
+    /// Events to write, or to remove.
+    pub events: Vec<(EventKey, Option<Event>)>,
+    /// A set of files that is imported, by its key, and what is still to do with it; empty = nothing any more.
+    pub unfinished: Option<([u8; 32], Vec<u8>)>,
     /// The file's key and how far it is imported now.
     pub file: Option<([u8; 32], FileState)>,
     /// The goal run's number and its report so far.
@@ -53,7 +57,8 @@ impl Store {
     /// # Errors
     /// If the store fails.
     pub fn commit(&self, mut commit: Commit) -> Result<(), StoreError> {
-        let (records, identifiers) = (self.family(RECORDS)?, self.family(IDENTIFIERS)?);
+        let (records, identifiers, events) =
+            (self.family(RECORDS)?, self.family(IDENTIFIERS)?, self.family(EVENTS)?);
         // Sorted keys go into the tables several times faster than random ones.
         commit.records.sort_unstable_by_key(|(id, _)| *id);
         commit.identifiers.sort_unstable();
@@ -72,6 +77,21 @@ impl Store {
                 Some(id) => batch.put_cf(identifiers, identifier, id.0),
                 None => batch.delete_cf(identifiers, identifier),
             }
+        }
+        for (key, event) in &commit.events {
+            match event {
+                Some(event) => {
+                    bytes.clear();
+                    encode_event(&key.id, event, &mut bytes);
+                    batch.put_cf(events, keys::event(key), &bytes);
+                }
+                None => batch.delete_cf(events, keys::event(key)),
+            }
+        }
+        match &commit.unfinished {
+            Some((key, rest)) if rest.is_empty() => batch.delete(keys::key(UNFINISHED, key)),
+            Some((key, rest)) => batch.put(keys::key(UNFINISHED, key), rest),
+            None => {}
         }
         if let Some((key, state)) = &commit.file {
             batch.put(keys::key(LEDGER, key), state.encode());
@@ -102,5 +122,14 @@ impl Store {
         batch.put(keys::key(HISTORY, &number.to_be_bytes()), report(number));
         self.db.write_opt(batch, &durable())?;
         Ok(number)
+    }
+
+    /// Remembers what [`Store::digest`] answers for a version of an object.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn remember_digest(&self, version: &str, digest: [u8; 32]) -> Result<(), StoreError> {
+        let key = keys::key(DIGEST, blake3::hash(version.as_bytes()).as_bytes());
+        Ok(self.db.put(key, digest)?)
     }
 }

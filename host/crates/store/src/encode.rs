@@ -1,21 +1,29 @@
 //! A record as bytes.
 //!
-//! The first byte tells the kind: 1 = a record, 2 = merged into the record whose id follows. A record is
-//! `space, created, modified, goal run, first fingerprint` (u32 and four 64-bit integers, little endian), the
-//! class (u8), the number of properties, and for each, in the order of their ids: id, shape (0 = one value,
-//! otherwise 1 + the number of values), values. A value is a tag and its bytes. Numbers without a stated
-//! width are LEB128; negative ones zigzag.
+//! The first byte tells the kind: 3 = a record, 1 = a record as layout 1 had it, without `events`; 2 = merged into the
+//! record whose id follows. A record is `space, created, modified, goal run, first fingerprint, events` (u32 and five
+//! 64-bit integers, little endian), the class (u8), and properties: their number, and for each, in the order of their
+//! ids: id, shape (0 = one value, otherwise 1 + the number of values), values. A value is a tag and its bytes.
+//!
+//! An event is 1, the goal run (u64, little endian), the class (u8), whether it feeds the product store (u8), the time
+//! in nanoseconds, the id's length and text, properties, and the number of nested types; for each of them its id, the
+//! number of rows and each row's properties. Numbers without a stated width are LEB128; negative ones zigzag.
 
 use compact_str::CompactString;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use rust_decimal::Decimal;
-use sluicebox_model::{Class, Property, PropertyId, Record, RecordId, SpaceId, Touch, Value};
+use sluicebox_model::{
+    Class, Event, EventTouch, NestedTypeId, Properties, Property, PropertyId, Record, RecordId, SpaceId,
+    Value,
+};
 
 use crate::StoreError;
 
-const RECORD: u8 = 1;
+const RECORD_WITHOUT_EVENTS: u8 = 1;
 const MERGED: u8 = 2;
+const RECORD: u8 = 3;
+const EVENT: u8 = 1;
 
 const TEXT: u8 = 0;
 const NUMBER: u8 = 1;
@@ -46,13 +54,40 @@ pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
     out.extend_from_slice(&record.modified.to_le_bytes());
     out.extend_from_slice(&record.touch.goal_run.to_le_bytes());
     out.extend_from_slice(&record.touch.first_fingerprint.to_le_bytes());
-    out.push(match record.touch.class {
+    out.extend_from_slice(&record.events.to_le_bytes());
+    out.push(class(record.touch.class));
+    put_properties(record.properties(), out);
+}
+
+/// An event as bytes, with its id.
+pub(crate) fn encode_event(id: &str, event: &Event, out: &mut Vec<u8>) {
+    out.push(EVENT);
+    out.extend_from_slice(&event.touch.goal_run.to_le_bytes());
+    out.push(class(event.touch.class));
+    out.push(u8::from(event.product_store));
+    put_signed(event.time.as_nanosecond(), out);
+    put_number(id.len() as u128, out);
+    out.extend_from_slice(id.as_bytes());
+    put_properties(&event.properties, out);
+    put_number(event.nested.len() as u128, out);
+    for (nested, rows) in &event.nested {
+        put_number(nested.0.into(), out);
+        put_number(rows.len() as u128, out);
+        rows.iter().for_each(|row| put_properties(row, out));
+    }
+}
+
+fn class(class: Class) -> u8 {
+    match class {
         Class::Unchanged => 0,
         Class::Updated => 1,
         Class::Created => 2,
-    });
-    put_number(record.properties().len() as u128, out);
-    for (id, property) in record.properties() {
+    }
+}
+
+fn put_properties(properties: &[(PropertyId, Property)], out: &mut Vec<u8>) {
+    put_number(properties.len() as u128, out);
+    for (id, property) in properties {
         put_number(id.0.into(), out);
         match property {
             Property::One(value) => {
@@ -111,6 +146,12 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Stored, StoreError> {
     reader.stored().filter(|_| reader.0.is_empty()).ok_or(StoreError::Damaged("a record"))
 }
 
+/// An event with its id.
+pub(crate) fn decode_event(bytes: &[u8]) -> Result<(CompactString, Event), StoreError> {
+    let mut reader = Reader(bytes);
+    reader.event().filter(|_| reader.0.is_empty()).ok_or(StoreError::Damaged("an event"))
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -161,25 +202,58 @@ impl<'a> Reader<'a> {
     fn stored(&mut self) -> Option<Stored> {
         match self.byte()? {
             MERGED => Some(Stored::MergedInto(RecordId(self.array()?))),
-            RECORD => self.record().map(Stored::Record),
+            RECORD => self.record(true).map(Stored::Record),
+            RECORD_WITHOUT_EVENTS => self.record(false).map(Stored::Record),
             _ => None,
         }
     }
 
-    fn record(&mut self) -> Option<Record> {
+    fn record(&mut self, with_events: bool) -> Option<Record> {
         let mut record =
             Record::new(SpaceId(u32::from_le_bytes(self.array()?)), i64::from_le_bytes(self.array()?));
         record.modified = i64::from_le_bytes(self.array()?);
-        record.touch = Touch {
-            goal_run: u64::from_le_bytes(self.array()?),
-            first_fingerprint: u64::from_le_bytes(self.array()?),
-            class: match self.byte()? {
-                0 => Class::Unchanged,
-                1 => Class::Updated,
-                2 => Class::Created,
-                _ => return None,
-            },
+        record.touch.goal_run = u64::from_le_bytes(self.array()?);
+        record.touch.first_fingerprint = u64::from_le_bytes(self.array()?);
+        if with_events {
+            record.events = u64::from_le_bytes(self.array()?);
+        }
+        record.touch.class = self.class()?;
+        let properties = self.properties()?;
+        Some(record.with_sorted_properties(properties))
+    }
+
+    fn event(&mut self) -> Option<(CompactString, Event)> {
+        let EVENT = self.byte()? else { return None };
+        let touch = EventTouch { goal_run: u64::from_le_bytes(self.array()?), class: self.class()? };
+        let product_store = match self.byte()? {
+            0 => false,
+            1 => true,
+            _ => return None,
         };
+        let time = Timestamp::from_nanosecond(self.signed()?).ok()?;
+        let length = self.number()?;
+        let id = CompactString::from_utf8(self.take(length)?).ok()?;
+        let properties = self.properties()?;
+        let count: usize = self.number()?;
+        let mut nested = Vec::with_capacity(count.min(self.0.len()));
+        for _ in 0..count {
+            let kind = NestedTypeId(self.number()?);
+            let rows: usize = self.number()?;
+            nested.push((kind, (0..rows).map(|_| self.properties()).collect::<Option<_>>()?));
+        }
+        Some((id, Event { time, properties, nested, product_store, touch }))
+    }
+
+    fn class(&mut self) -> Option<Class> {
+        match self.byte()? {
+            0 => Some(Class::Unchanged),
+            1 => Some(Class::Updated),
+            2 => Some(Class::Created),
+            _ => None,
+        }
+    }
+
+    fn properties(&mut self) -> Option<Properties> {
         let count: usize = self.number()?;
         // A count that lies cannot reserve more than the bytes that are there.
         let mut properties = Vec::with_capacity(count.min(self.0.len()));
@@ -192,7 +266,7 @@ impl<'a> Reader<'a> {
             };
             properties.push((id, property));
         }
-        properties.is_sorted_by(|a, b| a.0 < b.0).then(|| record.with_sorted_properties(properties))
+        properties.is_sorted_by(|a, b| a.0 < b.0).then_some(properties)
     }
 
     fn value(&mut self) -> Option<Value> {
@@ -218,6 +292,8 @@ impl<'a> Reader<'a> {
 mod tests {
     use proptest::prelude::*;
 
+    use sluicebox_model::Touch;
+
     use super::*;
 
     fn value() -> impl Strategy<Value = Value> {
@@ -242,10 +318,10 @@ mod tests {
 
     fn record() -> impl Strategy<Value = Record> {
         let properties = prop::collection::btree_map(any::<u32>(), property(), 0..6);
-        (any::<(u32, i64, i64, u64, u64)>(), 0..3, properties).prop_map(
-            |((space, created, modified, goal_run, first_fingerprint), class, properties)| {
+        (any::<(u32, i64, i64, u64, u64, u64)>(), 0..3, properties).prop_map(
+            |((space, created, modified, goal_run, first_fingerprint, events), class, properties)| {
                 let mut record = Record::new(SpaceId(space), created);
-                record.modified = modified;
+                (record.modified, record.events) = (modified, events);
                 let class = [Class::Unchanged, Class::Updated, Class::Created][class as usize];
                 record.touch = Touch { goal_run, first_fingerprint, class };
                 let properties = properties.into_iter().map(|(id, property)| (PropertyId(id), property));
@@ -254,7 +330,36 @@ mod tests {
         )
     }
 
+    fn properties() -> impl Strategy<Value = Properties> {
+        let properties = prop::collection::btree_map(any::<u32>(), property(), 0..4);
+        properties.prop_map(|properties| properties.into_iter().map(|(id, held)| (PropertyId(id), held)).collect())
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        let nested = prop::collection::vec((any::<u32>(), prop::collection::vec(properties(), 0..3)), 0..3);
+        (-(10_i128.pow(19))..10_i128.pow(19), any::<(bool, u64)>(), properties(), nested).prop_map(
+            |(time, (product_store, goal_run), properties, nested)| Event {
+                time: Timestamp::from_nanosecond(time).unwrap(),
+                properties,
+                nested: nested.into_iter().map(|(kind, rows)| (NestedTypeId(kind), rows)).collect(),
+                product_store,
+                touch: EventTouch { goal_run, class: Class::Created },
+            },
+        )
+    }
+
     proptest! {
+        #[test]
+        fn events_come_back_as_they_were(event in event(), id: String, place: prop::sample::Index, byte: u8) {
+            let mut bytes = Vec::new();
+            encode_event(&id, &event, &mut bytes);
+            prop_assert_eq!(decode_event(&bytes).unwrap(), (CompactString::from(id), event));
+            let place = place.index(bytes.len());
+            prop_assert!(decode_event(&bytes[..place]).is_err());
+            bytes[place] = byte;
+            let _ = decode_event(&bytes);
+        }
+
         #[test]
         fn records_come_back_as_they_were(record in record()) {
             let mut bytes = Vec::new();

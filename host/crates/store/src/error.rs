@@ -34,6 +34,12 @@ pub enum StoreError {
     /// A property cannot identify because two records hold one value.
     #[error("two or more records hold the same value, so the property cannot identify")]
     NotUnique,
+    /// The linked rows of a few rows take too much memory.
+    #[error("the linked rows that belong to one batch of rows take more than {bytes} bytes; smaller batches (import.batch_rows) need less")]
+    TooManyLinked {
+        /// The most that is allowed.
+        bytes: usize,
+    },
     /// RocksDB failed.
     #[error("the store failed: {0}")]
     Rocks(#[from] rocksdb::Error),

@@ -43,8 +43,8 @@ impl Store {
 
     fn build(&self, property: PropertyId) -> Result<(), StoreError> {
         let family = self.family(IDENTIFIERS)?;
-        let (_, spaces) = self.names();
-        for space in spaces.keys() {
+        let names = self.names();
+        for space in names.domain_groups.keys().chain(names.group_types.keys()) {
             // Left over from a time when it was unique before.
             let bound = |property: u32| [space.0.to_be_bytes(), property.to_be_bytes()].concat();
             self.db.delete_range_cf(family, bound(property.0), bound(property.0.saturating_add(1)))?;

@@ -5,24 +5,56 @@
 //! | `default` | `m` `format` | version of this layout, u32 |
 //! | `default` | `m` `goal-run` | number of the last goal run, u64 |
 //! | `default` | `m` `running` | number of the goal run under way, u64; absent when none is |
+//! | `default` | `m` `expired` | when old events were removed last, in seconds i64, and for each type its number u32 and how long it is kept, in seconds i64 |
 //! | `default` | `d` name | number of a property or space, u32 (see [`Store::property`](crate::Store::property)) |
 //! | `default` | `u` property u32 | present when the values of the property are in `identifiers` |
 //! | `default` | `l` 32-byte hash | a file's [`FileState`](crate::FileState): position u64, complete u8, rows u64 |
 //! | `default` | `h` goal run u64 | the goal run's report, as the host writes it |
+//! | `default` | `e` 32-byte hash of an object's version | 32-byte digest of its content |
+//! | `default` | `f` 32-byte hash of a goal and a file | what is still to do with files that are imported, as the host writes it |
 //! | `records` | 16-byte record id | a record, or the id of the record that it was merged into (see `encode`) |
 //! | `identifiers` | space u32, property u32, text (see [`Identifier`](sluicebox_model::Identifier)) | 16-byte record id |
+//! | `events` | 16-byte record id, type u32, the event's id (one of more than 64 bytes: a zero byte and its BLAKE3 hash) | an event (see `encode`) |
+
+use sluicebox_model::EventKey;
 
 pub(crate) const FORMAT: &[u8] = b"mformat";
 pub(crate) const GOAL_RUN: &[u8] = b"mgoal-run";
+pub(crate) const EXPIRED: &[u8] = b"mexpired";
 pub(crate) const RUNNING: &[u8] = b"mrunning";
 
 pub(crate) const RECORDS: &str = "records";
 pub(crate) const IDENTIFIERS: &str = "identifiers";
+pub(crate) const EVENTS: &str = "events";
 
 pub(crate) const NAME: u8 = b'd';
 pub(crate) const INDEXED: u8 = b'u';
 pub(crate) const LEDGER: u8 = b'l';
 pub(crate) const HISTORY: u8 = b'h';
+pub(crate) const DIGEST: u8 = b'e';
+pub(crate) const UNFINISHED: u8 = b'f';
+
+/// Bytes of a text that a key holds as they are; no text begins with the zero byte that marks a hash.
+const LONGEST_TEXT: usize = 64;
+
+/// Appends a text, or the hash of a long one.
+pub(crate) fn put_text(text: &str, key: &mut Vec<u8>) {
+    if text.len() <= LONGEST_TEXT && !text.as_bytes().contains(&0) {
+        key.extend_from_slice(text.as_bytes());
+    } else {
+        key.push(0);
+        key.extend_from_slice(blake3::hash(text.as_bytes()).as_bytes());
+    }
+}
+
+/// A key of `events`.
+pub(crate) fn event(event: &EventKey) -> Vec<u8> {
+    let mut key = Vec::with_capacity(48);
+    key.extend_from_slice(&event.record.0);
+    key.extend_from_slice(&event.event_type.0.to_be_bytes());
+    put_text(&event.id, &mut key);
+    key
+}
 
 /// A key of `default`.
 pub(crate) fn key(kind: u8, rest: &[u8]) -> Vec<u8> {

@@ -9,13 +9,13 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options,
     WriteOptions,
 };
-use sluicebox_model::{PropertyId, SpaceId};
+use sluicebox_model::{EventTypeId, NestedTypeId, PropertyId, SpaceId};
 
 use crate::StoreError;
-use crate::keys::{self, FORMAT, IDENTIFIERS, NAME, RECORDS};
+use crate::keys::{self, EVENTS, FORMAT, IDENTIFIERS, NAME, RECORDS};
 
 /// The newest layout that this version reads, and the one that it writes.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 const LOCK_FILE: &str = "sluicebox.lock";
 const MEBIBYTE: usize = 1024 * 1024;
 
@@ -92,7 +92,8 @@ impl Store {
         options.create_missing_column_families(true);
         let db = DB::open_cf_descriptors(&options, path, column_families())?;
         let store = Self::check(db, Some(lock))?;
-        if store.db.get(FORMAT)?.is_none() {
+        if store.db.get(FORMAT)?.as_deref() != Some(LAYOUT.to_be_bytes().as_slice()) {
+            // Layout 1 had no events; what it has is read as it is.
             store.db.put_opt(FORMAT, LAYOUT.to_be_bytes(), &durable())?;
         }
         Ok(store)
@@ -106,7 +107,10 @@ impl Store {
         if !path.join("CURRENT").exists() {
             return Ok(None);
         }
-        let db = DB::open_cf_descriptors_read_only(&database_options(), path, column_families(), false)?;
+        let options = database_options();
+        let held = DB::list_cf(&options, path)?;
+        let families = column_families().into_iter().filter(|family| held.iter().any(|name| name == family.name()));
+        let db = DB::open_cf_descriptors_read_only(&options, path, families, false)?;
         Self::check(db, None).map(Some)
     }
 
@@ -127,12 +131,12 @@ impl Store {
         Ok(Self { db, names: Mutex::new(names), _lock: lock })
     }
 
-    /// The number of a property; a new one the first time. `owner` is empty for profiles, or the group type.
+    /// The number of a name; a new one the first time.
     ///
     /// # Errors
     /// If the new number cannot be written.
-    pub fn property(&self, owner: &str, name: &str) -> Result<PropertyId, StoreError> {
-        self.number(format!("p/{owner}/{name}")).map(PropertyId)
+    pub fn property(&self, owner: Owner<'_>, name: &str) -> Result<PropertyId, StoreError> {
+        self.number(format!("{}{name}", owner.properties())).map(PropertyId)
     }
 
     /// The number of a domain group; a new one the first time.
@@ -140,7 +144,45 @@ impl Store {
     /// # Errors
     /// If the new number cannot be written.
     pub fn domain_group(&self, name: &str) -> Result<SpaceId, StoreError> {
-        self.number(format!("d/{name}")).map(SpaceId)
+        self.number(format!("{DOMAIN_GROUP}{name}")).map(SpaceId)
+    }
+
+    /// The number of a type of groups; a new one the first time.
+    ///
+    /// # Errors
+    /// If the new number cannot be written.
+    pub fn group_type(&self, name: &str) -> Result<SpaceId, StoreError> {
+        self.number(format!("{GROUP_TYPE}{name}")).map(SpaceId)
+    }
+
+    /// The number of a type of events; a new one the first time.
+    ///
+    /// # Errors
+    /// If the new number cannot be written.
+    pub fn event_type(&self, name: &str) -> Result<EventTypeId, StoreError> {
+        self.number(format!("{EVENT_TYPE}{name}")).map(EventTypeId)
+    }
+
+    /// The number of a type of nested rows; a new one the first time.
+    ///
+    /// # Errors
+    /// If the new number cannot be written.
+    pub fn nested_type(&self, event: &str, name: &str) -> Result<NestedTypeId, StoreError> {
+        self.number(format!("{NESTED_TYPE}{event}{BETWEEN}{name}")).map(NestedTypeId)
+    }
+
+    /// The number of a name that the store has met.
+    pub fn known_property(&self, owner: Owner<'_>, name: &str) -> Option<PropertyId> {
+        self.known(&format!("{}{name}", owner.properties())).map(PropertyId)
+    }
+
+    /// The number of a type of nested rows that the store has met.
+    pub fn known_nested_type(&self, event: &str, name: &str) -> Option<NestedTypeId> {
+        self.known(&format!("{NESTED_TYPE}{event}{BETWEEN}{name}")).map(NestedTypeId)
+    }
+
+    fn known(&self, name: &str) -> Option<u32> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
     }
 
     fn number(&self, name: String) -> Result<u32, StoreError> {
@@ -154,18 +196,93 @@ impl Store {
         Ok(number)
     }
 
-    /// The names of profile properties and of domain groups by their numbers.
-    pub fn names(&self) -> (HashMap<PropertyId, String>, HashMap<SpaceId, String>) {
+    /// The names of everything that has a number.
+    pub fn names(&self) -> Names {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut properties, mut spaces) = (HashMap::new(), HashMap::new());
+        let mut found = Names::default();
         for (name, number) in names.iter() {
-            if let Some(name) = name.strip_prefix("p//") {
-                properties.insert(PropertyId(*number), name.to_owned());
-            } else if let Some(name) = name.strip_prefix("d/") {
-                spaces.insert(SpaceId(*number), name.to_owned());
-            }
+            found.add(name, *number);
         }
-        (properties, spaces)
+        found
+    }
+}
+
+/// Whose property it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner<'a> {
+    /// Every profile's.
+    Profile,
+    /// That of groups of a type.
+    Group(&'a str),
+    /// That of events of a type.
+    Event(&'a str),
+    /// That of the rows of a nested type, after the type of events.
+    Nested(&'a str, &'a str),
+}
+
+// How names stand in the dictionary; `BETWEEN` is in no name of a schema.
+const BETWEEN: char = '\u{1f}';
+const PROFILE: &str = "p//";
+const GROUP: &str = "g/";
+const EVENT: &str = "e/";
+const NESTED: &str = "n/";
+const DOMAIN_GROUP: &str = "d/";
+const GROUP_TYPE: &str = "G/";
+const EVENT_TYPE: &str = "E/";
+const NESTED_TYPE: &str = "N/";
+
+impl Owner<'_> {
+    fn properties(self) -> String {
+        match self {
+            Self::Profile => PROFILE.to_owned(),
+            Self::Group(kind) => format!("{GROUP}{kind}{BETWEEN}"),
+            Self::Event(kind) => format!("{EVENT}{kind}{BETWEEN}"),
+            Self::Nested(kind, nested) => format!("{NESTED}{kind}{BETWEEN}{nested}{BETWEEN}"),
+        }
+    }
+}
+
+/// The names of a store's dictionary by their numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// Of properties, whoever's they are.
+    pub properties: HashMap<PropertyId, String>,
+    /// The properties of profiles, by their names.
+    pub profile_properties: HashMap<String, PropertyId>,
+    /// The properties of groups, by the names of type and property.
+    pub group_properties: HashMap<(String, String), PropertyId>,
+    /// Of domain groups.
+    pub domain_groups: HashMap<SpaceId, String>,
+    /// Of types of groups.
+    pub group_types: HashMap<SpaceId, String>,
+    /// Of types of events.
+    pub event_types: HashMap<EventTypeId, String>,
+    /// Of types of nested rows, without the type of events.
+    pub nested_types: HashMap<NestedTypeId, String>,
+}
+
+impl Names {
+    fn add(&mut self, name: &str, number: u32) {
+        let last = |name: &str| name.rsplit(BETWEEN).next().unwrap_or_default().to_owned();
+        if let Some(name) = name.strip_prefix(PROFILE) {
+            self.properties.insert(PropertyId(number), name.to_owned());
+            self.profile_properties.insert(name.to_owned(), PropertyId(number));
+        } else if let Some(name) = name.strip_prefix(GROUP) {
+            self.properties.insert(PropertyId(number), last(name));
+            if let Some((kind, property)) = name.split_once(BETWEEN) {
+                self.group_properties.insert((kind.to_owned(), property.to_owned()), PropertyId(number));
+            }
+        } else if let Some(name) = name.strip_prefix(EVENT).or_else(|| name.strip_prefix(NESTED)) {
+            self.properties.insert(PropertyId(number), last(name));
+        } else if let Some(name) = name.strip_prefix(DOMAIN_GROUP) {
+            self.domain_groups.insert(SpaceId(number), name.to_owned());
+        } else if let Some(name) = name.strip_prefix(GROUP_TYPE) {
+            self.group_types.insert(SpaceId(number), name.to_owned());
+        } else if let Some(name) = name.strip_prefix(EVENT_TYPE) {
+            self.event_types.insert(EventTypeId(number), name.to_owned());
+        } else if let Some(name) = name.strip_prefix(NESTED_TYPE) {
+            self.nested_types.insert(NestedTypeId(number), last(name));
+        }
     }
 }
 
@@ -176,12 +293,12 @@ pub(crate) fn durable() -> WriteOptions {
     options
 }
 
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> StoreError + '_ {
+pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> StoreError + '_ {
     move |source| StoreError::Io { path: path.to_owned(), source }
 }
 
 /// People's data lies here: the folder is its owner's alone.
-fn folder(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn folder(path: &Path) -> Result<(), StoreError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io(path))
 }
 
@@ -247,5 +364,10 @@ fn column_families() -> Vec<ColumnFamilyDescriptor> {
         options.set_level_compaction_dynamic_level_bytes(true);
         ColumnFamilyDescriptor::new(name, options)
     };
-    vec![family("default", 4 * MEBIBYTE), family(RECORDS, 64 * MEBIBYTE), family(IDENTIFIERS, 32 * MEBIBYTE)]
+    vec![
+        family("default", 4 * MEBIBYTE),
+        family(RECORDS, 64 * MEBIBYTE),
+        family(IDENTIFIERS, 32 * MEBIBYTE),
+        family(EVENTS, 32 * MEBIBYTE),
+    ]
 }

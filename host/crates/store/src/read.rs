@@ -1,8 +1,8 @@
 use rocksdb::{ColumnFamily, IteratorMode};
-use sluicebox_model::{Identifier, Record, RecordId};
+use sluicebox_model::{Event, EventKey, EventTypeId, Identifier, Record, RecordId};
 
-use crate::encode::{Stored, decode};
-use crate::keys::{self, HISTORY, IDENTIFIERS, LEDGER, RECORDS};
+use crate::encode::{Stored, decode, decode_event};
+use crate::keys::{self, DIGEST, EVENTS, HISTORY, IDENTIFIERS, LEDGER, RECORDS, UNFINISHED};
 use crate::{FileState, Store, StoreError};
 
 /// Keys of one call to RocksDB: enough to share the work of a block, few enough to pin little memory.
@@ -112,6 +112,89 @@ impl Store {
     pub fn file_state(&self, key: &[u8; 32]) -> Result<Option<FileState>, StoreError> {
         let bytes = self.db.get(keys::key(LEDGER, key))?;
         bytes.map(|bytes| FileState::decode(&bytes).ok_or(StoreError::Damaged("the ledger"))).transpose()
+    }
+
+    /// The digest of an object's content, if it was remembered for this version of it.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn digest(&self, version: &str) -> Result<Option<[u8; 32]>, StoreError> {
+        let key = keys::key(DIGEST, blake3::hash(version.as_bytes()).as_bytes());
+        Ok(self.db.get(key)?.and_then(|digest| digest.try_into().ok()))
+    }
+
+    /// The sets of files that are imported and with which something is still to do.
+    ///
+    /// # Errors
+    /// If the store fails or is damaged.
+    pub fn unfinished(&self) -> Result<Vec<([u8; 32], Box<[u8]>)>, StoreError> {
+        let mut sets = Vec::new();
+        for entry in self.db.iterator(IteratorMode::From(&[UNFINISHED], rocksdb::Direction::Forward)) {
+            let (key, rest) = entry?;
+            let Some((&UNFINISHED, key)) = key.split_first() else { break };
+            let key = key.try_into().map_err(|_| StoreError::Damaged("the list of unfinished files"))?;
+            sets.push((key, rest));
+        }
+        Ok(sets)
+    }
+
+    /// The events of sorted keys.
+    ///
+    /// # Errors
+    /// If the store fails or is damaged.
+    pub fn load_events_sorted(&self, keys: &[EventKey]) -> Result<Vec<Option<Event>>, StoreError> {
+        let Some(family) = self.db.cf_handle(EVENTS) else { return Ok(vec![None; keys.len()]) };
+        let mut events = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(LOOKUPS) {
+            // The keys' order is that of their bytes but for long ids, which are hashed.
+            let keys: Vec<Vec<u8>> = keys.iter().map(keys::event).collect();
+            for stored in self.db.batched_multi_get_cf(family, keys.iter(), false) {
+                events.push(match stored? {
+                    None => None,
+                    Some(bytes) => Some(decode_event(&bytes)?.1),
+                });
+            }
+        }
+        Ok(events)
+    }
+
+    /// The events of one record, by type, then by the bytes of their ids.
+    ///
+    /// # Errors
+    /// If the store fails or is damaged.
+    pub fn events_of(&self, record: RecordId) -> Result<Vec<(EventKey, Event)>, StoreError> {
+        let events = self.events_from(record)?;
+        let of_record = |entry: &Result<(EventKey, Event), StoreError>| {
+            entry.as_ref().map_or(true, |(key, _)| key.record == record)
+        };
+        events.take_while(of_record).collect()
+    }
+
+    /// Every event, by record, type and the bytes of their ids.
+    ///
+    /// # Errors
+    /// If the store fails; each entry may be damaged.
+    pub fn events(&self) -> Result<impl Iterator<Item = Result<(EventKey, Event), StoreError>> + '_, StoreError> {
+        self.events_from(RecordId([0; 16]))
+    }
+
+    fn events_from(
+        &self,
+        record: RecordId,
+    ) -> Result<impl Iterator<Item = Result<(EventKey, Event), StoreError>> + '_, StoreError> {
+        // A store of layout 1 that is open for reading has none.
+        let entries = self.db.cf_handle(EVENTS).map(|family| {
+            self.db.iterator_cf(family, IteratorMode::From(&record.0, rocksdb::Direction::Forward))
+        });
+        Ok(entries.into_iter().flatten().map(|entry| {
+            let (key, bytes) = entry?;
+            let (id, event) = decode_event(&bytes)?;
+            let damaged = || StoreError::Damaged("the key of an event");
+            let (record, rest) = key.split_first_chunk().ok_or_else(damaged)?;
+            let (event_type, _) = rest.split_first_chunk().ok_or_else(damaged)?;
+            let event_type = EventTypeId(u32::from_be_bytes(*event_type));
+            Ok((EventKey { record: RecordId(*record), event_type, id }, event))
+        }))
     }
 
     /// The goal runs' reports, newest first.

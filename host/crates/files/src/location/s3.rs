@@ -1,0 +1,454 @@
+//! A bucket of Amazon S3, or of a store that speaks its protocol.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::Credentials;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+
+use super::object::Object;
+use super::{FoundFile, Listing, Origin};
+use crate::{FileError, Pattern};
+
+/// What is tried before an answer of the store counts: throttling, errors of the server and lost connections.
+const ATTEMPTS: u32 = 8;
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// The time until an answer begins.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
+/// A region that every store takes which has none.
+const ANY_REGION: &str = "us-east-1";
+
+/// How a bucket is reached.
+#[derive(Clone, Default)]
+pub struct S3Options {
+    /// The name of the bucket.
+    pub bucket: String,
+    /// Its region; absent = as the environment says.
+    pub region: Option<String>,
+    /// The address of a store that is not Amazon's.
+    pub endpoint: Option<String>,
+    /// Whether the bucket is a part of the path and not of the host's name.
+    pub path_style: bool,
+    /// Key and secret, and the token of a session; absent = the SDK's default chain of credentials.
+    pub keys: Option<(String, String, Option<String>)>,
+}
+
+/// A bucket. Clones share connections.
+#[derive(Clone)]
+pub struct S3(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    bucket: String,
+    region: Option<String>,
+    endpoint: String,
+    // Dropped last: what the client still does runs on it.
+    runtime: Runtime,
+}
+
+impl fmt::Debug for S3 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3").field("bucket", &self.0.bucket).finish_non_exhaustive()
+    }
+}
+
+/// What a goal needs to be allowed, by the name that policies have for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Permission {
+    /// Listing the files of the bucket.
+    ListBucket,
+    /// Reading files.
+    GetObject,
+    /// Writing files, and their copies with `.done`.
+    PutObject,
+    /// Deleting files.
+    DeleteObject,
+    /// Asking for the bucket's region.
+    GetBucketLocation,
+    /// Listing the buckets.
+    ListAllMyBuckets,
+}
+
+impl Permission {
+    /// The name in a policy.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ListBucket => "s3:ListBucket",
+            Self::GetObject => "s3:GetObject",
+            Self::PutObject => "s3:PutObject",
+            Self::DeleteObject => "s3:DeleteObject",
+            Self::GetBucketLocation => "s3:GetBucketLocation",
+            Self::ListAllMyBuckets => "s3:ListAllMyBuckets",
+        }
+    }
+}
+
+/// A request that the store refused, or that did not reach it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("s3://{bucket}/{key}: {problem}")]
+pub struct S3Error {
+    /// The bucket.
+    pub bucket: String,
+    /// The key, or the folder that was listed.
+    pub key: String,
+    /// What is wrong, and what to do about it.
+    pub problem: S3Problem,
+}
+
+/// What is wrong with a request, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum S3Problem {
+    /// The identity may not do this.
+    Denied(&'static str),
+    /// There is no such bucket.
+    NoBucket,
+    /// There is no such object.
+    NoObject,
+    /// The object was replaced since it was listed.
+    Changed,
+    /// The bucket is in this region, or in another one.
+    Region(Option<String>),
+    /// The token of the session, or the key, has expired.
+    Expired,
+    /// The store does not know the key.
+    UnknownKey,
+    /// The secret does not fit the key.
+    WrongSecret,
+    /// There are no credentials.
+    NoCredentials,
+    /// This machine's clock is wrong.
+    Clock,
+    /// The store asked for fewer requests, again and again.
+    SlowDown,
+    /// The store cannot be reached.
+    Network(String),
+    /// The store's answer does not fit the question.
+    Answer,
+    /// Another code and status of the store.
+    Other(String),
+}
+
+impl fmt::Display for S3Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied(action) => {
+                write!(f, "access is denied; the policy of this identity needs {action}")
+            }
+            Self::NoBucket => f.write_str("there is no such bucket; check location.bucket and location.endpoint"),
+            Self::NoObject => f.write_str("the object is gone; it was there when the folder was listed"),
+            Self::Changed => f.write_str("the object was replaced while it was read"),
+            Self::Region(Some(region)) => {
+                write!(f, "the bucket is in another region; set location.region to \"{region}\"")
+            }
+            Self::Region(None) => {
+                f.write_str("the bucket is in another region; set location.region to the one that it is in")
+            }
+            Self::Expired => f.write_str(
+                "the credentials have expired; renew session_token and its keys, or use keys that last",
+            ),
+            Self::UnknownKey => f.write_str("the access key is not known to the store; check access_key_id"),
+            Self::WrongSecret => {
+                f.write_str("the signature does not fit; check secret_access_key, and that it belongs to access_key_id")
+            }
+            Self::NoCredentials => f.write_str(
+                "there are no credentials; set access_key_id and secret_access_key, or those of the environment",
+            ),
+            Self::Clock => f.write_str(
+                "the clock of this machine differs too much from the store's; set it by NTP and run again",
+            ),
+            Self::SlowDown => f.write_str(
+                "the store asks for fewer requests (503 SlowDown) and goes on doing so; run again later",
+            ),
+            Self::Network(reason) => {
+                write!(f, "the store cannot be reached: {reason}; check location.endpoint and the network, and run again")
+            }
+            Self::Answer => f.write_str("the store's answer does not fit the request; check location.endpoint"),
+            Self::Other(code) => write!(f, "the store answered {code}"),
+        }
+    }
+}
+
+impl S3Problem {
+    /// What an error of the SDK means for someone who wanted to do `action`. Codes are those of
+    /// [Amazon's list](https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).
+    pub(super) fn of<E: ProvideErrorMetadata>(action: &'static str, error: &SdkError<E, HttpResponse>) -> Self {
+        let answer = match error {
+            SdkError::ServiceError(service) => service.raw(),
+            SdkError::ConstructionFailure(_) => return Self::NoCredentials,
+            SdkError::TimeoutError(_) => return Self::Network("no answer in time".to_owned()),
+            SdkError::DispatchFailure(failure) if failure.is_timeout() => {
+                return Self::Network("no answer in time".to_owned());
+            }
+            SdkError::DispatchFailure(failure) if failure.is_io() => {
+                return Self::Network("the connection was refused or cut".to_owned());
+            }
+            SdkError::DispatchFailure(_) => return Self::NoCredentials,
+            _ => return Self::Answer,
+        };
+        let region = answer.headers().get("x-amz-bucket-region").map(str::to_owned);
+        // An answer to HEAD has no body and so no code: the status speaks for it.
+        match (error.code().unwrap_or_default(), answer.status().as_u16()) {
+            ("AccessDenied" | "AllAccessDisabled", _) => Self::Denied(action),
+            ("NoSuchBucket", _) => Self::NoBucket,
+            ("NoSuchKey" | "NotFound", _) => Self::NoObject,
+            ("PreconditionFailed", _) | (_, 412) => Self::Changed,
+            ("ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired", _) => Self::Expired,
+            ("InvalidAccessKeyId" | "InvalidToken" | "InvalidClientTokenId", _) => Self::UnknownKey,
+            ("SignatureDoesNotMatch", _) => Self::WrongSecret,
+            ("RequestTimeTooSkewed" | "RequestExpired", _) => Self::Clock,
+            ("PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException", _)
+            | (_, 301 | 307) => Self::Region(region),
+            ("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "ServiceUnavailable", _)
+            | (_, 503 | 429) => Self::SlowDown,
+            (_, 403) => Self::Denied(action),
+            (_, 404) => Self::NoObject,
+            ("", status) => Self::Other(format!("with status {status}")),
+            // The code is the store's word: only what looks like one is shown.
+            (code, status) if code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+                Self::Other(format!("{code} (status {status})"))
+            }
+            (_, status) => Self::Other(format!("with status {status}")),
+        }
+    }
+}
+
+impl S3 {
+    /// Prepares the way to a bucket; nothing is sent yet.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn new(options: S3Options) -> Result<Self, FileError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("s3")
+            .enable_all()
+            .build()?;
+        let S3Options { bucket, region, endpoint, path_style, keys } = options;
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
+            .build_https();
+        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIME).read_timeout(ANSWER_TIME).build();
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http)
+            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(LONGEST_WAIT))
+            .stalled_stream_protection(
+                StalledStreamProtectionConfig::enabled().grace_period(ANSWER_TIME).build(),
+            )
+            .timeout_config(timeouts);
+        if let Some(region) = &region {
+            loader = loader.region(Region::new(region.clone()));
+        } else if endpoint.is_some() {
+            loader = loader.region(Region::new(ANY_REGION));
+        }
+        if let Some(endpoint) = &endpoint {
+            loader = loader.endpoint_url(endpoint);
+        }
+        if let Some((key, secret, token)) = keys {
+            loader = loader.credentials_provider(Credentials::new(key, secret, token, None, "configuration"));
+        }
+        let shared = runtime.block_on(loader.load());
+        let region = region.or_else(|| shared.region().map(|region| region.as_ref().to_owned()));
+        let config = aws_sdk_s3::config::Builder::from(&shared)
+            .force_path_style(path_style)
+            // Stores that are not Amazon's may not know checksums in trailers.
+            .request_checksum_calculation(aws_sdk_s3::config::RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(aws_sdk_s3::config::ResponseChecksumValidation::WhenRequired);
+        let config = match &region {
+            Some(_) => config,
+            None => config.region(Region::new(ANY_REGION)),
+        };
+        let client = Client::from_conf(config.build());
+        Ok(Self(Arc::new(Inner { client, bucket, region, endpoint: endpoint.unwrap_or_default(), runtime })))
+    }
+
+    /// The bucket's name.
+    pub fn bucket(&self) -> &str {
+        &self.0.bucket
+    }
+
+    pub(super) fn endpoint(&self) -> &str {
+        &self.0.endpoint
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    pub(super) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.0.runtime.block_on(work)
+    }
+
+    pub(super) fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.0.runtime.spawn(work)
+    }
+
+    pub(super) fn error(&self, key: &str, problem: S3Problem) -> S3Error {
+        S3Error { bucket: self.0.bucket.clone(), key: key.to_owned(), problem }
+    }
+
+    fn failed<E: ProvideErrorMetadata>(
+        &self,
+        key: &str,
+        permission: Permission,
+        error: &SdkError<E, HttpResponse>,
+    ) -> S3Error {
+        self.error(key, S3Problem::of(permission.name(), error))
+    }
+
+    /// What a folder of the bucket holds that one of `patterns` takes.
+    pub(super) fn list(&self, directory: &str, patterns: &[&Pattern]) -> Result<Listing, FileError> {
+        let directory = directory.trim_matches('/');
+        let folder = if directory.is_empty() { String::new() } else { format!("{directory}/") };
+        let prefix = format!("{folder}{}", common_start(patterns));
+        let flat = patterns.iter().all(|pattern| pattern.depth == 0);
+        self.block_on(async {
+            let mut listing = Listing::default();
+            let list = self.client().list_objects_v2().bucket(self.bucket()).prefix(&prefix);
+            let list = list.set_delimiter(flat.then(|| "/".to_owned()));
+            let mut pages = list.into_paginator().send();
+            while let Some(page) = pages.next().await {
+                let page = page.map_err(|error| match S3Problem::of(Permission::ListBucket.name(), &error) {
+                    S3Problem::NoObject => self.error(&folder, S3Problem::NoBucket),
+                    problem => self.error(&folder, problem),
+                })?;
+                for object in page.contents() {
+                    let Some(key) = object.key() else { continue };
+                    let Some(below) = key.strip_prefix(&folder).filter(|below| !below.ends_with('/')) else {
+                        continue;
+                    };
+                    if !patterns.iter().any(|pattern| pattern.matches(below)) {
+                        continue;
+                    }
+                    let size = object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
+                    let etag = object.e_tag().map(str::to_owned);
+                    let origin = Object { s3: self.clone(), key: key.to_owned(), size, etag };
+                    listing.files.push(FoundFile {
+                        name: key.to_owned(),
+                        below: below.to_owned(),
+                        size,
+                        origin: Origin::Object(origin),
+                    });
+                }
+            }
+            Ok(listing)
+        })
+    }
+
+    /// The buckets that the identity may see.
+    ///
+    /// # Errors
+    /// If it may not list them.
+    pub fn buckets(&self) -> Result<Vec<String>, S3Error> {
+        self.block_on(async {
+            let listed = self.client().list_buckets().send().await;
+            let listed = listed.map_err(|error| self.failed("", Permission::ListAllMyBuckets, &error))?;
+            Ok(listed.buckets().iter().filter_map(|bucket| bucket.name().map(str::to_owned)).collect())
+        })
+    }
+
+    /// The folders and the number of files at the top of a folder of the bucket.
+    ///
+    /// # Errors
+    /// If it may not be listed.
+    pub fn folders(&self, directory: &str) -> Result<(Vec<String>, u64), S3Error> {
+        let directory = directory.trim_matches('/');
+        let prefix = if directory.is_empty() { String::new() } else { format!("{directory}/") };
+        self.block_on(async {
+            let (mut folders, mut files) = (Vec::new(), 0);
+            let list = self.client().list_objects_v2().bucket(self.bucket()).prefix(&prefix).delimiter("/");
+            let mut pages = list.into_paginator().send();
+            while let Some(page) = pages.next().await {
+                let page = page.map_err(|error| self.failed(&prefix, Permission::ListBucket, &error))?;
+                folders.extend(page.common_prefixes().iter().filter_map(|folder| folder.prefix().map(str::to_owned)));
+                files += page.contents().len() as u64;
+            }
+            Ok((folders, files))
+        })
+    }
+
+    /// Tries a permission in a folder of the bucket, without changing what is there: what is written is a file of
+    /// a name of its own, which is deleted again where that is allowed.
+    ///
+    /// # Errors
+    /// With what is wrong; [`S3Problem::Denied`] if it is the permission.
+    pub fn probe(&self, permission: Permission, directory: &str) -> Result<(), S3Error> {
+        let folder = directory.trim_matches('/');
+        let own = match folder {
+            "" => ".sluicebox-permission-check".to_owned(),
+            folder => format!("{folder}/.sluicebox-permission-check"),
+        };
+        let (client, bucket) = (self.client(), self.bucket());
+        self.block_on(async {
+            match permission {
+                Permission::ListBucket => {
+                    let list = client.list_objects_v2().bucket(bucket).prefix(folder).max_keys(1).send().await;
+                    list.map(|_| ()).map_err(|error| match self.failed(folder, permission, &error) {
+                        S3Error { problem: S3Problem::NoObject, .. } => self.error(folder, S3Problem::NoBucket),
+                        error => error,
+                    })
+                }
+                Permission::GetObject => {
+                    match client.get_object().bucket(bucket).key(&own).send().await {
+                        Ok(_) => Ok(()),
+                        Err(error) => match self.failed(&own, permission, &error) {
+                            // Who may not read gets no answer whether the object is there.
+                            S3Error { problem: S3Problem::NoObject, .. } => Ok(()),
+                            error => Err(error),
+                        },
+                    }
+                }
+                Permission::PutObject => {
+                    let put = client.put_object().bucket(bucket).key(&own).body(Vec::new().into());
+                    let put = put.send().await;
+                    put.map_err(|error| self.failed(&own, permission, &error))?;
+                    // Whether this may be deleted is another question.
+                    let _ = client.delete_object().bucket(bucket).key(&own).send().await;
+                    Ok(())
+                }
+                Permission::DeleteObject => {
+                    let delete = client.delete_object().bucket(bucket).key(&own).send().await;
+                    delete.map(|_| ()).map_err(|error| self.failed(&own, permission, &error))
+                }
+                Permission::GetBucketLocation => {
+                    let location = client.get_bucket_location().bucket(bucket).send().await;
+                    let location = location.map_err(|error| self.failed("", permission, &error))?;
+                    let held = location.location_constraint().map(|region| region.as_str().to_owned());
+                    match (held, &self.0.region) {
+                        (Some(held), Some(region))
+                            if !held.is_empty() && held != *region && self.0.endpoint.is_empty() =>
+                        {
+                            Err(self.error("", S3Problem::Region(Some(held))))
+                        }
+                        _ => Ok(()),
+                    }
+                }
+                Permission::ListAllMyBuckets => {
+                    let listed = client.list_buckets().send().await;
+                    listed.map(|_| ()).map_err(|error| self.failed("", permission, &error))
+                }
+            }
+        })
+    }
+}
+
+/// The literal text that every name begins with which one of the patterns takes.
+fn common_start(patterns: &[&Pattern]) -> String {
+    let mut starts = patterns.iter().map(|pattern| pattern.literal_start());
+    let Some(first) = starts.next() else { return String::new() };
+    let common = starts.fold(first, |common, start| {
+        let length = common.char_indices().zip(start.chars()).take_while(|((_, a), b)| a == b).count();
+        common.char_indices().nth(length).map_or(common, |(end, _)| common.get(..end).unwrap_or_default())
+    });
+    common.to_owned()
+}

@@ -1,0 +1,166 @@
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sluicebox_model::{EventType, PropertySchema, Schema, ValueType, time_format_error};
+
+use super::goal::{ValueEntry, property_settings, value};
+use super::linked::{self, LinkedEntry, chain};
+use super::reader::{Section, unknown};
+
+/// Events that an import puts on profiles' time lines.
+#[derive(Debug)]
+pub(crate) struct EventEntry {
+    pub event_type: String,
+    /// The linked file whose rows they are; `None` = the root file.
+    pub file: Option<usize>,
+    /// The linked files from the root file to theirs.
+    pub path: Vec<usize>,
+    /// The column of the id.
+    pub id: Option<String>,
+    /// The column of the time.
+    pub time: String,
+    pub time_format: Option<String>,
+    pub fields: Vec<ValueEntry>,
+    pub all_fields: bool,
+    pub product_store: bool,
+    pub nested: Vec<NestedEntry>,
+}
+
+/// Rows that each event carries.
+#[derive(Debug)]
+pub(crate) struct NestedEntry {
+    pub name: String,
+    /// The linked file whose rows they are.
+    pub file: usize,
+    /// The linked files from the event's own to theirs.
+    pub path: Vec<usize>,
+    pub fields: Vec<ValueEntry>,
+    pub all_fields: bool,
+}
+
+impl EventEntry {
+    /// The properties of its type.
+    pub(crate) fn properties<'s>(&self, schema: &'s Schema) -> &'s [PropertySchema] {
+        schema.event(&self.event_type).map_or(&[], |event| &event.properties)
+    }
+
+    /// The moment before which its events are not kept.
+    pub(crate) fn keep_from(&self, schema: &Schema, now: Timestamp) -> Option<Timestamp> {
+        schema.event(&self.event_type)?.keep_from(now)
+    }
+
+    pub(crate) fn settings(&self, schema: &Schema) -> Value {
+        let nested = self.nested.iter().map(|nested| {
+            let properties = nested.properties(&self.event_type, schema);
+            json!([nested.name, nested.file, fields(&nested.fields, nested.all_fields, properties)])
+        });
+        json!([
+            self.event_type,
+            self.file,
+            self.id,
+            self.time,
+            self.time_format,
+            self.product_store,
+            fields(&self.fields, self.all_fields, self.properties(schema)),
+            nested.collect::<Vec<_>>(),
+        ])
+    }
+}
+
+impl NestedEntry {
+    /// The properties of its type.
+    pub(crate) fn properties<'s>(&self, event: &str, schema: &'s Schema) -> &'s [PropertySchema] {
+        let nested = schema.event(event).and_then(|event| event.nested.iter().find(|it| it.name == self.name));
+        nested.map_or(&[], |nested| &nested.properties)
+    }
+}
+
+/// A bulk mapping depends on every property that there is.
+fn fields(fields: &[ValueEntry], all: bool, properties: &[PropertySchema]) -> Value {
+    let named = fields
+        .iter()
+        .map(|field| json!([field.column, property_settings(&field.property), field.separator, field.format]));
+    let bulk: Option<Vec<Value>> = all.then(|| properties.iter().map(property_settings).collect());
+    json!([named.collect::<Vec<_>>(), bulk])
+}
+
+pub(crate) fn read(schema: &Schema, linked: &[LinkedEntry], section: &Section<'_>) -> Option<EventEntry> {
+    let name = section.required("type");
+    let event_type = schema.event(name);
+    if let (None, Some(entry)) = (event_type, section.get("type")) {
+        entry.problem(unknown("event", name, schema.events.iter().map(|event| event.name.as_str())));
+    }
+    let file = section.get("file").and_then(|entry| linked::file(linked, &entry)).flatten();
+    let id = section.text("id").map(str::to_owned);
+    let time = section.required("time").to_owned();
+    let time_format = section.text("time_format").map(str::to_owned);
+    if let (Some(format), Some(entry)) = (&time_format, section.get("time_format"))
+        && let Some(error) = time_format_error(format, ValueType::DateTime)
+    {
+        entry.problem(format!("`time_format`: {error}"));
+    }
+    let all_fields = section.flag("all_fields", false);
+    let product_store = section.flag("product_store", false);
+    let (field_sections, nested_sections) = (section.sections("fields"), section.sections("nested"));
+    section.finish();
+    let event_type = event_type?;
+    let path = file.map(|file| chain(linked, file)).unwrap_or_default();
+    let nested = nested_sections.iter().filter_map(|section| nested(event_type, linked, &path, section)).collect();
+    Some(EventEntry {
+        event_type: name.to_owned(),
+        file,
+        path,
+        id,
+        time,
+        time_format,
+        fields: values(&field_sections, &event_type.properties),
+        all_fields,
+        product_store,
+        nested,
+    })
+}
+
+fn nested(
+    event_type: &EventType,
+    linked: &[LinkedEntry],
+    path: &[usize],
+    section: &Section<'_>,
+) -> Option<NestedEntry> {
+    let name = section.required("name");
+    let kind = event_type.nested.iter().find(|nested| nested.name == name);
+    if let (None, Some(entry)) = (kind, section.get("name")) {
+        let known = event_type.nested.iter().map(|nested| nested.name.as_str());
+        entry.problem(unknown(&format!("nested type of event `{}`", event_type.name), name, known));
+    }
+    section.required("file");
+    let entry = section.get("file");
+    let all_fields = section.flag("all_fields", false);
+    let field_sections = section.sections("fields");
+    section.finish();
+    let (kind, entry) = (kind?, entry?);
+    let file = linked::file(linked, &entry)?;
+    let below = file.map(|file| chain(linked, file)).unwrap_or_default();
+    let rest = below.strip_prefix(path).filter(|rest| !rest.is_empty());
+    let (Some(file), Some(rest)) = (file, rest) else {
+        entry.problem("`file`: the rows of an event come from a file that is linked to the event's own file");
+        return None;
+    };
+    Some(NestedEntry {
+        name: name.to_owned(),
+        file,
+        path: rest.to_vec(),
+        fields: values(&field_sections, &kind.properties),
+        all_fields,
+    })
+}
+
+fn values(sections: &[Section<'_>], properties: &[PropertySchema]) -> Vec<ValueEntry> {
+    let mut values: Vec<ValueEntry> = Vec::new();
+    for section in sections {
+        let Some(value) = value(section, properties) else { continue };
+        if values.iter().any(|other| other.property.name == value.property.name) {
+            section.problem(format!("two columns write the property `{}`", value.property.name));
+        }
+        values.push(value);
+    }
+    values
+}

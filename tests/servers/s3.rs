@@ -1,0 +1,160 @@
+//! SeaweedFS, an object store that speaks S3, one for all tests of a program.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_s3::primitives::ByteStream;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// Identities: `admin` may do all; the others what their names say, in every bucket.
+const IDENTITIES: &str = r#"{"identities": [
+  {"name": "admin", "credentials": [{"accessKey": "admin", "secretKey": "admin-secret"}],
+   "actions": ["Admin", "Read", "Write", "List", "Tagging"]},
+  {"name": "reader", "credentials": [{"accessKey": "reader", "secretKey": "reader-secret"}],
+   "actions": ["Read", "List"]},
+  {"name": "lister", "credentials": [{"accessKey": "lister", "secretKey": "lister-secret"}],
+   "actions": ["List"]}
+]}"#;
+
+pub(crate) struct S3 {
+    pub(crate) port: u16,
+    runtime: Runtime,
+    client: Client,
+    _folder: TempDir,
+    _server: Child,
+}
+
+/// Ports that nobody listens on.
+fn free_ports<const N: usize>() -> [u16; N] {
+    // SeaweedFS takes port + 10000 for each of its ports too.
+    let listeners = [(); N].map(|()| {
+        (0..)
+            .find_map(|_| {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+                let port = listener.local_addr().unwrap().port();
+                let low = 20_000 + port % 30_000;
+                let both = [low, low + 10_000].map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+                both.iter().all(Result::is_ok).then_some((low, both))
+            })
+            .unwrap()
+    });
+    listeners.map(|(port, _)| port)
+}
+
+fn program() -> PathBuf {
+    std::env::var_os("SLUICEBOX_WEED").expect("`cargo xtask test` installs SeaweedFS and says where it is").into()
+}
+
+/// The server, started by the first test that asks for it.
+pub(crate) fn server() -> &'static S3 {
+    static SERVER: OnceLock<S3> = OnceLock::new();
+    SERVER.get_or_init(S3::start)
+}
+
+impl S3 {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("identities.json"), IDENTITIES).unwrap();
+        let [s3, master, volume, filer] = free_ports();
+        // The shell ends the server when this program's end of its input is closed, however the program ends.
+        let script = "\"$0\" \"$@\" & server=$!; read -r _; kill -9 $server";
+        let mut server = Command::new("sh")
+            .arg("-c")
+            .arg(script)
+            .arg(program())
+            .arg("server")
+            .arg(format!("-dir={}", folder.path().display()))
+            .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.volumeSizeLimitMB=100", "-volume.max=40", "-s3"])
+            .arg(format!("-s3.port={s3}"))
+            .arg(format!("-master.port={master}"))
+            .arg(format!("-volume.port={volume}"))
+            .arg(format!("-filer.port={filer}"))
+            .arg(format!("-s3.config={}", folder.path().join("identities.json").display()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It says what it does on stderr, which is read until it listens and drained from then on.
+        let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, s3));
+        for _ in log.by_ref() {
+            if TcpStream::connect(address).is_ok() {
+                break;
+            }
+        }
+        std::thread::spawn(move || log.for_each(drop));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let client = Client::from_conf(
+            aws_sdk_s3::Config::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .region(Region::new("us-east-1"))
+                .endpoint_url(format!("http://127.0.0.1:{s3}"))
+                .force_path_style(true)
+                .http_client(aws_smithy_http_client::Builder::new().build_http())
+                .request_checksum_calculation(aws_sdk_s3::config::RequestChecksumCalculation::WhenRequired)
+                .retry_config(aws_sdk_s3::config::retry::RetryConfig::standard().with_max_attempts(20))
+                .credentials_provider(Credentials::new("admin", "admin-secret", None, None, "tests"))
+                .build(),
+        );
+        Self { port: s3, runtime, client, _folder: folder, _server: server }
+    }
+
+    /// Makes a bucket; once the server takes it, it is ready.
+    pub(crate) fn bucket(&self, name: &str) {
+        self.runtime.block_on(async {
+            while let Err(error) = self.client.create_bucket().bucket(name).send().await {
+                assert!(error.as_service_error().is_none_or(|error| error.meta().code() != Some("AccessDenied")));
+            }
+        });
+    }
+
+    pub(crate) fn put(&self, bucket: &str, key: &str, content: impl Into<Vec<u8>>) {
+        let content = ByteStream::from(content.into());
+        // A server that has just started may have no volume yet: the SDK tries again.
+        let put = self.client.put_object().bucket(bucket).key(key).body(content);
+        self.runtime.block_on(put.send()).unwrap();
+    }
+
+    /// Puts a file that is too large for memory, in parts.
+    pub(crate) fn put_in_parts(&self, bucket: &str, key: &str, parts: impl Iterator<Item = Vec<u8>>) {
+        self.runtime.block_on(async {
+            let begun = self.client.create_multipart_upload().bucket(bucket).key(key).send().await.unwrap();
+            let id = begun.upload_id().unwrap();
+            let mut done = aws_sdk_s3::types::CompletedMultipartUpload::builder();
+            for (number, part) in (1..).zip(parts) {
+                let upload = self.client.upload_part().bucket(bucket).key(key).upload_id(id).part_number(number);
+                let part = upload.body(part.into()).send().await.unwrap();
+                let part = aws_sdk_s3::types::CompletedPart::builder()
+                    .part_number(number)
+                    .set_e_tag(part.e_tag().map(str::to_owned));
+                done = done.parts(part.build());
+            }
+            let end = self.client.complete_multipart_upload().bucket(bucket).key(key).upload_id(id);
+            end.multipart_upload(done.build()).send().await.unwrap();
+        });
+    }
+
+    /// The keys of a bucket, sorted.
+    pub(crate) fn keys(&self, bucket: &str) -> Vec<String> {
+        let listed = self.client.list_objects_v2().bucket(bucket).send();
+        let listed = self.runtime.block_on(listed).unwrap();
+        listed.contents().iter().map(|object| object.key().unwrap().to_owned()).collect()
+    }
+
+    /// `[location]` of a connection to a bucket, by way of another port where there is a proxy.
+    pub(crate) fn location(&self, bucket: &str, key: &str, port: Option<u16>) -> String {
+        format!(
+            "[location]\nkind = 's3'\nbucket = '{bucket}'\nregion = 'us-east-1'\npath_style = true\n\
+             endpoint = 'http://127.0.0.1:{}'\naccess_key_id = '{key}'\nsecret_access_key = {{ file = 'secret' }}\n",
+            port.unwrap_or(self.port)
+        )
+    }
+}
