@@ -31,7 +31,7 @@ fn run_case(case: &Path) -> String {
 
 #[test]
 fn every_case_does_what_it_says() {
-    let folder = workspace::repository().join("tests/cases");
+    let folder = Workspace::repository().join("tests/cases");
     let mut wrong = Vec::new();
     let mut cases: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     cases.sort();

@@ -1,5 +1,10 @@
 //! Exchanges as partners have them: buckets of a real object store, and files that GnuPG encrypted.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test that fails says where")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that fails says where"
+)]
 
 mod servers;
 mod workspace;
@@ -107,7 +112,11 @@ fn more_files_than_a_page_are_listed() {
     let server = server();
     server.bucket("many-files");
     for number in 0..1_050 {
-        server.put("many-files", &format!("in/customers_{number:04}.csv"), format!("email,spent\nc{number}@x,1\n"));
+        server.put(
+            "many-files",
+            &format!("in/customers_{number:04}.csv"),
+            format!("email,spent\nc{number}@x,1\n"),
+        );
     }
     let workspace = workspace(&(server.location("many-files", "admin", None) + &goal("")));
     let (report, _) = run(&workspace);
@@ -120,13 +129,15 @@ fn imported_objects_are_marked_or_deleted() {
     let server = server();
     server.bucket("finished");
     server.put("finished", "in/customers a+ü.csv", rows(10));
-    let done = workspace(&(server.location("finished", "admin", None) + &goal("after_import = 'done-suffix'\n")));
+    let done =
+        workspace(&(server.location("finished", "admin", None) + &goal("after_import = 'done-suffix'\n")));
     let (report, output) = run(&done);
     assert_eq!(report["status"], "succeeded", "{}", output.stderr);
     assert_eq!(server.keys("finished"), ["in/customers a+ü.csv.done"]);
     assert_eq!(run(&done).0["files"], Value::Array(vec![]));
     server.put("finished", "in/customers_2.csv", rows(10));
-    let deleted = workspace(&(server.location("finished", "admin", None) + &goal("after_import = 'delete'\n")));
+    let deleted =
+        workspace(&(server.location("finished", "admin", None) + &goal("after_import = 'delete'\n")));
     assert_eq!(run(&deleted).0["rows"]["read"], 10);
     assert_eq!(server.keys("finished"), ["in/customers a+ü.csv.done"]);
 }
@@ -145,7 +156,12 @@ fn a_copy_without_its_delete_is_finished_without_importing_again() {
     workspace.write("secret", "admin-secret");
     workspace.write("connections/shop.toml", location("admin") + &keep);
     let (report, output) = run(&workspace);
-    assert_eq!((&report["status"], &report["rows"]["read"]), (&"succeeded".into(), &0.into()), "{}", output.stderr);
+    assert_eq!(
+        (&report["status"], &report["rows"]["read"]),
+        (&"succeeded".into(), &0.into()),
+        "{}",
+        output.stderr
+    );
     assert_eq!(server.keys("half-finished"), ["in/customers_1.csv.done"]);
 }
 
@@ -195,7 +211,11 @@ fn cut_connections_and_throttling_are_tried_again() {
     for fault in [
         Fault::Cut { after: 100_000, times: 3 },
         Fault::Cut { after: 10, times: 1 },
-        Fault::Answer { head: "503 Slow Down\r\ncontent-type: application/xml", body: slow_down.into(), times: 4 },
+        Fault::Answer {
+            head: "503 Slow Down\r\ncontent-type: application/xml",
+            body: slow_down.into(),
+            times: 4,
+        },
     ] {
         let proxy = Proxy::start(server.port, fault);
         let workspace = workspace(&(server.location("cut", "admin", Some(proxy.port)) + &goal("")));
@@ -228,7 +248,11 @@ fn what_cannot_be_mended_names_the_bucket_and_the_remedy() {
     };
     answered("400 Bad Request", "ExpiredToken", "the credentials have expired; renew session_token");
     answered("403 Forbidden", "RequestTimeTooSkewed", "the clock of this machine differs too much");
-    answered("403 Forbidden", "AccessDenied", "access is denied; the policy of this identity needs s3:ListBucket");
+    answered(
+        "403 Forbidden",
+        "AccessDenied",
+        "access is denied; the policy of this identity needs s3:ListBucket",
+    );
     answered(
         "301 Moved Permanently\r\nx-amz-bucket-region: eu-west-1",
         "PermanentRedirect",
@@ -253,7 +277,7 @@ fn an_object_that_is_replaced_while_it_is_read_fails_and_is_taken_next() {
         assert!(child.try_wait().unwrap().is_none(), "it ended before its first commit");
     }
     server.put("replaced", "in/customers_1.csv", rows(100));
-    let output = workspace::finish_child(child);
+    let output = Workspace::finish(child);
     let report: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(report["status"], "failed");
     let error = report["error"].as_str().unwrap();
@@ -279,7 +303,8 @@ fn files_that_gnupg_encrypted_are_imported() {
     gpg.key(other, "future-default", "");
     let csv = rows(20_000);
     for (key, user, passphrase) in keys {
-        let passphrase = if passphrase.is_empty() { String::new() } else { format!("passphrase = '{passphrase}'\n") };
+        let passphrase =
+            if passphrase.is_empty() { String::new() } else { format!("passphrase = '{passphrase}'\n") };
         let workspace = workspace(&encrypted_goal(&passphrase));
         workspace.write("private.asc", key);
         workspace.write("in/customers_1.csv.pgp", gpg.encrypt(&[user], &[], csv.as_bytes()));
@@ -287,7 +312,10 @@ fn files_that_gnupg_encrypted_are_imported() {
         workspace.write("in/customers_2.csv.asc", armored);
         let zipped = gpg.encrypt(&[user], &["--compress-algo", "none"], &gzip(csv.as_bytes()));
         workspace.write("in/customers_3.csv.gz.gpg", zipped);
-        workspace.write("in/customers_4.csv.pgp", gpg.encrypt(&[other, user], &["--compress-algo", "zlib"], csv.as_bytes()));
+        workspace.write(
+            "in/customers_4.csv.pgp",
+            gpg.encrypt(&[other, user], &["--compress-algo", "zlib"], csv.as_bytes()),
+        );
         let signed = ["--sign", "--local-user", other];
         workspace.write("in/customers_5.csv.pgp", gpg.encrypt(&[user], &signed, csv.as_bytes()));
         let (report, output) = run(&workspace);
@@ -315,11 +343,20 @@ fn encrypted_files_that_are_wrong_say_how() {
         let (report, output) = run(&workspace);
         assert_eq!(report["status"], "failed", "{expected}");
         let error = report["error"].as_str().unwrap();
-        assert!(error.starts_with(&format!("in/customers_1.csv.pgp: {expected}")), "{expected}\nfound: {error}");
+        assert!(
+            error.starts_with(&format!("in/customers_1.csv.pgp: {expected}")),
+            "{expected}\nfound: {error}"
+        );
         assert_eq!((&report["rows"]["read"], output.code), (&0.into(), 1), "{error}");
     };
-    check(&gpg.encrypt(&["other@x.example"], &[], csv.as_bytes()), "the file is not encrypted for this private key");
-    check(&gpg.encrypt(&["us@x.example"], &["--rfc2440"], csv.as_bytes()), "the file has no integrity protection");
+    check(
+        &gpg.encrypt(&["other@x.example"], &[], csv.as_bytes()),
+        "the file is not encrypted for this private key",
+    );
+    check(
+        &gpg.encrypt(&["us@x.example"], &["--rfc2440"], csv.as_bytes()),
+        "the file has no integrity protection",
+    );
     for cut in [whole.len() - 1, whole.len() - 30, whole.len() / 2, 400, 20] {
         check(&whole[..cut], "the encrypted file is truncated");
     }
@@ -355,13 +392,19 @@ fn three_files(bucket: &str, people: usize) -> Workspace {
     let server = server();
     let gpg = Gpg::new();
     let key = gpg.key("us@x.example", "future-default", "words");
-    let (mut customers, mut orders, mut lines) =
-        (String::from("email,spent\n"), String::from("order_id,email,at,total\n"), String::from("order_id,sku\n"));
+    let (mut customers, mut orders, mut lines) = (
+        String::from("email,spent\n"),
+        String::from("order_id,email,at,total\n"),
+        String::from("order_id,sku\n"),
+    );
     for person in 0..people {
         customers.push_str(&format!("p{}@x.example,1.25\n", person % (people - 7)));
         for order in 0..person % 3 {
             let id = person * 7 + order;
-            orders.push_str(&format!("o{id},p{person}@x.example,2026-01-{:02}T00:00:00Z,{order}.5\n", 1 + id % 28));
+            orders.push_str(&format!(
+                "o{id},p{person}@x.example,2026-01-{:02}T00:00:00Z,{order}.5\n",
+                1 + id % 28
+            ));
             (0..1 + id % 3).for_each(|line| lines.push_str(&format!("o{id},s{line}\n")));
         }
     }
@@ -410,7 +453,8 @@ fn three_encrypted_files_of_a_bucket_killed_on_the_way_are_imported_once() {
     let counted = |workspace: &Workspace| {
         let history = workspace.sluicebox(&["history", "--json"]).stdout;
         let reports: Vec<Value> = history.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let sum = |field: &str| reports.iter().map(|report| report.pointer(field).unwrap().as_u64().unwrap()).sum();
+        let sum =
+            |field: &str| reports.iter().map(|report| report.pointer(field).unwrap().as_u64().unwrap()).sum();
         ["/rows/read", "/linked/read", "/linked/orphaned", "/events/created"].map(sum) as [u64; 4]
     };
     assert_eq!(counted(&killed), counted(&whole));

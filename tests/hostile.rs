@@ -10,7 +10,6 @@
 mod workspace;
 
 use std::fs;
-use std::path::Path;
 
 use serde_json::Value;
 use workspace::Workspace;
@@ -37,7 +36,7 @@ fn workspace(attack: &str) -> Workspace {
     workspace.write("exchange/1.csv", "email\nbefore@x.example\n");
     workspace.write("exchange/2.csv", "email\nattacked@x.example\nattacked2@x.example\n");
     workspace.write("exchange/3.csv", "email\nafter@x.example\n");
-    let built = workspace::repository().join("tests/hostile/built/attacker.wasm");
+    let built = Workspace::repository().join("tests/hostile/built/attacker.wasm");
     let plugin = fs::read(built).expect("`cargo xtask test` builds the plugins");
     workspace.write("plugins/attacker.wasm", plugin);
     workspace

@@ -102,7 +102,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Init { dir } => commands::init::run(&folder.join(dir)),
         Command::Run(run) => commands::run::run(folder, &run),
         Command::Check { connections } => commands::check::run(folder, &connections),
-        Command::Scan { connection, goal, json } => commands::scan::run(folder, &connection, goal.as_deref(), json),
+        Command::Scan { connection, goal, json } => {
+            commands::scan::run(folder, &connection, goal.as_deref(), json)
+        }
         Command::Preview { connection, goal, rows, json } => {
             commands::preview::run(folder, &connection, &goal, usize::from(rows), json)
         }

@@ -100,9 +100,10 @@ impl Error {
             Self::TooManyRejected(_) => Some(
                 "the rejected rows say what is wrong with each; max_rejected sets how many may be".to_owned(),
             ),
-            Self::Permissions { .. } => {
-                Some("allow it in the policy of the identity, or in that of the bucket, and check again".to_owned())
-            }
+            Self::Permissions { .. } => Some(
+                "allow it in the policy of the identity, or in that of the bucket, and check again"
+                    .to_owned(),
+            ),
             Self::Interrupted => Some("run it again: it goes on where it stopped".to_owned()),
             _ => None,
         }

@@ -119,9 +119,11 @@ impl Import<'_> {
     }
 
     fn import_files(&self, run: &mut GoalRun) -> Result<(), Error> {
-        let found = self.sets()?;
+        let mut found = self.sets()?;
+        if Unfinished::of(self).finish_all(&found.files)? {
+            found = self.sets()?;
+        }
         found.warnings.iter().for_each(|warning| self.warn(warning));
-        Unfinished::of(self).finish_all(&found.files)?;
         if found.sets.is_empty() {
             self.warn(&format!("no file matches `{}`", self.goal.pattern));
         }
@@ -444,7 +446,8 @@ impl Import<'_> {
                     }
                 }
             });
-            done.into_iter().try_for_each(|done| if stopped() { Err(Error::Interrupted) } else { take(done?) })
+            done.into_iter()
+                .try_for_each(|done| if stopped() { Err(Error::Interrupted) } else { take(done?) })
         })
     }
 

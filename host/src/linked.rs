@@ -59,7 +59,8 @@ impl LinkedFiles {
             let Some(columns) = linked.columns.get(place) else { continue };
             let mut number = 0;
             for file in files {
-                let counts = load_file(import, &scratch, file, place, columns, &mut number, clock, &mut rejected)?;
+                let counts =
+                    load_file(import, &scratch, file, place, columns, &mut number, clock, &mut rejected)?;
                 linked.counts.read += counts.read;
                 linked.counts.dropped += counts.dropped;
                 linked.counts.rejected += counts.rejected;
@@ -89,11 +90,16 @@ impl LinkedFiles {
     ///
     /// # Errors
     /// If it takes too much memory, or the disk fails.
-    pub(crate) fn join(&self, links: &[Link], batch: &RecordBatch) -> Result<Vec<Vec<LinkedRows>>, StoreError> {
+    pub(crate) fn join(
+        &self,
+        links: &[Link],
+        batch: &RecordBatch,
+    ) -> Result<Vec<Vec<LinkedRows>>, StoreError> {
         let Some(scratch) = &self.scratch else { return Ok(Vec::new()) };
         let cell = |row: usize, column: usize| batch.cell(row, column);
         for link in links {
-            let values = (0..batch.rows()).map(|row| cell(row, link.column)).filter(|value| !value.is_empty());
+            let values =
+                (0..batch.rows()).map(|row| cell(row, link.column)).filter(|value| !value.is_empty());
             scratch.claim(number(link.file), values)?;
         }
         self.below(scratch, links, batch.rows(), &cell, JOINED_BYTES)
@@ -170,7 +176,10 @@ fn load_file(
     };
     let places = columns.places(&file.name, &open.columns)?;
     for name in columns.skipped(&open.columns) {
-        import.warn(&format!("{}: column `{name}` is skipped: the event in schema.toml has no such property", file.name));
+        import.warn(&format!(
+            "{}: column `{name}` is skipped: the event in schema.toml has no such property",
+            file.name
+        ));
     }
     let work = |batch: RecordBatch| Ok(take_rows(batch, columns, &places, next));
     import.stream(file, &mut open, clock, work, |loaded| {
@@ -180,7 +189,10 @@ fn load_file(
         counts.rejected += loaded.counts.rejected;
         counts.orphaned += loaded.counts.orphaned;
         rejected(file, &loaded.columns, &loaded.rejected)?;
-        scratch.put(number(place), loaded.rows.iter().map(|(link, number, row)| (link.as_str(), *number, row)))?;
+        scratch.put(
+            number(place),
+            loaded.rows.iter().map(|(link, number, row)| (link.as_str(), *number, row)),
+        )?;
         for (below, values) in &loaded.claims {
             scratch.claim(*below, values.iter().map(String::as_str))?;
         }
@@ -191,7 +203,12 @@ fn load_file(
 }
 
 /// What of a batch goes into the scratch store.
-fn take_rows(batch: RecordBatch, columns: &LinkedColumns, places: &[Option<usize>], next: &mut u64) -> Loaded {
+fn take_rows(
+    batch: RecordBatch,
+    columns: &LinkedColumns,
+    places: &[Option<usize>],
+    next: &mut u64,
+) -> Loaded {
     let mut counts = report::LinkedRows::default();
     let mut rejected = batch.rejected.clone();
     let cell = |row: usize, place: usize| {

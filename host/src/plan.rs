@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use sluicebox_matching::{EventPlan, FieldPlan, IdentifierPlan, NestedPlan, Plan, ValuePlan};
 use sluicebox_model::{
-    CONSENTED, CellFormat, PropertyId, PropertySchema, REFUSED, Schema, TimeFormat, Value, ValueType, property,
+    CONSENTED, CellFormat, PropertyId, PropertySchema, REFUSED, Schema, TimeFormat, Value, ValueType,
+    property,
 };
 use sluicebox_store::{Owner, Store};
 
@@ -204,10 +205,11 @@ impl Resolver<'_> {
     /// of one pattern give rows of one shape.
     pub(crate) fn linked(&self, file: usize) -> LinkedColumns {
         let mut columns: Vec<(String, bool)> = Vec::new();
-        let mut need = |name: &str, required: bool| match columns.iter_mut().find(|(column, _)| column == name) {
-            Some((_, needed)) => *needed |= required,
-            None => columns.push((name.to_owned(), required)),
-        };
+        let mut need =
+            |name: &str, required: bool| match columns.iter_mut().find(|(column, _)| column == name) {
+                Some((_, needed)) => *needed |= required,
+                None => columns.push((name.to_owned(), required)),
+            };
         let goal = self.goal;
         if let Some(linked) = goal.linked.get(file) {
             need(&linked.column, true);
@@ -302,21 +304,29 @@ impl Resolver<'_> {
         held: &dyn Fn(&str) -> bool,
         column: &dyn Fn(&str) -> Result<usize, Error>,
     ) -> Result<Vec<ValuePlan>, Error> {
-        let value = |name: &str, property: &PropertySchema, separator: Option<&String>, time: Option<&String>| {
-            Ok::<_, Error>(ValuePlan {
-                column: column(name)?,
-                property: self.store.property(owner, &property.name)?,
-                separator: separator.cloned(),
-                multiple: property.multiple,
-                format: self.format(property.value_type, time),
-            })
-        };
+        let value =
+            |name: &str, property: &PropertySchema, separator: Option<&String>, time: Option<&String>| {
+                Ok::<_, Error>(ValuePlan {
+                    column: column(name)?,
+                    property: self.store.property(owner, &property.name)?,
+                    separator: separator.cloned(),
+                    multiple: property.multiple,
+                    format: self.format(property.value_type, time),
+                })
+            };
         let mut values = Vec::new();
         for field in fields {
-            values.push(value(&field.column, &field.property, field.separator.as_ref(), field.format.as_ref())?);
+            values.push(value(
+                &field.column,
+                &field.property,
+                field.separator.as_ref(),
+                field.format.as_ref(),
+            )?);
         }
         for property in bulk.unwrap_or_default() {
-            let taken = fields.iter().any(|field| field.column == property.name || field.property.name == property.name);
+            let taken = fields
+                .iter()
+                .any(|field| field.column == property.name || field.property.name == property.name);
             if held(&property.name) && !taken && !named.contains(property.name.as_str()) {
                 values.push(value(&property.name, property, None, None)?);
             }
@@ -341,12 +351,14 @@ impl Resolver<'_> {
 /// If the store fails.
 pub(crate) fn unique(schema: &Schema, store: &Store) -> Result<Vec<PropertyId>, Error> {
     let of_profiles = schema.properties.iter().map(|property| (Owner::Profile, property));
-    let of_groups = schema.groups.iter().flat_map(|group| {
-        group.properties.iter().map(|property| (Owner::Group(&group.name), property))
-    });
+    let of_groups = schema
+        .groups
+        .iter()
+        .flat_map(|group| group.properties.iter().map(|property| (Owner::Group(&group.name), property)));
     let unique = of_profiles.chain(of_groups).filter(|(_, property)| property.unique);
-    let mut ids =
-        unique.map(|(owner, property)| store.property(owner, &property.name)).collect::<Result<Vec<_>, _>>()?;
+    let mut ids = unique
+        .map(|(owner, property)| store.property(owner, &property.name))
+        .collect::<Result<Vec<_>, _>>()?;
     ids.sort_unstable();
     Ok(ids)
 }

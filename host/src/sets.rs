@@ -73,7 +73,11 @@ pub(crate) fn find(location: &Location, goal: &ImportGoal) -> Result<Sets, FileE
     Ok(Sets { sets, files, warnings })
 }
 
-fn set(goal: &ImportGoal, root: &FoundFile, files: &[FoundFile]) -> Result<Result<FileSet, Incomplete>, FileError> {
+fn set(
+    goal: &ImportGoal,
+    root: &FoundFile,
+    files: &[FoundFile],
+) -> Result<Result<FileSet, Incomplete>, FileError> {
     let taken = goal.files.taken(&root.below);
     let incomplete = |message| Ok(Err(Incomplete { root: root.clone(), message }));
     let mut linked = Vec::new();

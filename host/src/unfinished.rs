@@ -87,14 +87,15 @@ impl<'a> Unfinished<'a> {
         done.map_err(|error| Error::File { name: file.name.clone(), error })
     }
 
-    /// Does what runs before this one did not come to.
+    /// Does what runs before this one did not come to, and answers whether there was anything.
     ///
     /// # Errors
     /// If a file cannot be read, moved or deleted, or the store fails.
-    pub(crate) fn finish_all(&self, found: &[FoundFile]) -> Result<(), Error> {
+    pub(crate) fn finish_all(&self, found: &[FoundFile]) -> Result<bool, Error> {
         if !self.moves_files() {
-            return Ok(());
+            return Ok(false);
         }
+        let mut any = false;
         for (key, bytes) in self.import.store.unfinished()? {
             let Ok(rest) = serde_json::from_slice::<Rest>(&bytes) else { continue };
             if rest.connection != self.import.connection.stem || rest.goal != self.import.goal.name {
@@ -107,8 +108,9 @@ impl<'a> Unfinished<'a> {
                 }
             }
             self.import.store.commit(Commit { unfinished: Some((key, Vec::new())), ..Commit::default() })?;
+            any = true;
         }
-        Ok(())
+        Ok(any)
     }
 }
 

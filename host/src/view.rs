@@ -15,7 +15,8 @@ pub(crate) fn profile(
     mut events: Vec<(EventKey, Event)>,
 ) -> Option<Json> {
     let domain_group = names.domain_groups.get(&record.space)?;
-    events.sort_by(|(a, at), (b, then)| (at.time, a.event_type, &a.id).cmp(&(then.time, b.event_type, &b.id)));
+    events
+        .sort_by(|(a, at), (b, then)| (at.time, a.event_type, &a.id).cmp(&(then.time, b.event_type, &b.id)));
     Some(json!({
         "profile_id": id.to_string(),
         "domain_group": domain_group,
@@ -53,7 +54,8 @@ fn event_json(names: &Names, key: &EventKey, event: &Event) -> Json {
 
 /// Properties with their names.
 pub(crate) fn properties(names: &Names, held: &[(PropertyId, Property)]) -> Json {
-    let named = held.iter().filter_map(|(id, held)| Some((names.properties.get(id)?.clone(), held_json(held))));
+    let named =
+        held.iter().filter_map(|(id, held)| Some((names.properties.get(id)?.clone(), held_json(held))));
     Json::Object(named.collect())
 }
 
@@ -99,12 +101,18 @@ pub(crate) fn text(record: &Json) -> String {
     };
     lines.extend(listed(&record["properties"], "  "));
     for event in record["events"].as_array().into_iter().flatten() {
-        lines.push(format!("  {} {} at {}", plain(&event["type"]), plain(&event["id"]), plain(&event["time"])));
+        lines.push(format!(
+            "  {} {} at {}",
+            plain(&event["type"]),
+            plain(&event["id"]),
+            plain(&event["time"])
+        ));
         lines.extend(listed(&event["properties"], "    "));
         for (name, rows) in event["nested"].as_object().into_iter().flatten() {
             for row in rows.as_array().into_iter().flatten() {
                 let cells = row.as_object().into_iter().flatten();
-                let cells = cells.map(|(name, value)| format!("{name}: {}", plain(value))).collect::<Vec<_>>();
+                let cells =
+                    cells.map(|(name, value)| format!("{name}: {}", plain(value))).collect::<Vec<_>>();
                 lines.push(format!("    {name}: {}", cells.join(", ")));
             }
         }

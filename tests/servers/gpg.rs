@@ -18,7 +18,16 @@ impl Gpg {
         let mut child = Command::new("gpg")
             .arg("--homedir")
             .arg(self.home.path())
-            .args(["--batch", "--yes", "--quiet", "--no-tty", "--trust-model", "always", "--pinentry-mode", "loopback"])
+            .args([
+                "--batch",
+                "--yes",
+                "--quiet",
+                "--no-tty",
+                "--trust-model",
+                "always",
+                "--pinentry-mode",
+                "loopback",
+            ])
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

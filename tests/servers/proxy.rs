@@ -42,7 +42,13 @@ impl Proxy {
 }
 
 /// Passes requests on, one after the other. None of those that are tested has a body.
-fn pass(mut client: TcpStream, server: u16, fault: &Fault, left: &AtomicI64, faults: &AtomicU64) -> Option<()> {
+fn pass(
+    mut client: TcpStream,
+    server: u16,
+    fault: &Fault,
+    left: &AtomicI64,
+    faults: &AtomicU64,
+) -> Option<()> {
     loop {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {

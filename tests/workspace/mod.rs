@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use regex::Regex;
 use tempfile::TempDir;
@@ -50,6 +50,16 @@ impl Workspace {
         finish(&mut self.command(arguments))
     }
 
+    /// What a process printed that was started with a pipe.
+    pub(crate) fn finish(child: Child) -> Output {
+        output(child.wait_with_output().unwrap())
+    }
+
+    /// The root of the repository that cargo runs the tests for.
+    pub(crate) fn repository() -> PathBuf {
+        Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("..")
+    }
+
     pub(crate) fn shell(&self, script: &str) -> Output {
         let mut shell = Command::new("sh");
         finish(shell.args(["-c", script]).current_dir(self.path()).stdin(Stdio::null()).env("LC_ALL", "C"))
@@ -84,11 +94,6 @@ pub(crate) fn finish(command: &mut Command) -> Output {
     output(command.output().unwrap())
 }
 
-/// What a process printed that was started with a pipe.
-pub(crate) fn finish_child(child: std::process::Child) -> Output {
-    output(child.wait_with_output().unwrap())
-}
-
 fn output(output: std::process::Output) -> Output {
     Output {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -108,9 +113,4 @@ fn copy(from: &Path, to: &Path) {
             fs::copy(entry.path(), target).unwrap();
         }
     }
-}
-
-/// The root of the repository that cargo runs the tests for.
-pub fn repository() -> std::path::PathBuf {
-    std::path::Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("..")
 }

@@ -63,10 +63,10 @@ pub(crate) fn run(folder: &Path, names: &[String]) -> Result<u8, Error> {
                     stop: &stop,
                 };
                 for processor in &processors {
-                    processor.plugin.describe().map_err(|error| Error::Plugin {
-                        place: title.clone(),
-                        reason: error.to_string(),
-                    })?;
+                    processor
+                        .plugin
+                        .describe()
+                        .map_err(|error| Error::Plugin { place: title.clone(), reason: error.to_string() })?;
                 }
                 if let Location::S3(bucket) = &opened.location {
                     permissions(bucket, connection, goal)?;

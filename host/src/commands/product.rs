@@ -72,7 +72,11 @@ pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
                 "properties": product.properties,
             }))?;
         } else {
-            print(format!("{id}  bought {} times, last at {}", product.bought.normalize(), product.last_bought))?;
+            print(format!(
+                "{id}  bought {} times, last at {}",
+                product.bought.normalize(),
+                product.last_bought
+            ))?;
         }
     }
     Ok(0)
@@ -88,7 +92,9 @@ fn columns(schema: &Schema, store: &Store) -> Result<BTreeMap<NestedTypeId, Colu
             let Some(id) = marked.or_else(|| IDS.iter().find_map(|name| named(name))) else { continue };
             let owner = Owner::Nested(&event.name, &nested.name);
             let number = |name: &str| store.known_property(owner, name);
-            let (Some(kind), Some(id)) = (store.known_nested_type(&event.name, &nested.name), number(&id.name)) else {
+            let (Some(kind), Some(id)) =
+                (store.known_nested_type(&event.name, &nested.name), number(&id.name))
+            else {
                 continue;
             };
             columns.insert(kind, Columns { id, quantity: named(QUANTITY).and_then(|_| number(QUANTITY)) });
@@ -104,7 +110,8 @@ fn buy(
     row: &Properties,
     time: Timestamp,
 ) {
-    let get = |id: PropertyId| row.iter().find(|(property, _)| *property == id).map(|(_, held)| held.values());
+    let get =
+        |id: PropertyId| row.iter().find(|(property, _)| *property == id).map(|(_, held)| held.values());
     let Some([id, ..]) = get(columns.id) else { return };
     let quantity = match columns.quantity.and_then(get) {
         Some([Value::Number(quantity), ..]) => *quantity,

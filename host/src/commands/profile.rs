@@ -93,7 +93,8 @@ impl<'s> Timelines<Box<dyn Iterator<Item = Result<(EventKey, Event), StoreError>
 
     fn of_record(&mut self, id: RecordId) -> Result<Vec<(EventKey, Event)>, StoreError> {
         let mut events = Vec::new();
-        while let Some(next) = self.0.next_if(|next| next.as_ref().map_or(true, |(key, _)| key.record <= id)) {
+        while let Some(next) = self.0.next_if(|next| next.as_ref().map_or(true, |(key, _)| key.record <= id))
+        {
             let (key, event) = next?;
             if key.record == id {
                 events.push((key, event));

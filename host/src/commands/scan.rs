@@ -82,7 +82,12 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: Option<&str>, json: boo
         };
         print(format!("{}  {} bytes  {state}", text(&file["name"]), file["size"]))?;
         for linked in file["linked"].as_array().into_iter().flatten() {
-            print(format!("  {}: {}  {} bytes", text(&linked["file"]), text(&linked["name"]), linked["size"]))?;
+            print(format!(
+                "  {}: {}  {} bytes",
+                text(&linked["file"]),
+                text(&linked["name"]),
+                linked["size"]
+            ))?;
         }
     }
     print(format!("fields: {}", fields.join(", ")))?;
@@ -106,7 +111,9 @@ fn scanned(import: &Import<'_>, set: &FileSet) -> Json {
         for (place, (entry, files)) in import.goal.linked.iter().zip(&set.linked).enumerate() {
             for file in files {
                 let fields = columns(file, Some(place))?;
-                linked.push(json!({ "file": entry.name, "name": file.name, "size": file.size, "fields": fields }));
+                linked.push(
+                    json!({ "file": entry.name, "name": file.name, "size": file.size, "fields": fields }),
+                );
             }
         }
         Ok::<_, Error>((import.identify(set)?.state, fields, linked))
@@ -138,7 +145,10 @@ fn entry(
 /// The buckets and folders of a connection.
 fn location(config: &Config, connection: &Connection, json: bool) -> Result<u8, Error> {
     let opened = connection.open(&config.root)?;
-    let failed = |error: sluicebox_files::S3Error| Error::Location { place: connection.name.clone(), error: error.into() };
+    let failed = |error: sluicebox_files::S3Error| Error::Location {
+        place: connection.name.clone(),
+        error: error.into(),
+    };
     let (mut buckets, mut warning) = (Vec::new(), None);
     let (folders, files) = match &opened.location {
         Location::Directory(directory) => {

@@ -95,7 +95,9 @@ impl Connection {
 
     fn open_location(&self, root: &Path) -> Result<Location, Error> {
         let entry = match &self.location {
-            LocationEntry::Directory(path) => return Ok(Location::Directory(Directory { root: path.clone() })),
+            LocationEntry::Directory(path) => {
+                return Ok(Location::Directory(Directory { root: path.clone() }));
+            }
             LocationEntry::S3(entry) => entry,
         };
         let keys = entry.keys.as_ref().map(|(key, secret, token)| {
@@ -118,7 +120,8 @@ impl Connection {
         let Some(secret) = &pgp.private_key else { return Ok(None) };
         let passphrase = pgp.passphrase.as_ref().map(|passphrase| passphrase.text(root)).transpose()?;
         let key = PrivateKey::read(&secret.bytes(root)?, passphrase.as_deref());
-        let key = key.map_err(|error| Error::Secret { place: secret.place().to_owned(), reason: error.to_string() });
+        let key = key
+            .map_err(|error| Error::Secret { place: secret.place().to_owned(), reason: error.to_string() });
         key.map(Some)
     }
 }

@@ -69,16 +69,17 @@ impl EventEntry {
 impl NestedEntry {
     /// The properties of its type.
     pub(crate) fn properties<'s>(&self, event: &str, schema: &'s Schema) -> &'s [PropertySchema] {
-        let nested = schema.event(event).and_then(|event| event.nested.iter().find(|it| it.name == self.name));
+        let nested =
+            schema.event(event).and_then(|event| event.nested.iter().find(|it| it.name == self.name));
         nested.map_or(&[], |nested| &nested.properties)
     }
 }
 
 /// A bulk mapping depends on every property that there is.
 fn fields(fields: &[ValueEntry], all: bool, properties: &[PropertySchema]) -> Value {
-    let named = fields
-        .iter()
-        .map(|field| json!([field.column, property_settings(&field.property), field.separator, field.format]));
+    let named = fields.iter().map(|field| {
+        json!([field.column, property_settings(&field.property), field.separator, field.format])
+    });
     let bulk: Option<Vec<Value>> = all.then(|| properties.iter().map(property_settings).collect());
     json!([named.collect::<Vec<_>>(), bulk])
 }
@@ -104,7 +105,8 @@ pub(crate) fn read(schema: &Schema, linked: &[LinkedEntry], section: &Section<'_
     section.finish();
     let event_type = event_type?;
     let path = file.map(|file| chain(linked, file)).unwrap_or_default();
-    let nested = nested_sections.iter().filter_map(|section| nested(event_type, linked, &path, section)).collect();
+    let nested =
+        nested_sections.iter().filter_map(|section| nested(event_type, linked, &path, section)).collect();
     Some(EventEntry {
         event_type: name.to_owned(),
         file,

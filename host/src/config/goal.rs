@@ -2,7 +2,8 @@ use jiff::tz::TimeZone;
 use sluicebox_files::{CsvOptions, Encoding, Pattern, Ragged};
 use sluicebox_matching::OnAmbiguous;
 use sluicebox_model::{
-    MergeRule, NumberFormat, PropertySchema, READ_ONLY_PROPERTIES, Schema, ValueType, property, time_format_error,
+    MergeRule, NumberFormat, PropertySchema, READ_ONLY_PROPERTIES, Schema, ValueType, property,
+    time_format_error,
 };
 use sluicebox_processors::Limits;
 use sluicebox_store::Owner;

@@ -44,7 +44,9 @@ pub(crate) fn read(goal: &Section<'_>, root: Option<&Pattern>) -> Vec<LinkedEntr
     for section in &sections {
         let name = section.required("name").to_owned();
         if name == "root" || linked.iter().any(|other| other.name == name) {
-            section.problem(format!("`{name}` is the name of another file of this goal; each has a name of its own"));
+            section.problem(format!(
+                "`{name}` is the name of another file of this goal; each has a name of its own"
+            ));
         }
         let files = files(section, root);
         let column = section.required("column").to_owned();
@@ -65,7 +67,9 @@ pub(crate) fn read(goal: &Section<'_>, root: Option<&Pattern>) -> Vec<LinkedEntr
     for (place, section) in sections.iter().enumerate() {
         let first = chain(&linked, place).first().copied();
         if first.and_then(|first| linked.get(first)).is_some_and(|first| first.parent.is_some()) {
-            section.problem("the file is linked to itself, over its parents; one of them must be linked to the root file");
+            section.problem(
+                "the file is linked to itself, over its parents; one of them must be linked to the root file",
+            );
             return Vec::new();
         }
     }
@@ -120,7 +124,8 @@ fn files(section: &Section<'_>, root: Option<&Pattern>) -> Option<(LinkedPattern
         let unknown = pattern.placeholders().into_iter().find(|name| !groups.contains(&name.as_str()));
         // Without groups, or in a wildcard that has alternatives, braces have their own meaning.
         if let Some(name) = unknown.filter(|_| !groups.is_empty()) {
-            let hint = nearest(&name, groups).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            let hint =
+                nearest(&name, groups).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             entry.problem(format!("`{}`: the root's expression has no group `{name}`{hint}", entry.key()));
         }
     }

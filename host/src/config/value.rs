@@ -100,15 +100,18 @@ impl SecretSource {
                 if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
                     return Err(missing(format!("the file {name} is not a regular file")));
                 }
-                fs::read(path).map_err(|error| missing(format!("the file {name} cannot be read: {}", error.kind())))
+                fs::read(path)
+                    .map_err(|error| missing(format!("the file {name} cannot be read: {}", error.kind())))
             }
         }
     }
 
     fn open_text(&self, root: &Path, place: &str) -> Result<String, Error> {
         let text = String::from_utf8(self.open(root, place)?);
-        let text = text
-            .map_err(|_| Error::Secret { place: place.to_owned(), reason: "the secret is not UTF-8".to_owned() })?;
+        let text = text.map_err(|_| Error::Secret {
+            place: place.to_owned(),
+            reason: "the secret is not UTF-8".to_owned(),
+        })?;
         Ok(text.trim_end_matches(['\n', '\r']).to_owned())
     }
 }

@@ -115,7 +115,8 @@ fn decompress_stream(
     let length = read_up_to(&mut input, &mut magic)?;
     let magic = magic.get(..length).unwrap_or_default().to_vec();
     let whole = io::Cursor::new(magic.clone()).chain(input);
-    let limited = |inner: Box<dyn Read + Send>| Limited { inner, read: Arc::clone(read), written: 0, expansion };
+    let limited =
+        |inner: Box<dyn Read + Send>| Limited { inner, read: Arc::clone(read), written: 0, expansion };
     Ok(match magic.as_slice() {
         [0x1f, 0x8b, ..] => {
             let input = BufReader::with_capacity(128 << 10, whole);

@@ -91,7 +91,8 @@ impl Pattern {
             true => captures.iter().skip(1).map(text).collect(),
             false => Vec::new(),
         };
-        let by_name = self.group_names().map(|group| (group.to_owned(), text(captures.name(group)))).collect();
+        let by_name =
+            self.group_names().map(|group| (group.to_owned(), text(captures.name(group)))).collect();
         Taken { by_number, by_name }
     }
 }
@@ -127,7 +128,9 @@ impl LinkedPattern {
     /// If it is none then, which the constructors have ruled out.
     pub fn of(&self, taken: &Taken) -> Result<Pattern, PatternError> {
         match self.regex {
-            true => Pattern::regex(&self.with(|name| taken.by_name.get(name).map(|value| regex::escape(value)))),
+            true => {
+                Pattern::regex(&self.with(|name| taken.by_name.get(name).map(|value| regex::escape(value))))
+            }
             false => Pattern::of_wildcard(&self.text, taken),
         }
     }
@@ -380,8 +383,20 @@ mod tests {
             &["lines_20244.csv"],
             &["lines_20245.csv", "lines_20.csv"],
         );
-        check("a_*_?.csv", "a_x_1.csv", "b_*_?_*.csv", &["b_x_1_.csv", "b_x_1_9.csv"], &["b_y_1_.csv", "b_x_2_.csv"]);
-        check("a_{x,y*}_[0-9].csv", "a_yes_7.csv", "b_{x,y*}_*_*.csv", &["b_yes_es_7.csv"], &["b_x_es_7.csv"]);
+        check(
+            "a_*_?.csv",
+            "a_x_1.csv",
+            "b_*_?_*.csv",
+            &["b_x_1_.csv", "b_x_1_9.csv"],
+            &["b_y_1_.csv", "b_x_2_.csv"],
+        );
+        check(
+            "a_{x,y*}_[0-9].csv",
+            "a_yes_7.csv",
+            "b_{x,y*}_*_*.csv",
+            &["b_yes_es_7.csv"],
+            &["b_x_es_7.csv"],
+        );
         check("a+*.csv", "a+(1).csv", "b*.csv", &["b(1).csv"], &["b1.csv"]);
         check("a.csv", "a.csv", "b_*.csv", &["b_1.csv", "b_2.csv"], &["b.csv"]);
     }
@@ -390,7 +405,13 @@ mod tests {
     fn linked_names_take_the_values_of_the_groups() {
         let root = Pattern::regex(r"customers_(?<day>\d+)_(?<part>[a-z])\.csv").unwrap();
         let wildcard = LinkedPattern::wildcard("orders_{day}_*.csv").unwrap();
-        check_linked(&root, "customers_12_b.csv", &wildcard, &["orders_12_x.csv", "orders_12_.csv"], &["orders_13_x.csv"]);
+        check_linked(
+            &root,
+            "customers_12_b.csv",
+            &wildcard,
+            &["orders_12_x.csv", "orders_12_.csv"],
+            &["orders_13_x.csv"],
+        );
         let regex = LinkedPattern::regex(r"orders_{part}_{day}_\d{2}\.csv").unwrap();
         check_linked(&root, "customers_12_b.csv", &regex, &["orders_b_12_34.csv"], &["orders_b_12_3.csv"]);
         assert_eq!(regex.placeholders(), ["part", "day"]);

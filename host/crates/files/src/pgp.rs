@@ -32,10 +32,14 @@ pub enum PgpError {
     #[error("the passphrase does not open the private key; check pgp.passphrase")]
     WrongPassphrase,
     /// The file is not for this key.
-    #[error("the file is not encrypted for this private key; ask the partner to encrypt it for the key in pgp.private_key")]
+    #[error(
+        "the file is not encrypted for this private key; ask the partner to encrypt it for the key in pgp.private_key"
+    )]
     WrongKey,
     /// Nothing protects the file from being changed.
-    #[error("the file has no integrity protection, so it could have been changed on the way; ask the partner for a newer OpenPGP program")]
+    #[error(
+        "the file has no integrity protection, so it could have been changed on the way; ask the partner for a newer OpenPGP program"
+    )]
     NoIntegrity,
     /// The file ends too early.
     #[error("the encrypted file is truncated")]
@@ -144,7 +148,9 @@ fn message(
     };
     let (mut message, _) = message.decrypt_the_ring(ring, true).map_err(|error| match error {
         pgp::errors::Error::MissingKey => PgpError::WrongKey,
-        pgp::errors::Error::Unimplemented { .. } | pgp::errors::Error::Unsupported { .. } => PgpError::Unsupported,
+        pgp::errors::Error::Unimplemented { .. } | pgp::errors::Error::Unsupported { .. } => {
+            PgpError::Unsupported
+        }
         _ => PgpError::Tampered,
     })?;
     for _ in 0..MOST_LAYERS {

@@ -2,8 +2,8 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use sluicebox_model::{
-    Class, Event, EventKey, Identifier, Property, PropertyId, Record, RecordId, RejectedRow, RejectionCode, Touch, Value,
-    Verdict,
+    Class, Event, EventKey, Identifier, Property, PropertyId, Record, RecordId, RejectedRow, RejectionCode,
+    Touch, Value, Verdict,
 };
 
 use crate::gather::{Gathered, Loaded};
@@ -423,7 +423,9 @@ impl Work<'_> {
 
     /// Moves what `other` has and `target` lacks, and removes `other`.
     fn absorb(&mut self, target: usize, other: usize) {
-        let Some(staying) = self.entries.get(target).map(|entry| (entry.id, entry.loaded.is_some())) else { return };
+        let Some(staying) = self.entries.get(target).map(|entry| (entry.id, entry.loaded.is_some())) else {
+            return;
+        };
         let Some(gone) = self.entries.get_mut(other) else { return };
         gone.absorbed_by = Some(target);
         let (created, properties) = (gone.record.created, gone.record.properties().to_vec());

@@ -89,9 +89,7 @@ impl Gathered {
                     .iter()
                     .filter_map(|lookup| match lookup {
                         Lookup::Record(id) => Some(*id),
-                        Lookup::Property { key, .. } => {
-                            *found.get(*slots.get(*key as usize)? as usize)?
-                        }
+                        Lookup::Property { key, .. } => *found.get(*slots.get(*key as usize)? as usize)?,
                     })
                     .collect();
                 records.dedup();

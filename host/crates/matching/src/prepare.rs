@@ -2,8 +2,8 @@ use std::ops::Range;
 
 use compact_str::CompactString;
 use sluicebox_model::{
-    CellFormat, Event, EventTouch, EventTypeId, Identifier, LinkedRow, LinkedRows, MergeRule, Properties, Property,
-    RecordBatch, RecordId, Value, at_path,
+    CellFormat, Event, EventTouch, EventTypeId, Identifier, LinkedRow, LinkedRows, MergeRule, Properties,
+    Property, RecordBatch, RecordId, Value, at_path,
 };
 
 use crate::plan::{EventPlan, FieldPlan, Plan, ValuePlan};
@@ -103,7 +103,11 @@ impl Prepared {
 
     /// About how many bytes of memory it takes.
     pub fn memory(&self) -> usize {
-        self.batch.memory() + self.writes.len() * 72 + self.lookups.len() * 48 + self.keys.bytes.len() * 2 + self.memory_of_events
+        self.batch.memory()
+            + self.writes.len() * 72
+            + self.lookups.len() * 48
+            + self.keys.bytes.len() * 2
+            + self.memory_of_events
     }
 
     /// How many bytes of the file had been read when the batch was complete.
@@ -234,7 +238,12 @@ fn read(field: &FieldPlan, cell: &str) -> (Option<Change>, bool) {
 }
 
 /// What a cell holds, and whether it, or a part of it, does not fit. A cell of separators alone is an empty one.
-fn values(format: &CellFormat, multiple: bool, separator: Option<&str>, cell: &str) -> (Option<Property>, bool) {
+fn values(
+    format: &CellFormat,
+    multiple: bool,
+    separator: Option<&str>,
+    cell: &str,
+) -> (Option<Property>, bool) {
     if cell.is_empty() {
         return (None, false);
     }

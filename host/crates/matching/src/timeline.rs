@@ -144,7 +144,10 @@ mod tests {
         let mut timeline = Timeline::new(&mut stored, 7);
         let mut put = |id: &str, second| timeline.put(key(1, id), event(second), true).0;
         assert_eq!(put("same", 1), Written::Unchanged);
-        assert_eq!([put("old", 2), put("old", 3), put("old", 3)], [Written::Updated, Written::Again, Written::Unchanged]);
+        assert_eq!(
+            [put("old", 2), put("old", 3), put("old", 3)],
+            [Written::Updated, Written::Again, Written::Unchanged]
+        );
         assert_eq!([put("new", 2), put("new", 3)], [Written::Created, Written::Again]);
         let expected = [(1, "new".to_owned(), Some(3)), (1, "old".to_owned(), Some(3))];
         assert_eq!(shown(&mut timeline), expected);
@@ -152,20 +155,16 @@ mod tests {
 
     #[test]
     fn moved_events_leave_what_is_there() {
-        let mut stored = Stored(vec![(key(1, "a"), event(1)), (key(2, "a"), event(2)), (key(2, "b"), event(2))]);
+        let mut stored =
+            Stored(vec![(key(1, "a"), event(1)), (key(2, "a"), event(2)), (key(2, "b"), event(2))]);
         let mut timeline = Timeline::new(&mut stored, 7);
         timeline.put(key(2, "c"), event(3), true);
         let grown = timeline.move_all((key(2, "").record, true), (key(1, "").record, true));
         let sum = event(2).fingerprint(&key(1, "b")).wrapping_add(event(3).fingerprint(&key(1, "c")));
         assert_eq!(grown, sum);
         let gone = |id: &str| (2, id.to_owned(), None);
-        let expected = [
-            (1, "b".to_owned(), Some(2)),
-            (1, "c".to_owned(), Some(3)),
-            gone("a"),
-            gone("b"),
-            gone("c"),
-        ];
+        let expected =
+            [(1, "b".to_owned(), Some(2)), (1, "c".to_owned(), Some(3)), gone("a"), gone("b"), gone("c")];
         assert_eq!(shown(&mut timeline), expected);
     }
 }

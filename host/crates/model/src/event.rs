@@ -91,7 +91,9 @@ impl Event {
     /// About how many bytes of memory it takes.
     pub fn memory(&self) -> usize {
         let of = |properties: &Properties| {
-            let values = |property: &Property| property.values().iter().map(|value| 32 + value.long_text()).sum::<usize>();
+            let values = |property: &Property| {
+                property.values().iter().map(|value| 32 + value.long_text()).sum::<usize>()
+            };
             properties.iter().map(|(_, property)| 24 + values(property)).sum::<usize>() + 24
         };
         let nested: usize = self.nested.iter().flat_map(|(_, rows)| rows).map(of).sum();

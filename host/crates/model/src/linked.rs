@@ -38,7 +38,10 @@ mod tests {
         let lines = |cells: &[&str]| {
             vec![LinkedRows { file: 1, rows: cells.iter().map(|cell| row(cell, vec![])).collect() }]
         };
-        let orders = vec![LinkedRows { file: 0, rows: vec![row("a", lines(&["a1", "a2"])), row("b", lines(&["b1"]))] }];
+        let orders = vec![LinkedRows {
+            file: 0,
+            rows: vec![row("a", lines(&["a1", "a2"])), row("b", lines(&["b1"]))],
+        }];
         let cells = |path: &[usize]| -> Vec<&str> {
             at_path(&orders, path).into_iter().map(|row| row.cells.cell(0)).collect()
         };

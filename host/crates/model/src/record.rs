@@ -64,7 +64,14 @@ pub struct Record {
 impl Record {
     /// A record without properties.
     pub fn new(space: SpaceId, now: i64) -> Self {
-        Self { space, created: now, modified: now, touch: Touch::default(), events: 0, properties: Vec::new() }
+        Self {
+            space,
+            created: now,
+            modified: now,
+            touch: Touch::default(),
+            events: 0,
+            properties: Vec::new(),
+        }
     }
 
     /// The same, with properties that are already in the order of their ids.

@@ -2,7 +2,9 @@ use rocksdb::WriteBatch;
 use sluicebox_model::{Event, EventKey, Record, RecordId};
 
 use crate::encode::{encode, encode_event, merged_into};
-use crate::keys::{self, DIGEST, EVENTS, GOAL_RUN, HISTORY, IDENTIFIERS, LEDGER, RECORDS, RUNNING, UNFINISHED};
+use crate::keys::{
+    self, DIGEST, EVENTS, GOAL_RUN, HISTORY, IDENTIFIERS, LEDGER, RECORDS, RUNNING, UNFINISHED,
+};
 use crate::open::durable;
 use crate::{Store, StoreError};
 

@@ -332,7 +332,8 @@ mod tests {
 
     fn properties() -> impl Strategy<Value = Properties> {
         let properties = prop::collection::btree_map(any::<u32>(), property(), 0..4);
-        properties.prop_map(|properties| properties.into_iter().map(|(id, held)| (PropertyId(id), held)).collect())
+        properties
+            .prop_map(|properties| properties.into_iter().map(|(id, held)| (PropertyId(id), held)).collect())
     }
 
     fn event() -> impl Strategy<Value = Event> {

@@ -35,7 +35,9 @@ pub enum StoreError {
     #[error("two or more records hold the same value, so the property cannot identify")]
     NotUnique,
     /// The linked rows of a few rows take too much memory.
-    #[error("the linked rows that belong to one batch of rows take more than {bytes} bytes; smaller batches (import.batch_rows) need less")]
+    #[error(
+        "the linked rows that belong to one batch of rows take more than {bytes} bytes; smaller batches (import.batch_rows) need less"
+    )]
     TooManyLinked {
         /// The most that is allowed.
         bytes: usize,

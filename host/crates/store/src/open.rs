@@ -109,7 +109,8 @@ impl Store {
         }
         let options = database_options();
         let held = DB::list_cf(&options, path)?;
-        let families = column_families().into_iter().filter(|family| held.iter().any(|name| name == family.name()));
+        let families =
+            column_families().into_iter().filter(|family| held.iter().any(|name| name == family.name()));
         let db = DB::open_cf_descriptors_read_only(&options, path, families, false)?;
         Self::check(db, None).map(Some)
     }

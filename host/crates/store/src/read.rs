@@ -174,7 +174,9 @@ impl Store {
     ///
     /// # Errors
     /// If the store fails; each entry may be damaged.
-    pub fn events(&self) -> Result<impl Iterator<Item = Result<(EventKey, Event), StoreError>> + '_, StoreError> {
+    pub fn events(
+        &self,
+    ) -> Result<impl Iterator<Item = Result<(EventKey, Event), StoreError>> + '_, StoreError> {
         self.events_from(RecordId([0; 16]))
     }
 

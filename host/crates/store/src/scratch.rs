@@ -11,7 +11,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, WriteBatch, WriteOptions};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, WriteBatch,
+    WriteOptions,
+};
 use sluicebox_model::Column;
 
 use crate::StoreError;
@@ -184,8 +187,10 @@ fn encode(row: &Column, out: &mut Vec<u8>) {
 
 fn decode(bytes: &[u8]) -> Option<Column> {
     let (count, rest) = bytes.split_first_chunk()?;
-    let (ends, text) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*count)).ok()?.checked_mul(4)?)?;
-    let ends = ends.chunks_exact(4).map(|end| end.try_into().map(u32::from_le_bytes)).collect::<Result<_, _>>();
+    let (ends, text) =
+        rest.split_at_checked(usize::try_from(u32::from_le_bytes(*count)).ok()?.checked_mul(4)?)?;
+    let ends =
+        ends.chunks_exact(4).map(|end| end.try_into().map(u32::from_le_bytes)).collect::<Result<_, _>>();
     Column::new(String::from_utf8(text.to_vec()).ok()?, ends.ok()?)
 }
 

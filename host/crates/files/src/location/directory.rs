@@ -67,7 +67,13 @@ impl Found<'_> {
         Ok(())
     }
 
-    fn take(&mut self, path: PathBuf, name: String, below: String, metadata: &Metadata) -> Result<(), FileError> {
+    fn take(
+        &mut self,
+        path: PathBuf,
+        name: String,
+        below: String,
+        metadata: &Metadata,
+    ) -> Result<(), FileError> {
         if !metadata.is_file() {
             self.listing.warnings.push(format!("{name} is not a regular file and is not read"));
         } else if !path.canonicalize()?.starts_with(self.root) {

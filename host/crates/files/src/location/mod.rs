@@ -140,7 +140,9 @@ impl FoundFile {
                 done.push(".done");
                 Ok(std::fs::rename(path, done)?)
             }
-            Origin::Object(object) => object.copy_to(&format!("{}.done", object.key)).and_then(|()| object.delete()),
+            Origin::Object(object) => {
+                object.copy_to(&format!("{}.done", object.key)).and_then(|()| object.delete())
+            }
         }
     }
 

@@ -59,7 +59,13 @@ impl Object {
     }
 
     pub(super) fn reader(&self) -> ObjectReader {
-        ObjectReader { object: self.clone(), position: 0, part: Bytes::new(), ahead: VecDeque::new(), requested: 0 }
+        ObjectReader {
+            object: self.clone(),
+            position: 0,
+            part: Bytes::new(),
+            ahead: VecDeque::new(),
+            requested: 0,
+        }
     }
 
     /// Copies this version to another key. A copy that breaks off leaves nothing under that key.
@@ -90,10 +96,14 @@ impl Object {
         let upload = begun.upload_id().ok_or_else(|| failed(self.s3.error(&self.key, S3Problem::Answer)))?;
         let copied = async {
             let mut parts = Vec::new();
-            for (number, from) in (1..).zip((0..self.size).step_by(usize::try_from(COPY_PART).unwrap_or(usize::MAX))) {
+            for (number, from) in
+                (1..).zip((0..self.size).step_by(usize::try_from(COPY_PART).unwrap_or(usize::MAX)))
+            {
                 let to = (from + COPY_PART).min(self.size) - 1;
-                let part = client.upload_part_copy().bucket(bucket).key(key).upload_id(upload).part_number(number);
-                let part = part.copy_source(self.copy_source()).copy_source_range(format!("bytes={from}-{to}"));
+                let part =
+                    client.upload_part_copy().bucket(bucket).key(key).upload_id(upload).part_number(number);
+                let part =
+                    part.copy_source(self.copy_source()).copy_source_range(format!("bytes={from}-{to}"));
                 let part = part.set_copy_source_if_match(self.etag.clone()).send().await;
                 let part = part.map_err(|error| self.failed("s3:PutObject", &error))?;
                 let etag = part.copy_part_result().and_then(|result| result.e_tag()).map(str::to_owned);
@@ -127,7 +137,11 @@ impl Object {
         })
     }
 
-    fn failed<E: ProvideErrorMetadata>(&self, action: &'static str, error: &SdkError<E, HttpResponse>) -> FileError {
+    fn failed<E: ProvideErrorMetadata>(
+        &self,
+        action: &'static str,
+        error: &SdkError<E, HttpResponse>,
+    ) -> FileError {
         match S3Problem::of(action, error) {
             S3Problem::Changed => FileError::Changed,
             problem => self.s3.error(&self.key, problem).into(),
@@ -175,7 +189,9 @@ fn encoded(key: &str) -> String {
     let mut out = String::with_capacity(key.len());
     for byte in key.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => out.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
+                out.push(char::from(byte))
+            }
             other => out.push_str(&format!("%{other:02X}")),
         }
     }

@@ -182,7 +182,10 @@ impl fmt::Display for S3Problem {
 impl S3Problem {
     /// What an error of the SDK means for someone who wanted to do `action`. Codes are those of
     /// [Amazon's list](https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).
-    pub(super) fn of<E: ProvideErrorMetadata>(action: &'static str, error: &SdkError<E, HttpResponse>) -> Self {
+    pub(super) fn of<E: ProvideErrorMetadata>(
+        action: &'static str,
+        error: &SdkError<E, HttpResponse>,
+    ) -> Self {
         let answer = match error {
             SdkError::ServiceError(service) => service.raw(),
             SdkError::ConstructionFailure(_) => return Self::NoCredentials,
@@ -207,9 +210,22 @@ impl S3Problem {
             ("InvalidAccessKeyId" | "InvalidToken" | "InvalidClientTokenId", _) => Self::UnknownKey,
             ("SignatureDoesNotMatch", _) => Self::WrongSecret,
             ("RequestTimeTooSkewed" | "RequestExpired", _) => Self::Clock,
-            ("PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException", _)
+            (
+                "PermanentRedirect"
+                | "TemporaryRedirect"
+                | "AuthorizationHeaderMalformed"
+                | "IllegalLocationConstraintException",
+                _,
+            )
             | (_, 301 | 307) => Self::Region(region),
-            ("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "ServiceUnavailable", _)
+            (
+                "SlowDown"
+                | "Throttling"
+                | "ThrottlingException"
+                | "RequestLimitExceeded"
+                | "ServiceUnavailable",
+                _,
+            )
             | (_, 503 | 429) => Self::SlowDown,
             (_, 403) => Self::Denied(action),
             (_, 404) => Self::NoObject,
@@ -238,7 +254,8 @@ impl S3 {
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
             .build_https();
-        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIME).read_timeout(ANSWER_TIME).build();
+        let timeouts =
+            TimeoutConfig::builder().connect_timeout(CONNECT_TIME).read_timeout(ANSWER_TIME).build();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http)
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(LONGEST_WAIT))
@@ -289,7 +306,10 @@ impl S3 {
         self.0.runtime.block_on(work)
     }
 
-    pub(super) fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    pub(super) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
         self.0.runtime.spawn(work)
     }
 
@@ -318,10 +338,11 @@ impl S3 {
             let list = list.set_delimiter(flat.then(|| "/".to_owned()));
             let mut pages = list.into_paginator().send();
             while let Some(page) = pages.next().await {
-                let page = page.map_err(|error| match S3Problem::of(Permission::ListBucket.name(), &error) {
-                    S3Problem::NoObject => self.error(&folder, S3Problem::NoBucket),
-                    problem => self.error(&folder, problem),
-                })?;
+                let page =
+                    page.map_err(|error| match S3Problem::of(Permission::ListBucket.name(), &error) {
+                        S3Problem::NoObject => self.error(&folder, S3Problem::NoBucket),
+                        problem => self.error(&folder, problem),
+                    })?;
                 for object in page.contents() {
                     let Some(key) = object.key() else { continue };
                     let Some(below) = key.strip_prefix(&folder).filter(|below| !below.ends_with('/')) else {
@@ -370,7 +391,9 @@ impl S3 {
             let mut pages = list.into_paginator().send();
             while let Some(page) = pages.next().await {
                 let page = page.map_err(|error| self.failed(&prefix, Permission::ListBucket, &error))?;
-                folders.extend(page.common_prefixes().iter().filter_map(|folder| folder.prefix().map(str::to_owned)));
+                folders.extend(
+                    page.common_prefixes().iter().filter_map(|folder| folder.prefix().map(str::to_owned)),
+                );
                 files += page.contents().len() as u64;
             }
             Ok((folders, files))
@@ -392,9 +415,12 @@ impl S3 {
         self.block_on(async {
             match permission {
                 Permission::ListBucket => {
-                    let list = client.list_objects_v2().bucket(bucket).prefix(folder).max_keys(1).send().await;
+                    let list =
+                        client.list_objects_v2().bucket(bucket).prefix(folder).max_keys(1).send().await;
                     list.map(|_| ()).map_err(|error| match self.failed(folder, permission, &error) {
-                        S3Error { problem: S3Problem::NoObject, .. } => self.error(folder, S3Problem::NoBucket),
+                        S3Error { problem: S3Problem::NoObject, .. } => {
+                            self.error(folder, S3Problem::NoBucket)
+                        }
                         error => error,
                     })
                 }
