@@ -367,7 +367,6 @@ mod tests {
         for name in left {
             assert!(!pattern.matches(name), "leaves {name}");
         }
-        assert_eq!(Pattern::wildcard(&pattern.shown).is_ok(), !linked.regex, "{}", pattern.shown);
     }
 
     #[test]
@@ -394,8 +393,8 @@ mod tests {
             "a_{x,y*}_[0-9].csv",
             "a_yes_7.csv",
             "b_{x,y*}_*_*.csv",
-            &["b_yes_es_7.csv"],
-            &["b_x_es_7.csv"],
+            &["b_yes_7_.csv", "b_yes_7_z.csv"],
+            &["b_x_7_.csv", "b_yes_es_7.csv"],
         );
         check("a+*.csv", "a+(1).csv", "b*.csv", &["b(1).csv"], &["b1.csv"]);
         check("a.csv", "a.csv", "b_*.csv", &["b_1.csv", "b_2.csv"], &["b.csv"]);
