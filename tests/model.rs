@@ -26,7 +26,12 @@ type Row = Vec<String>;
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Profile {
     values: BTreeMap<&'static str, Vec<String>>,
+    /// The total of each order, by its id.
+    orders: BTreeMap<String, String>,
 }
+
+/// A row of the linked file: id, customer, whether it has a time, total.
+type Order = (&'static str, &'static str, bool, u32);
 
 #[derive(Debug, Default, PartialEq)]
 struct Counts {
@@ -34,6 +39,8 @@ struct Counts {
     excluded: u64,
     merged: u64,
     cells_rejected: u64,
+    events_rejected: u64,
+    orphaned: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -43,8 +50,10 @@ struct Goal {
 }
 
 /// §3 of the design, one row after the other. Sums are of whole cents.
-fn naive(goal: &Goal, rows: &[Row]) -> (Vec<Profile>, Counts) {
+fn naive(goal: &Goal, rows: &[Row], orders: &[Order]) -> (Vec<Profile>, Counts) {
     let (mut profiles, mut counts): (Vec<Profile>, Counts) = Default::default();
+    let has_row = |order: &&Order| !order.1.is_empty() && rows.iter().any(|row| row[1] == order.1);
+    counts.orphaned = orders.iter().filter(|order| !has_row(order)).count() as u64;
     for row in rows {
         let holder = |profiles: &[Profile], property: &str, value: &String| {
             profiles
@@ -71,13 +80,16 @@ fn naive(goal: &Goal, rows: &[Row]) -> (Vec<Profile>, Counts) {
             Some(first) => *first,
             None => {
                 let values = identifiers.iter().map(|(property, value)| (*property, vec![(*value).clone()]));
-                profiles.push(Profile { values: values.collect() });
+                profiles.push(Profile { values: values.collect(), ..Profile::default() });
                 profiles.len() - 1
             }
         };
         if found.len() > 1 && goal.on_ambiguous == "merge" {
             let mut others: Vec<usize> = found[1..].to_vec();
             for other in others.clone() {
+                for (id, total) in profiles[other].orders.clone() {
+                    profiles[target].orders.entry(id).or_insert(total);
+                }
                 for (property, values) in profiles[other].values.clone() {
                     let held = profiles[target].values.entry(property).or_default();
                     if held.is_empty() || property == "tags" {
@@ -128,11 +140,24 @@ fn naive(goal: &Goal, rows: &[Row]) -> (Vec<Profile>, Counts) {
                 profiles[target].values.remove(property);
             }
         }
+        for (id, _, timed, total) in orders.iter().filter(|order| !row[1].is_empty() && order.1 == row[1]) {
+            if *timed {
+                profiles[target].orders.insert((*id).to_owned(), total.to_string());
+            } else {
+                counts.events_rejected += 1;
+            }
+        }
     }
     (profiles, counts)
 }
 
-fn sluicebox(goal: &Goal, rows: &[Row], threads: usize, batch_rows: usize) -> (Vec<Profile>, Counts) {
+fn sluicebox(
+    goal: &Goal,
+    rows: &[Row],
+    orders: &[Order],
+    threads: usize,
+    batch_rows: usize,
+) -> (Vec<Profile>, Counts) {
     let workspace = Workspace::empty();
     let tuning =
         format!("[import]\nthreads = {threads}\nbatch_rows = {batch_rows}\ncommit_rows = {batch_rows}\n");
@@ -140,7 +165,8 @@ fn sluicebox(goal: &Goal, rows: &[Row], threads: usize, batch_rows: usize) -> (V
     workspace.write(
         "schema.toml",
         "[properties]\nemail = { unique = true }\ncustomer_id = { unique = true }\nname = {}\nflag = {}\nnick = {}\n\
-         spent = { type = 'number' }\ntags = { multiple = true }\n",
+         spent = { type = 'number' }\ntags = { multiple = true }\n\
+         [events.order.properties.total]\ntype = 'number'\n",
     );
     let mut connection = format!(
         "[location]\nkind = 'directory'\npath = 'in'\n[[import_profiles]]\nname = 'g'\nfiles = '*.csv'\n\
@@ -158,6 +184,16 @@ fn sluicebox(goal: &Goal, rows: &[Row], threads: usize, batch_rows: usize) -> (V
             "[[import_profiles.fields]]\ncolumn = '{property}'\nrule = '{rule}'\n{separator}"
         ));
     }
+    connection.push_str(
+        "[[import_profiles.linked]]\nname = 'orders'\nfiles = 'o.txt'\ncolumn = 'customer'\n\
+         parent_column = 'customer_id'\n[[import_profiles.events]]\ntype = 'order'\nfile = 'orders'\n\
+         id = 'id'\ntime = 'at'\nall_fields = true\n",
+    );
+    let order = |(id, customer, timed, total): &Order| {
+        format!("{id},{customer},{},{total}\n", if *timed { "2026-01-01T00:00:00Z" } else { "" })
+    };
+    let orders: String = orders.iter().map(order).collect();
+    workspace.write("in/o.txt", format!("id,customer,at,total\n{orders}"));
     workspace.write("connections/c.toml", connection);
     let lines: Vec<String> = rows.iter().map(|row| row.join(",")).collect();
     workspace.write("in/a.csv", format!("{}\n{}\n", COLUMNS.join(","), lines.join("\n")));
@@ -170,6 +206,8 @@ fn sluicebox(goal: &Goal, rows: &[Row], threads: usize, batch_rows: usize) -> (V
         excluded: count("excluded"),
         merged: count("merged"),
         cells_rejected: report["cells_rejected"].as_u64().unwrap(),
+        events_rejected: report["events"]["rejected"].as_u64().unwrap(),
+        orphaned: report["linked"]["orphaned"].as_u64().unwrap(),
     };
     let listed = workspace.sluicebox(&["profile", "list", "--json"]).stdout;
     let profiles: Vec<Profile> = listed.lines().map(profile).collect();
@@ -190,7 +228,12 @@ fn profile(line: &str) -> Profile {
             value.as_array().map_or_else(|| vec![text(value)], |values| values.iter().map(text).collect());
         (name, values)
     });
-    Profile { values: values.collect() }
+    let orders = json["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| (event["id"].as_str().unwrap().to_owned(), text(&event["properties"]["total"])));
+    Profile { values: values.collect(), orders: orders.collect() }
 }
 
 fn sorted(mut profiles: Vec<Profile>) -> Vec<Profile> {
@@ -213,21 +256,32 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
     prop::collection::vec(row, 0..24)
 }
 
+fn orders() -> impl Strategy<Value = Vec<Order>> {
+    let order = (
+        prop::sample::select(&["o1", "o2", "o3", "o4"][..]),
+        prop::sample::select(&["", "1", "2", "3", "9"][..]),
+        prop::bool::weighted(0.9),
+        1_u32..9,
+    );
+    prop::collection::vec(order, 0..12)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn threads_and_batches_change_nothing(
         rows in rows(),
+        orders in orders(),
         create in prop::bool::weighted(0.9),
         on_ambiguous in prop::sample::select(&["reject", "first", "newest", "merge"][..]),
     ) {
         let goal = Goal { create, on_ambiguous };
         // A row without any value would be a row of commas, which is no blank line.
-        let (expected, counts) = naive(&goal, &rows);
+        let (expected, counts) = naive(&goal, &rows, &orders);
         let expected = sorted(expected);
         for (threads, batch_rows) in [(1, 1), (1, 7), (1, 4096), (4, 1), (4, 7), (4, 4096)] {
-            let (found, found_counts) = sluicebox(&goal, &rows, threads, batch_rows);
+            let (found, found_counts) = sluicebox(&goal, &rows, &orders, threads, batch_rows);
             prop_assert_eq!(&sorted(found), &expected, "{} threads, batches of {}", threads, batch_rows);
             prop_assert_eq!(&found_counts, &counts, "{} threads, batches of {}", threads, batch_rows);
         }

@@ -2,6 +2,8 @@
 //! file, level by level.
 
 use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
 
 use sluicebox_files::FoundFile;
 use sluicebox_model::{Column, LinkedRow, LinkedRows, RecordBatch, RejectedRow, Verdict};
@@ -15,6 +17,21 @@ use crate::sets::FileSet;
 
 /// The linked rows of one batch of root rows may take so much memory.
 const JOINED_BYTES: usize = 256 << 20;
+
+const SCRATCH: &str = "sluicebox-scratch-";
+
+/// Takes away the linked rows that a process left which died. Nobody else is at work: the store is locked.
+///
+/// # Errors
+/// If a folder cannot be removed.
+pub(crate) fn clear(data: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(data).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+            fs::remove_dir_all(entry.path()).map_err(|error| Error::io(&entry.path(), error))?;
+        }
+    }
+    Ok(())
+}
 
 /// The linked files of a root file, ready to be joined to its rows.
 pub(crate) struct LinkedFiles {
@@ -53,8 +70,9 @@ impl LinkedFiles {
         if set.linked.is_empty() {
             return Ok(linked);
         }
-        let folder = import.config.data().join(format!("scratch-{}", std::process::id()));
-        let scratch = Scratch::create(&folder)?;
+        // A dry run leaves no trace beside the store.
+        let folder = if import.dry { std::env::temp_dir() } else { import.config.data().to_owned() };
+        let scratch = Scratch::create(&folder.join(format!("{SCRATCH}{}", std::process::id())))?;
         for (place, files) in set.linked.iter().enumerate() {
             let Some(columns) = linked.columns.get(place) else { continue };
             let mut number = 0;

@@ -1,5 +1,6 @@
 //! `sluicebox product`.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -61,7 +62,7 @@ pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
         }
     }
     let mut products: Vec<(String, Product)> = products.into_iter().collect();
-    products.sort_by(|(_, a), (_, b)| b.bought.cmp(&a.bought));
+    products.sort_by_key(|(_, product)| Reverse(product.bought));
     for (id, product) in products {
         if *json {
             let bought = serde_json::from_str::<serde_json::Number>(&product.bought.normalize().to_string());

@@ -12,6 +12,7 @@ use crate::cli::print;
 use crate::config::{Config, Connection, ImportGoal, Opened};
 use crate::error::Error;
 use crate::import::Import;
+use crate::linked;
 use crate::plan::unique;
 use crate::plugins::{self, Processor};
 use crate::rejected;
@@ -54,6 +55,9 @@ pub(crate) fn run(folder: &Path, arguments: &Arguments) -> Result<u8, Error> {
     let copy = arguments.dry_run.then(|| DryCopy::of(&config.settings.store)).transpose()?;
     let store = Store::open(copy.as_ref().map_or(&config.settings.store, |copy| copy.path()))?;
     recover(&config, &store, copy.is_some())?;
+    if copy.is_none() {
+        linked::clear(config.data())?;
+    }
     index(&config, &store)?;
     expire(&config, &store)?;
 

@@ -58,7 +58,9 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: Option<&str>, json: boo
                 entry(&incomplete.root, FileState::default(), &[], vec![], Some(incomplete.message.clone()))
             }
         };
-        for field in file["fields"].as_array().into_iter().flatten().filter_map(Json::as_str) {
+        for field in
+            file.get("fields").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str)
+        {
             if !fields.iter().any(|known| known == field) {
                 fields.push(field.to_owned());
             }

@@ -35,7 +35,7 @@ pub(crate) enum LocationEntry {
     /// A folder.
     Directory(PathBuf),
     /// A bucket.
-    S3(BucketEntry),
+    S3(Box<BucketEntry>),
 }
 
 /// A bucket, and how it is reached.
@@ -77,11 +77,13 @@ impl Connection {
 
     /// Whose permissions count, for messages; the key itself may be a secret.
     pub(crate) fn identity(&self) -> String {
-        match &self.location {
-            LocationEntry::S3(BucketEntry { keys: Some((key, ..)), .. }) => {
-                format!("the identity of access_key_id ({})", key.place())
-            }
-            _ => "the identity of the default credential chain".to_owned(),
+        let keys = match &self.location {
+            LocationEntry::S3(entry) => entry.keys.as_ref(),
+            LocationEntry::Directory(_) => None,
+        };
+        match keys {
+            Some((key, ..)) => format!("the identity of access_key_id ({})", key.place()),
+            None => "the identity of the default credential chain".to_owned(),
         }
     }
 
@@ -179,7 +181,7 @@ fn location(root: &Path, location: &Section<'_>) -> LocationEntry {
     let s3 = location.choice("kind", &[("directory", false), ("s3", true)], false);
     let entry = match s3 {
         false => LocationEntry::Directory(root.join(location.required("path"))),
-        true => LocationEntry::S3(bucket(location)),
+        true => LocationEntry::S3(Box::new(bucket(location))),
     };
     location.finish();
     entry

@@ -60,6 +60,94 @@ pub(crate) fn run(rows: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// SeaweedFS lets everybody do everything: it listens on the loopback address alone.
+const ANYBODY: &str = r#"{"identities": [
+  {"name": "anonymous", "actions": ["Admin", "Read", "Write", "List"]},
+  {"name": "bench", "credentials": [{"accessKey": "bench", "secretKey": "bench"}], "actions": ["Admin", "Read", "Write", "List"]}
+]}"#;
+const PORT: u16 = 18_333;
+
+/// Imports one file from a folder and from a bucket.
+pub(crate) fn bucket(rows: u64) -> anyhow::Result<()> {
+    let binary = host()?;
+    let weed = setup::seaweedfs()?;
+    let folder = target()?.join("bench-s3");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    let (incoming, data) = (folder.join("exchange/incoming"), folder.join("seaweedfs"));
+    fs::create_dir_all(&incoming)?;
+    fs::create_dir_all(&data)?;
+    let file = incoming.join("customers_1.csv");
+    customers(&file, rows, 0)?;
+    fs::write(data.join("identities.json"), ANYBODY)?;
+    let server = Command::new(weed)
+        .arg("server")
+        .arg(format!("-dir={}", data.display()))
+        .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=100", "-s3"])
+        .arg(format!("-s3.port={PORT}"))
+        .arg(format!("-s3.config={}", data.join("identities.json").display()))
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut server = Server(server);
+    let url = format!("http://127.0.0.1:{PORT}/bench");
+    let curl = |arguments: &[&str]| {
+        let mut curl = Command::new("curl");
+        curl.args([
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--retry",
+            "30",
+            "--retry-all-errors",
+            "--retry-delay",
+            "1",
+        ]);
+        run_command(curl.args(arguments))
+    };
+    curl(&["-X", "PUT", &url])?;
+    curl(&["-T", &file.display().to_string(), &format!("{url}/incoming/customers_1.csv")])?;
+    println!("{rows} rows, {} MB; SeaweedFS on the same machine", fs::metadata(&file)?.len() / 1_000_000);
+    println!();
+    println!("| import | rows/s | wall s | peak MB | parse s | processors s | match+merge s | commit s |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    let location = format!(
+        "kind = \"s3\"\nbucket = \"bench\"\npath_style = true\nendpoint = \"http://127.0.0.1:{PORT}\"\n\
+         access_key_id = \"bench\"\nsecret_access_key = \"bench\""
+    );
+    let directory =
+        format!("kind = \"directory\"\npath = {:?}", folder.join("exchange").display().to_string());
+    for (name, location) in [("folder", directory), ("bucket", location)] {
+        let work = folder.join(name);
+        fs::create_dir_all(work.join("connections"))?;
+        fs::write(work.join("schema.toml"), SCHEMA)?;
+        let connection =
+            connection(NORMALIZER).replace("kind = \"directory\"\npath = \"exchange\"", &location);
+        fs::write(work.join("connections/shop.toml"), connection)?;
+        measure(&binary, &work, name, rows)?;
+    }
+    server.stop();
+    fs::remove_dir_all(&folder)?;
+    Ok(())
+}
+
+/// Ends with the benchmark, also if that fails.
+struct Server(std::process::Child);
+
+impl Server {
+    fn stop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 /// The host with the bundled plugins.
 pub(crate) fn host() -> anyhow::Result<PathBuf> {
     setup::clang()?;

@@ -42,6 +42,9 @@ enum Task {
         /// How many rows the file has.
         #[arg(long, default_value_t = 1_000_000)]
         rows: u64,
+        /// The same file from a folder and from a bucket of SeaweedFS instead. 16000000 rows are 2 GB.
+        #[arg(long)]
+        s3: bool,
     },
 }
 
@@ -52,6 +55,7 @@ fn main() -> anyhow::Result<()> {
         Task::BuildPlugins { hostile: true } => plugins::build().and_then(|()| plugins::build_hostile()),
         Task::Demo { rows } => demo::run(rows),
         Task::Test => test::run(),
-        Task::Bench { rows } => bench::run(rows),
+        Task::Bench { rows, s3: false } => bench::run(rows),
+        Task::Bench { rows, s3: true } => bench::bucket(rows),
     }
 }

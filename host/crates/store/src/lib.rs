@@ -22,4 +22,5 @@ mod scratch;
 pub use commit::{Commit, FileState};
 pub use error::StoreError;
 pub use open::{DryCopy, Names, Owner, Store};
+pub use read::Unfinished;
 pub use scratch::Scratch;

@@ -10,6 +10,9 @@ const LOOKUPS: usize = 4096;
 /// Merged records lead to the one that stayed in few steps; more is a loop.
 const LONGEST_CHAIN: usize = 64;
 
+/// The key of a set of files, and what is still to do with it.
+pub type Unfinished = ([u8; 32], Box<[u8]>);
+
 impl Store {
     pub(crate) fn family(&self, name: &'static str) -> Result<&ColumnFamily, StoreError> {
         self.db.cf_handle(name).ok_or(StoreError::Damaged("a column family is missing"))
@@ -127,7 +130,7 @@ impl Store {
     ///
     /// # Errors
     /// If the store fails or is damaged.
-    pub fn unfinished(&self) -> Result<Vec<([u8; 32], Box<[u8]>)>, StoreError> {
+    pub fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError> {
         let mut sets = Vec::new();
         for entry in self.db.iterator(IteratorMode::From(&[UNFINISHED], rocksdb::Direction::Forward)) {
             let (key, rest) = entry?;
