@@ -13,6 +13,7 @@ mod workspace;
 use std::io::Write;
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Barrier};
 
 use serde_json::Value;
 use servers::gpg::Gpg;
@@ -269,20 +270,22 @@ fn what_cannot_be_mended_names_the_bucket_and_the_remedy() {
 fn an_object_that_is_replaced_while_it_is_read_fails_and_is_taken_next() {
     let server = server();
     server.bucket("replaced");
-    let workspace = workspace(&(server.location("replaced", "admin", None) + &goal("")));
-    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 1000\n");
-    server.put("replaced", "in/customers_1.csv", rows(4_000_000));
-    let mut child = workspace.command(&["run", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
-    // The first commit shows that it is being read; it is far from its end then.
-    while workspace.sluicebox(&["profile", "count"]).stdout == "0\n" {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before its first commit");
-    }
+    // More parts than are asked for at once: the fifth is asked for when the first has been read.
+    server.put("replaced", "in/customers_1.csv", rows(2_500_000));
+    let meet = Arc::new(Barrier::new(2));
+    let proxy = Proxy::start(server.port, Fault::Hold { request: 5, meet: Arc::clone(&meet) });
+    let location = |port| server.location("replaced", "admin", port) + &goal("");
+    let workspace = workspace(&location(Some(proxy.port)));
+    let child = workspace.command(&["run", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    meet.wait();
     server.put("replaced", "in/customers_1.csv", rows(100));
+    meet.wait();
     let output = Workspace::finish(child);
     let report: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(report["status"], "failed");
     let error = report["error"].as_str().unwrap();
     assert!(error.contains("in/customers_1.csv: the file changed while it was read"), "{error}");
+    workspace.write("connections/shop.toml", location(None));
     assert_eq!(run(&workspace).0["rows"]["read"], 100);
 }
 

@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 /// What goes wrong.
@@ -13,6 +13,9 @@ pub(crate) enum Fault {
     Cut { after: usize, times: i64 },
     /// So many requests get this answer: status line and headers, body.
     Answer { head: &'static str, body: String, times: i64 },
+    /// Of the requests for a range, this one, counted from 1, waits twice: until the test has come so far, and until
+    /// it has done what it does meanwhile.
+    Hold { request: i64, meet: Arc<Barrier> },
 }
 
 pub(crate) struct Proxy {
@@ -29,6 +32,7 @@ impl Proxy {
         let counted = Arc::clone(&faults);
         let times = match &fault {
             Fault::Cut { times, .. } | Fault::Answer { times, .. } => *times,
+            Fault::Hold { request, .. } => *request,
         };
         let left = Arc::new(AtomicI64::new(times));
         thread::spawn(move || {
@@ -60,12 +64,17 @@ fn pass(
         let hit = match fault {
             Fault::Cut { .. } => ranged && left.fetch_sub(1, Ordering::SeqCst) > 0,
             Fault::Answer { .. } => left.fetch_sub(1, Ordering::SeqCst) > 0,
+            Fault::Hold { .. } => ranged && left.fetch_sub(1, Ordering::SeqCst) == 1,
         };
         faults.fetch_add(u64::from(hit), Ordering::SeqCst);
         if let (Fault::Answer { head, body, .. }, true) = (fault, hit) {
             let answer = format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
             client.write_all(answer.as_bytes()).ok()?;
             continue;
+        }
+        if let (Fault::Hold { meet, .. }, true) = (fault, hit) {
+            meet.wait();
+            meet.wait();
         }
         let mut upstream = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).ok()?;
         let text = String::from_utf8_lossy(&head).replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");

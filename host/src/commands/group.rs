@@ -23,29 +23,23 @@ pub(crate) enum Command {
         json: bool,
     },
     /// Shows one group, by its id or by PROPERTY=VALUE of a property that identifies.
-    Get {
-        /// The type, such as household.
-        #[arg(value_name = "TYPE")]
-        kind: String,
-        /// The group's id, or PROPERTY=VALUE.
-        #[arg(value_name = "ID")]
-        group: String,
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Get(One),
     /// Shows the profiles that belong to a group: those with a property of the name and value of one that identifies it.
-    Members {
-        /// The type, such as household.
-        #[arg(value_name = "TYPE")]
-        kind: String,
-        /// The group's id, or PROPERTY=VALUE.
-        #[arg(value_name = "ID")]
-        group: String,
-        /// One JSON object a profile.
-        #[arg(long)]
-        json: bool,
-    },
+    Members(One),
+}
+
+/// One group.
+#[derive(clap::Args)]
+pub(crate) struct One {
+    /// The type, such as household.
+    #[arg(value_name = "TYPE")]
+    kind: String,
+    /// The group's id, or PROPERTY=VALUE.
+    #[arg(value_name = "ID")]
+    group: String,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Reads the store as it is now, also while an import writes to it.
@@ -55,7 +49,8 @@ pub(crate) enum Command {
 pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
     let config = Config::load(folder)?;
     let store = Store::open_read_only(&config.settings.store)?;
-    let (Command::List { kind, .. } | Command::Get { kind, .. } | Command::Members { kind, .. }) = command;
+    let (Command::List { kind, .. } | Command::Get(One { kind, .. }) | Command::Members(One { kind, .. })) =
+        command;
     let group_type = config.schema.group(kind).ok_or_else(|| Error::Unknown {
         kind: "group type",
         name: kind.clone(),
@@ -66,7 +61,7 @@ pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
     let (Some(store), Some(space)) = (&store, space) else {
         return match command {
             Command::List { .. } => Ok(0),
-            Command::Get { group, .. } | Command::Members { group, .. } => Err(missing(group)),
+            Command::Get(one) | Command::Members(one) => Err(missing(&one.group)),
         };
     };
     match command {
@@ -78,11 +73,11 @@ pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
                 }
             }
         }
-        Command::Get { group, json, .. } => {
+        Command::Get(One { group, json, .. }) => {
             let (id, record) = find(store, &names, group_type, space, group)?;
             show(view::group(&names, id, &record), *json)?;
         }
-        Command::Members { group, json, .. } => {
+        Command::Members(One { group, json, .. }) => {
             let (_, record) = find(store, &names, group_type, space, group)?;
             members(store, &names, &config.schema.properties, group_type, &record, *json)?;
         }

@@ -286,32 +286,38 @@ fn settings(goal: &ImportGoal, schema: &Schema, section: &Section<'_>) -> serde_
 }
 
 fn files(goal: &Section<'_>) -> Option<(Pattern, String)> {
-    let Some(entry) = goal.get("files") else {
-        goal.problem("`files` is missing");
+    let (entry, text, regex) = pattern_text(goal)?;
+    let pattern = if regex { Pattern::regex(text) } else { Pattern::wildcard(text) };
+    let pattern = pattern.map_err(|error| entry.problem(format!("`{}`: {error}", entry.key())));
+    Some((pattern.ok()?, text.to_owned()))
+}
+
+/// The text of `files`, and whether it is a regular expression.
+pub(crate) fn pattern_text<'d>(section: &Section<'d>) -> Option<(Entry<'d>, &'d str, bool)> {
+    let Some(entry) = section.get("files") else {
+        section.problem("`files` is missing");
         return None;
     };
-    let (entry, text, pattern) = match entry.value() {
+    let (entry, regex) = match entry.value() {
         DeValue::Table(_) => {
-            let section = entry.section()?;
-            let Some(entry) = section.get("regex") else {
-                section.problem("`files`: expected a wildcard, or { regex = '…' }");
+            let table = entry.section()?;
+            let Some(entry) = table.get("regex") else {
+                table.problem("`files`: expected a wildcard, or { regex = '…' }");
                 return None;
             };
-            section.finish();
-            let text = entry.text()?;
-            (entry, text, Pattern::regex(text))
+            table.finish();
+            (entry, true)
         }
-        _ => {
-            let text = entry.text()?;
-            stays_inside(&entry, text);
-            (entry, text, Pattern::wildcard(text))
-        }
+        _ => (entry, false),
     };
+    let text = entry.text()?;
     if text.is_empty() {
         entry.problem("`files` is empty");
     }
-    let pattern = pattern.map_err(|error| entry.problem(format!("`{}`: {error}", entry.key())));
-    Some((pattern.ok()?, text.to_owned()))
+    if !regex {
+        stays_inside(&entry, text);
+    }
+    Some((entry, text, regex))
 }
 
 fn directory(goal: &Section<'_>) -> String {

@@ -1,9 +1,8 @@
 use serde_json::{Value, json};
 use sluicebox_files::{LinkedPattern, Pattern};
-use toml::de::DeValue;
 
+use super::goal::pattern_text;
 use super::reader::{Entry, Section, nearest};
-use super::value::stays_inside;
 
 /// A file joined to the root file, or to another linked file, by a column.
 #[derive(Debug)]
@@ -92,32 +91,8 @@ pub(crate) fn file(linked: &[LinkedEntry], entry: &Entry<'_>) -> Option<Option<u
 }
 
 fn files(section: &Section<'_>, root: Option<&Pattern>) -> Option<(LinkedPattern, String)> {
-    let Some(entry) = section.get("files") else {
-        section.problem("`files` is missing");
-        return None;
-    };
-    let (entry, regex) = match entry.value() {
-        DeValue::Table(_) => {
-            let table = entry.section()?;
-            let Some(entry) = table.get("regex") else {
-                table.problem("`files`: expected a wildcard, or { regex = '…' }");
-                return None;
-            };
-            table.finish();
-            (entry, true)
-        }
-        _ => (entry, false),
-    };
-    let text = entry.text()?;
-    if text.is_empty() {
-        entry.problem("`files` is empty");
-    }
-    let pattern = if regex {
-        LinkedPattern::regex(text)
-    } else {
-        stays_inside(&entry, text);
-        LinkedPattern::wildcard(text)
-    };
+    let (entry, text, regex) = pattern_text(section)?;
+    let pattern = if regex { LinkedPattern::regex(text) } else { LinkedPattern::wildcard(text) };
     let pattern = pattern.map_err(|error| entry.problem(format!("`{}`: {error}", entry.key()))).ok()?;
     if let Some(root) = root {
         let groups: Vec<&str> = root.group_names().collect();
