@@ -1,6 +1,8 @@
 //! Everything that must hold.
 
-use crate::shell::{cargo, run as run_command};
+use std::process::Command;
+
+use crate::shell::{cargo, output, root, run as run_command};
 use crate::{plugins, setup};
 
 pub(crate) fn run() -> anyhow::Result<()> {
@@ -16,7 +18,22 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut documentation =
         cargo(&["doc", "--release", "--workspace", "--no-deps", "--document-private-items"])?;
     run_command(documentation.env("RUSTDOCFLAGS", "-D warnings"))?;
-    let deny = setup::cargo_deny()?;
-    let mut check = std::process::Command::new(deny);
-    run_command(check.current_dir(crate::shell::root()).args(["check", "--hide-inclusion-graph"]))
+    deny()
+}
+
+/// Licences, sources and versions of everything that is linked; and its known vulnerabilities, where their list can be
+/// had.
+fn deny() -> anyhow::Result<()> {
+    let program = setup::cargo_deny()?;
+    let deny = |arguments: &[&str]| {
+        let mut deny = Command::new(&program);
+        deny.args(arguments).current_dir(root());
+        deny
+    };
+    run_command(deny(&["check", "--hide-inclusion-graph"]).args(["licenses", "bans", "sources"]))?;
+    if output(&mut deny(&["fetch", "db"])).is_some() {
+        return run_command(&mut deny(&["check", "--hide-inclusion-graph", "advisories"]));
+    }
+    println!("known vulnerabilities: NOT CHECKED, their list cannot be fetched on this machine");
+    Ok(())
 }

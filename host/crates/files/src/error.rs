@@ -8,6 +8,9 @@ pub enum FileError {
     /// Reading failed, or the compressed data is broken.
     #[error("{0}")]
     Io(io::Error),
+    /// Compressed data without its end.
+    #[error("the compressed data breaks off: the file is truncated; it needs to be sent again")]
+    BrokenOff,
     /// A quote that nothing closes.
     #[error("line {line}: the quoted cell that begins in this row is not closed before the file ends")]
     Unclosed {
@@ -77,6 +80,7 @@ impl From<io::Error> for FileError {
     fn from(error: io::Error) -> Self {
         match error.downcast::<Self>() {
             Ok(carried) => carried,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Self::BrokenOff,
             Err(error) => Self::Io(error),
         }
     }
