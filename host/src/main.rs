@@ -19,6 +19,10 @@ mod view;
 
 use std::process::ExitCode;
 
+/// Cells become values on one thread and are given back on another, which the system's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::main()
 }

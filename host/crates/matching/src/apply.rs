@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 
 use sluicebox_model::{
@@ -6,7 +6,7 @@ use sluicebox_model::{
     Touch, Value, Verdict,
 };
 
-use crate::gather::{Gathered, Loaded};
+use crate::gather::{Gathered, Loaded, Places};
 use crate::plan::{OnAmbiguous, Plan};
 use crate::prepare::{Lookup, Prepared, Row, RowEvent, Write};
 use crate::rules::{Change, Outcome, merge, unite};
@@ -101,9 +101,10 @@ struct Work<'a> {
     gathered: &'a Gathered,
     context: Context,
     entries: Vec<Entry>,
-    places: HashMap<RecordId, usize>,
+    places: Places,
     holders: Vec<Holder>,
-    changed_slots: HashSet<usize>,
+    /// Slots whose holder changed, some of them several times.
+    changed_slots: Vec<usize>,
     /// Changed identifiers that no row of this stretch names.
     others: HashMap<Vec<u8>, Holder>,
     timeline: Timeline<'a>,
@@ -143,7 +144,7 @@ impl Gathered {
             entries: entries.collect(),
             places: loaded.places,
             holders,
-            changed_slots: HashSet::new(),
+            changed_slots: Vec::new(),
             others: HashMap::new(),
             timeline: Timeline::new(events, context.goal_run),
             applied: Applied { position: context.from, ..Applied::default() },
@@ -315,6 +316,7 @@ impl Work<'_> {
         let place = self.entries.len();
         let id = RecordId::create();
         let mut record = Record::new(self.plan.space, self.context.now);
+        record.reserve(self.plan.fields.len() + lookups.len());
         for lookup in lookups {
             let Lookup::Property { identifier, value, key } = lookup else { continue };
             let Some(identifier) = self.plan.identifiers.get(*identifier) else { continue };
@@ -478,7 +480,7 @@ impl Work<'_> {
     fn hold(&mut self, slot: usize, holder: Holder) {
         if let Some(held) = self.holders.get_mut(slot) {
             *held = holder;
-            self.changed_slots.insert(slot);
+            self.changed_slots.push(slot);
         }
     }
 
@@ -495,6 +497,8 @@ impl Work<'_> {
     fn finish(mut self) -> Applied {
         let goal_run = self.context.goal_run;
         let keys: Vec<&[u8]> = self.gathered.keys().collect();
+        self.changed_slots.sort_unstable();
+        self.changed_slots.dedup();
         let slots = self
             .changed_slots
             .iter()
@@ -515,7 +519,7 @@ impl Work<'_> {
         for place in 0..self.entries.len() {
             let into = self.resolve(place);
             let into = if into == place { None } else { self.entries.get(into).map(|entry| entry.id) };
-            let Some(entry) = self.entries.get(place) else { continue };
+            let Some(entry) = self.entries.get_mut(place) else { continue };
             let before = (entry.record.touch.goal_run == goal_run).then_some(entry.record.touch);
             if let Some(into) = into {
                 self.applied.merged.push((entry.id, into));
@@ -523,7 +527,7 @@ impl Work<'_> {
             } else if entry.touched {
                 let touch = touch(entry, before, goal_run);
                 count(&mut self.applied.counts, before, Some(touch.class));
-                let mut record = entry.record.clone();
+                let mut record = std::mem::replace(&mut entry.record, Record::new(self.plan.space, 0));
                 record.touch = touch;
                 if touch.class != Class::Unchanged {
                     self.applied.last_changed.push((entry.id, touch.class));

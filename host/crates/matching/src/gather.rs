@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use sluicebox_model::{EventKey, Record, RecordId};
 
@@ -123,17 +124,41 @@ impl Gathered {
     }
 }
 
+/// Where the record of an id lies.
+pub(crate) type Places = HashMap<RecordId, usize, BuildHasherDefault<IdHasher>>;
+
+/// The bytes of an id are as good as random where they are not the time: they are their own hash. Ids are made by the
+/// store alone, so nobody can choose them to collide.
+#[derive(Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for bytes in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+}
+
 /// The records that were loaded, by the ids under which they were asked for.
 pub(crate) struct Loaded {
     pub entries: Vec<(RecordId, Record)>,
-    pub places: HashMap<RecordId, usize>,
+    pub places: Places,
 }
 
 impl Loaded {
     /// `records[n]` is what the n-th id leads to: it may have another id, where records were merged.
     pub(crate) fn new(ids: &[RecordId], records: Vec<Option<(RecordId, Record)>>) -> Self {
-        let mut loaded =
-            Self { entries: Vec::with_capacity(ids.len()), places: HashMap::with_capacity(ids.len()) };
+        let mut loaded = Self {
+            entries: Vec::with_capacity(ids.len()),
+            places: Places::with_capacity_and_hasher(ids.len(), BuildHasherDefault::default()),
+        };
         for (asked, record) in ids.iter().zip(records) {
             let Some((id, record)) = record else { continue };
             let next = loaded.entries.len();

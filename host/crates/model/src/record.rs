@@ -81,6 +81,11 @@ impl Record {
         self
     }
 
+    /// Makes room for so many properties at once.
+    pub fn reserve(&mut self, properties: usize) {
+        self.properties.reserve(properties);
+    }
+
     /// The properties with a value, in the order of their ids.
     pub fn properties(&self) -> &[(PropertyId, Property)] {
         &self.properties
