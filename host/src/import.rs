@@ -28,7 +28,7 @@ use crate::unfinished::Unfinished;
 /// Rows wait for their commit up to this much memory.
 const STRETCH_BYTES: usize = 96 << 20;
 /// Batches between the stages: enough to keep them busy while a stretch is committed.
-const QUEUE: usize = 32;
+const QUEUE: usize = 16;
 
 /// What an import goal works with.
 pub(crate) struct Import<'a> {

@@ -85,10 +85,3 @@ impl From<io::Error> for FileError {
         }
     }
 }
-
-impl FileError {
-    /// Whether the file itself is as it should be, and only the way to it failed.
-    pub fn is_of_the_way(&self) -> bool {
-        matches!(self, Self::S3(_))
-    }
-}

@@ -192,7 +192,7 @@ fn event<'c>(
     below: &[LinkedRows],
     misfits: &mut u32,
 ) -> Option<RowEvent> {
-    let Ok(Value::DateTime(time)) = plan.time_format.parse(cell(plan.time)) else { return None };
+    let time = plan.time_format.parse_moment(cell(plan.time))?;
     let nested = plan.nested.iter().map(|nested| {
         let own = |row: &&LinkedRow| properties(&nested.fields, &|column| row.cells.cell(column), misfits);
         (nested.nested_type, at_path(below, &nested.path).iter().map(own).collect())

@@ -134,6 +134,17 @@ impl CellFormat {
         value.ok_or(Misfit(self.value_type))
     }
 
+    /// The moment of an event: a datetime, or, where no format is given, a day too, which begins at midnight of the
+    /// zone. The cell may be empty, and then gives none.
+    pub fn parse_moment(&self, cell: &str) -> Option<Timestamp> {
+        self.parse_datetime(cell).or_else(|| match self.time {
+            TimeFormat::Standard => {
+                self.timezone.to_timestamp(standard_date(cell.as_bytes())?.to_datetime(Time::midnight())).ok()
+            }
+            TimeFormat::Custom(_) => None,
+        })
+    }
+
     fn parse_date(&self, cell: &str) -> Option<Date> {
         match &self.time {
             TimeFormat::Standard => standard_date(cell.as_bytes()),
@@ -309,6 +320,24 @@ mod tests {
         ] {
             check(wrong, None);
         }
+    }
+
+    #[test]
+    fn moments_may_be_days() {
+        let format = CellFormat {
+            value_type: ValueType::DateTime,
+            number: NumberFormat::default(),
+            time: TimeFormat::Standard,
+            timezone: TimeZone::fixed(jiff::tz::offset(2)),
+        };
+        let check = |cell: &str, expected: Option<&str>| {
+            let found = format.parse_moment(cell).map(|moment| moment.to_string());
+            assert_eq!(found.as_deref(), expected, "{cell}");
+        };
+        check("2026-01-02", Some("2026-01-01T22:00:00Z"));
+        check("2026-01-02 03:04:05Z", Some("2026-01-02T03:04:05Z"));
+        check("", None);
+        check("2026-1-2", None);
     }
 
     #[test]

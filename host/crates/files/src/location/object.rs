@@ -15,7 +15,7 @@ use super::s3::{S3, S3Error, S3Problem};
 use crate::FileError;
 
 /// Bytes that one request asks for.
-const PART: u64 = 8 << 20;
+const PART: u64 = 4 << 20;
 /// Requests that are under way while the part before them is read.
 const AHEAD: usize = 4;
 /// How often a part is asked for whose body breaks off. What fails before its body is retried by the SDK.

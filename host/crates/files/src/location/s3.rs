@@ -13,7 +13,7 @@ use aws_sdk_s3::config::Credentials;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 
 use super::object::Object;
@@ -53,8 +53,18 @@ struct Inner {
     bucket: String,
     region: Option<String>,
     endpoint: String,
-    // Dropped last: what the client still does runs on it.
-    runtime: Runtime,
+    handle: Handle,
+    /// Taken when this is dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The last to hold this may be a request that runs on it, and must not wait for itself.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl fmt::Debug for S3 {
@@ -286,7 +296,8 @@ impl S3 {
             None => config.region(Region::new(ANY_REGION)),
         };
         let client = Client::from_conf(config.build());
-        Ok(Self(Arc::new(Inner { client, bucket, region, endpoint: endpoint.unwrap_or_default(), runtime })))
+        let (endpoint, handle) = (endpoint.unwrap_or_default(), runtime.handle().clone());
+        Ok(Self(Arc::new(Inner { client, bucket, region, endpoint, handle, runtime: Some(runtime) })))
     }
 
     /// The bucket's name.
@@ -303,14 +314,14 @@ impl S3 {
     }
 
     pub(super) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
-        self.0.runtime.block_on(work)
+        self.0.handle.block_on(work)
     }
 
     pub(super) fn spawn<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
-        self.0.runtime.spawn(work)
+        self.0.handle.spawn(work)
     }
 
     pub(super) fn error(&self, key: &str, problem: S3Problem) -> S3Error {
