@@ -26,7 +26,7 @@ use crate::sets::{self, FileSet, Sets};
 use crate::unfinished::Unfinished;
 
 /// Rows wait for their commit up to this much memory.
-const STRETCH_BYTES: usize = 96 << 20;
+const STRETCH_BYTES: usize = 48 << 20;
 /// Batches between the stages: enough to keep them busy while a stretch is committed.
 const QUEUE: usize = 16;
 

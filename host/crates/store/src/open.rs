@@ -347,16 +347,13 @@ fn database_options() -> Options {
 /// Records are read at random by id and identifiers by whole keys that are mostly absent while a store grows:
 /// Bloom filters answer for the absent ones, in memory too.
 fn column_families() -> Vec<ColumnFamilyDescriptor> {
-    // The filters and indexes of a large store count too, so that its memory does not grow with it.
-    let cache = Cache::new_lru_cache(80 * MEBIBYTE);
+    let cache = Cache::new_lru_cache(64 * MEBIBYTE);
     let family = |name: &str, write_buffer: usize| {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&cache);
         table.set_bloom_filter(10.0, false);
         table.set_format_version(5);
         table.set_block_size(8 * 1024);
-        table.set_cache_index_and_filter_blocks(true);
-        table.set_pin_l0_filter_and_index_blocks_in_cache(true);
         let mut options = Options::default();
         options.set_block_based_table_factory(&table);
         options.set_compression_type(DBCompressionType::Lz4);
