@@ -556,10 +556,7 @@ impl Stretch<'_> {
         let counts = self.linked_counts.take().unwrap_or_default();
         let orphaned = if complete { self.linked.orphans()? } else { 0 };
         if let Some(linked) = &mut kept.report.linked {
-            linked.read += counts.read;
-            linked.dropped += counts.dropped;
-            linked.rejected += counts.rejected;
-            linked.orphaned += orphaned;
+            *linked += report::LinkedRows { orphaned, ..counts };
         }
         kept.remember(&applied.last_changed);
         if !self.import.dry {

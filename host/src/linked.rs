@@ -50,7 +50,6 @@ struct Loaded {
     columns: Vec<String>,
     rejected: Vec<RejectedRow>,
     bytes_read: u64,
-    records: u64,
 }
 
 impl LinkedFiles {
@@ -77,12 +76,8 @@ impl LinkedFiles {
             let Some(columns) = linked.columns.get(place) else { continue };
             let mut number = 0;
             for file in files {
-                let counts =
+                linked.counts +=
                     load_file(import, &scratch, file, place, columns, &mut number, clock, &mut rejected)?;
-                linked.counts.read += counts.read;
-                linked.counts.dropped += counts.dropped;
-                linked.counts.rejected += counts.rejected;
-                linked.counts.orphaned += counts.orphaned;
             }
         }
         linked.scratch = Some(scratch);
@@ -201,11 +196,8 @@ fn load_file(
     }
     let work = |batch: RecordBatch| Ok(take_rows(batch, columns, &places, next));
     import.stream(file, &mut open, clock, work, |loaded| {
-        progress.advance(loaded.bytes_read, loaded.records);
-        counts.read += loaded.counts.read;
-        counts.dropped += loaded.counts.dropped;
-        counts.rejected += loaded.counts.rejected;
-        counts.orphaned += loaded.counts.orphaned;
+        progress.advance(loaded.bytes_read, loaded.counts.read);
+        counts += loaded.counts;
         rejected(file, &loaded.columns, &loaded.rejected)?;
         scratch.put(
             number(place),
@@ -259,8 +251,7 @@ fn take_rows(
     }
     rejected.sort_by_key(|row| row.number);
     counts.rejected = rejected.len() as u64;
-    let records = (batch.rows() + batch.rejected.len()) as u64;
-    counts.read = records;
+    counts.read = (batch.rows() + batch.rejected.len()) as u64;
     let columns = batch.header().columns.clone();
-    Loaded { rows, claims, counts, columns, rejected, bytes_read: batch.bytes_read, records }
+    Loaded { rows, claims, counts, columns, rejected, bytes_read: batch.bytes_read }
 }

@@ -77,6 +77,15 @@ pub(crate) struct LinkedRows {
     pub rejected: u64,
 }
 
+impl std::ops::AddAssign for LinkedRows {
+    fn add_assign(&mut self, more: Self) {
+        self.read += more.read;
+        self.orphaned += more.orphaned;
+        self.dropped += more.dropped;
+        self.rejected += more.rejected;
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Profiles {
     pub created: i64,
