@@ -17,7 +17,7 @@ use crate::config::{Config, Connection, ImportGoal, MaxRejected, property_settin
 use crate::error::Error;
 use crate::events::StoredEvents;
 use crate::linked::LinkedFiles;
-use crate::plan::{Resolved, Resolver};
+use crate::plan::{Link, Resolved, Resolver};
 use crate::plugins::Processor;
 use crate::progress::Progress;
 use crate::rejected::RejectedRows;
@@ -26,9 +26,9 @@ use crate::sets::{self, FileSet, Sets};
 use crate::unfinished::Unfinished;
 
 /// Rows wait for their commit up to this much memory.
-const STRETCH_BYTES: usize = 48 << 20;
-/// Batches between the stages: enough to keep them busy while a stretch is committed.
-const QUEUE: usize = 16;
+const STRETCH_BYTES: usize = 40 << 20;
+/// Batches between the reader and the worker.
+const QUEUE: usize = 4;
 
 /// What an import goal works with.
 pub(crate) struct Import<'a> {
@@ -221,7 +221,6 @@ impl Import<'_> {
             verified.map_err(|error| Error::File { name: file.name.clone(), error })?;
         }
         let source = file.open().map_err(failed)?;
-        let mut progress = self.progress(file);
         let unchanged = source.unchanged();
         let rest = unfinished.rest(set, &linked, &identified.digests);
         let Some(mut open) = self.open(file, source, None)? else {
@@ -252,28 +251,25 @@ impl Import<'_> {
             rest,
             from: state.position,
             position: state.position,
-            pending: Vec::new(),
-            rows: 0,
-            memory: 0,
             clock: &clock,
             run,
         };
-        let work = |batch: RecordBatch| {
-            timed(&clock.match_and_merge, || {
-                let linked = joined.join(&links, &batch)?;
-                Ok(prepare(&plan, batch, &linked, state.position))
-            })
+        let mut gather = Gather {
+            plan: &plan,
+            joined: &joined,
+            links: &links,
+            from: state.position,
+            most_rows: self.config.settings.tuning.commit_rows,
+            progress: self.progress(file),
+            clock: &clock,
+            pending: Vec::new(),
+            rows: 0,
+            memory: 0,
         };
-        let result = self.stream(file, &mut open, &clock, work, |prepared| {
-            progress.advance(prepared.bytes_read(), prepared.records() as u64);
-            stretch.take(prepared)
-        });
+        let result = self
+            .stream(file, &mut open, &clock, &mut gather, |gathered| stretch.commit(Some(&gathered), false));
         let result = match result {
-            Ok(()) => stretch.commit(true),
-            // What came before is whole.
-            Err(error @ (Error::File { .. } | Error::Processor { .. })) => {
-                stretch.commit(false).and(Err(error))
-            }
+            Ok(()) => stretch.commit(None, true),
             Err(error) => Err(error),
         };
         run.clock = clock;
@@ -387,65 +383,91 @@ impl Import<'_> {
         Ok(Some(OpenFile { reader, sessions, columns }))
     }
 
-    /// Hands what `work` makes of every batch of the file to `take`, in order; reading and working run ahead on other
+    /// Hands what `work` makes of the file's batches to `take`, in order; reading and working run ahead on other
     /// threads.
     ///
     /// # Errors
-    /// If the file cannot be read on, or a processor fails; or with what `take` says.
-    pub(crate) fn stream<T: Send>(
+    /// If the file cannot be read on, or a processor fails, after what came before was handed to `take`; or with what
+    /// `take` says.
+    pub(crate) fn stream<W: Work>(
         &self,
         file: &FoundFile,
         open: &mut OpenFile,
         clock: &Clock,
-        mut work: impl FnMut(RecordBatch) -> Result<T, Error> + Send,
-        mut take: impl FnMut(T) -> Result<(), Error>,
+        work: &mut W,
+        mut take: impl FnMut(W::Done) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let OpenFile { reader, sessions, .. } = open;
-        let mut read = || {
+        let mut next = || {
             let batch = timed(&clock.parse, || reader.next_batch());
             batch.map_err(|error| Error::File { name: file.name.clone(), error })
         };
         let mut number = 0;
-        let mut work = |mut batch: RecordBatch| {
+        let mut through = |mut batch: RecordBatch| {
             number += 1;
-            process(sessions, &mut batch, clock).map_err(|error| Error::Processor {
-                file: file.name.clone(),
-                batch: Some(number),
-                error,
-            })?;
-            work(batch)
+            let processed = timed(&clock.processors, || {
+                sessions.iter_mut().try_for_each(|session| session.process(&mut batch))
+            });
+            let failed = |error| Error::Processor { file: file.name.clone(), batch: Some(number), error };
+            processed.map(|()| batch).map_err(failed)
         };
         let stopped = || self.stop.load(Ordering::Relaxed);
         if self.config.settings.tuning.threads == 1 {
-            while let Some(batch) = read()? {
-                if stopped() {
-                    return Err(Error::Interrupted);
+            let result = loop {
+                let batch = match next() {
+                    Ok(Some(batch)) => through(batch),
+                    Ok(None) => break Ok(()),
+                    Err(error) => Err(error),
+                };
+                match batch {
+                    _ if stopped() => return Err(Error::Interrupted),
+                    Ok(batch) => work.batch(batch)?.map_or(Ok(()), &mut take)?,
+                    Err(error) => break Err(error),
                 }
-                take(work(batch)?)?;
-            }
-            return Ok(());
+            };
+            work.rest().map_or(Ok(()), take)?;
+            return result;
         }
         thread::scope(|scope| {
-            let (send_batch, batches) = mpsc::sync_channel(4);
-            let (send_done, done) = mpsc::sync_channel(QUEUE);
+            let (send_batch, batches) = mpsc::sync_channel(QUEUE);
+            let (send_done, done) = mpsc::sync_channel(W::AHEAD);
+            let no_thread = |error| Error::File { name: file.name.clone(), error: FileError::Io(error) };
             // Whoever is no longer listened to stops: the receiver has failed and says why.
-            scope.spawn(move || {
-                while let Some(batch) = read().transpose() {
+            let read = thread::Builder::new().name("read".to_owned());
+            let read = read.spawn_scoped(scope, move || {
+                while let Some(batch) = next().transpose() {
                     let last = batch.is_err();
                     if send_batch.send(batch).is_err() || last {
                         break;
                     }
                 }
             });
-            scope.spawn(move || {
-                for batch in batches {
-                    let done = batch.and_then(&mut work);
-                    let last = done.is_err();
-                    if send_done.send(done).is_err() || last {
-                        break;
+            read.map_err(no_thread)?;
+            let process = thread::Builder::new().name("process".to_owned());
+            let process = process.spawn_scoped(scope, move || {
+                let mut batches = batches.into_iter();
+                let send = |made: Result<Option<W::Done>, Error>| {
+                    made.transpose().is_none_or(|made| send_done.send(made).is_ok())
+                };
+                let failure = loop {
+                    let batch = batches.next().map(|batch| batch.and_then(&mut through));
+                    match batch.map(|batch| batch.and_then(|batch| work.batch(batch))) {
+                        None => break None,
+                        Some(Err(error)) => break Some(error),
+                        Some(made) => {
+                            if !send(made) {
+                                return;
+                            }
+                        }
                     }
+                };
+                if send(Ok(work.rest()))
+                    && let Some(failure) = failure
+                {
+                    send(Err(failure));
                 }
             });
+            process.map_err(no_thread)?;
             done.into_iter()
                 .try_for_each(|done| if stopped() { Err(Error::Interrupted) } else { take(done?) })
         })
@@ -485,12 +507,67 @@ pub(crate) struct OpenFile {
     pub columns: Vec<String>,
 }
 
-fn process(
-    sessions: &mut [Session],
-    batch: &mut RecordBatch,
-    clock: &Clock,
-) -> Result<(), sluicebox_processors::PluginError> {
-    timed(&clock.processors, || sessions.iter_mut().try_for_each(|session| session.process(batch)))
+/// What is made of a file's batches, on a thread of its own.
+pub(crate) trait Work: Send {
+    /// What is handed on.
+    type Done: Send;
+    /// How many of them may wait.
+    const AHEAD: usize;
+
+    /// Takes the next batch; answers when something is done.
+    ///
+    /// # Errors
+    /// If it cannot be worked on.
+    fn batch(&mut self, batch: RecordBatch) -> Result<Option<Self::Done>, Error>;
+
+    /// What is left when there are no more batches.
+    fn rest(&mut self) -> Option<Self::Done> {
+        None
+    }
+}
+
+/// Joins, reads and gathers batches until they are worth a commit.
+struct Gather<'a> {
+    plan: &'a Plan,
+    joined: &'a LinkedFiles,
+    links: &'a [Link],
+    from: u64,
+    most_rows: usize,
+    progress: Progress,
+    clock: &'a Clock,
+    pending: Vec<Prepared>,
+    rows: usize,
+    memory: usize,
+}
+
+impl Work for Gather<'_> {
+    type Done = Gathered;
+    // The next is made while one is committed, and no more: their memory counts.
+    const AHEAD: usize = 0;
+
+    fn batch(&mut self, batch: RecordBatch) -> Result<Option<Gathered>, Error> {
+        let prepared = timed(&self.clock.match_and_merge, || {
+            let linked = self.joined.join(self.links, &batch)?;
+            Ok::<_, Error>(prepare(self.plan, batch, &linked, self.from))
+        })?;
+        self.progress.advance(prepared.bytes_read(), prepared.records() as u64);
+        if prepared.end() > self.from {
+            self.rows += prepared.records();
+            self.memory += prepared.memory();
+            self.pending.push(prepared);
+        }
+        let full = self.rows >= self.most_rows || self.memory >= STRETCH_BYTES;
+        Ok(if full { self.rest() } else { None })
+    }
+
+    fn rest(&mut self) -> Option<Gathered> {
+        (self.rows, self.memory) = (0, 0);
+        let pending = std::mem::take(&mut self.pending);
+        if pending.is_empty() {
+            return None;
+        }
+        Some(timed(&self.clock.match_and_merge, || Gathered::new(pending)))
+    }
 }
 
 /// Rows of a file that are matched, merged and committed together.
@@ -509,46 +586,30 @@ struct Stretch<'a> {
     /// Records of the file before this number were accounted for by earlier runs.
     from: u64,
     position: u64,
-    pending: Vec<Prepared>,
-    rows: usize,
-    memory: usize,
     clock: &'a Clock,
     run: &'a mut GoalRun,
 }
 
 impl Stretch<'_> {
-    fn take(&mut self, prepared: Prepared) -> Result<(), Error> {
-        if prepared.end() <= self.from {
-            return Ok(());
-        }
-        self.rows += prepared.records();
-        self.memory += prepared.memory();
-        self.pending.push(prepared);
-        let full =
-            self.rows >= self.import.config.settings.tuning.commit_rows || self.memory >= STRETCH_BYTES;
-        if full { self.commit(false) } else { Ok(()) }
-    }
-
-    /// Matches and merges the rows that wait, and commits them with the position in the file: all or nothing.
-    fn commit(&mut self, complete: bool) -> Result<(), Error> {
-        if self.pending.is_empty() && !complete {
-            return Ok(());
-        }
+    /// Matches and merges the rows that were gathered, and commits them with the position in the file: all or nothing.
+    fn commit(&mut self, gathered: Option<&Gathered>, complete: bool) -> Result<(), Error> {
+        let none = Gathered::new(Vec::new());
+        let gathered = gathered.unwrap_or(&none);
         let store = self.import.store;
-        let pending = std::mem::take(&mut self.pending);
-        (self.rows, self.memory) = (0, 0);
-        let end = pending.last().map_or(self.position, Prepared::end);
+        let end = gathered.end();
         let failed = |error| Error::File { name: self.file.name.clone(), error };
         (self.unchanged)().map_err(failed)?;
 
         let applied = timed(&self.clock.match_and_merge, || {
-            let gathered = Gathered::new(pending);
             let found = store.find_sorted(&gathered.keys().collect::<Vec<_>>())?;
             let ids = gathered.records(&found);
             let records = store.load_sorted(&ids)?;
             let mut events = StoredEvents::preload(store, gathered.events(&found))?;
             let applied = gathered.apply(self.plan, self.context(), &found, &ids, records, &mut events);
-            events.failure().map_or(Ok(applied), |error| Err(Error::Store(error)))
+            match events.failure() {
+                None => Ok(applied),
+                Some(error) => Err(Error::Store(error)),
+            }
         })?;
 
         let kept = &mut self.run.kept;

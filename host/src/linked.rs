@@ -10,7 +10,7 @@ use sluicebox_model::{Column, LinkedRow, LinkedRows, RecordBatch, RejectedRow, V
 use sluicebox_store::{Scratch, StoreError};
 
 use crate::error::Error;
-use crate::import::{Clock, Import};
+use crate::import::{Clock, Import, Work};
 use crate::plan::{Link, LinkedColumns, Resolver};
 use crate::report;
 use crate::sets::FileSet;
@@ -194,8 +194,8 @@ fn load_file(
             file.name
         ));
     }
-    let work = |batch: RecordBatch| Ok(take_rows(batch, columns, &places, next));
-    import.stream(file, &mut open, clock, work, |loaded| {
+    let mut take = TakeRows { columns, places: &places, next };
+    import.stream(file, &mut open, clock, &mut take, |loaded| {
         progress.advance(loaded.bytes_read, loaded.counts.read);
         counts += loaded.counts;
         rejected(file, &loaded.columns, &loaded.rejected)?;
@@ -212,46 +212,53 @@ fn load_file(
     Ok(counts)
 }
 
-/// What of a batch goes into the scratch store.
-fn take_rows(
-    batch: RecordBatch,
-    columns: &LinkedColumns,
-    places: &[Option<usize>],
-    next: &mut u64,
-) -> Loaded {
-    let mut counts = report::LinkedRows::default();
-    let mut rejected = batch.rejected.clone();
-    let cell = |row: usize, place: usize| {
-        places.get(place).copied().flatten().map_or("", |column| batch.cell(row, column))
-    };
-    let mut rows = Vec::with_capacity(batch.rows());
-    let claims = columns.links.iter().map(|link| {
-        let values = (0..batch.rows()).map(|row| cell(row, link.column)).filter(|value| !value.is_empty());
-        (number(link.file), values.map(str::to_owned).collect())
-    });
-    let claims = claims.collect();
-    for row in 0..batch.rows() {
-        match batch.verdict(row) {
-            Verdict::Drop => counts.dropped += 1,
-            Verdict::Reject { code, reason } => {
-                let code = sluicebox_model::RejectionCode::Processor(code.clone());
-                rejected.push(batch.reject(row, code, reason.clone()));
-            }
-            Verdict::Keep => {
-                let link = cell(row, columns.link);
-                if link.is_empty() {
-                    counts.orphaned += 1;
-                } else {
-                    let cells = (0..places.len()).map(|place| cell(row, place)).collect();
-                    rows.push((link.to_owned(), *next, cells));
-                    *next += 1;
+/// Takes out of batches what goes into the scratch store.
+struct TakeRows<'a> {
+    columns: &'a LinkedColumns,
+    places: &'a [Option<usize>],
+    next: &'a mut u64,
+}
+
+impl Work for TakeRows<'_> {
+    type Done = Loaded;
+    const AHEAD: usize = 16;
+
+    fn batch(&mut self, batch: RecordBatch) -> Result<Option<Loaded>, Error> {
+        let mut counts = report::LinkedRows::default();
+        let mut rejected = batch.rejected.clone();
+        let cell = |row: usize, place: usize| {
+            self.places.get(place).copied().flatten().map_or("", |column| batch.cell(row, column))
+        };
+        let mut rows = Vec::with_capacity(batch.rows());
+        let claims = self.columns.links.iter().map(|link| {
+            let values =
+                (0..batch.rows()).map(|row| cell(row, link.column)).filter(|value| !value.is_empty());
+            (number(link.file), values.map(str::to_owned).collect())
+        });
+        let claims = claims.collect();
+        for row in 0..batch.rows() {
+            match batch.verdict(row) {
+                Verdict::Drop => counts.dropped += 1,
+                Verdict::Reject { code, reason } => {
+                    let code = sluicebox_model::RejectionCode::Processor(code.clone());
+                    rejected.push(batch.reject(row, code, reason.clone()));
+                }
+                Verdict::Keep => {
+                    let link = cell(row, self.columns.link);
+                    if link.is_empty() {
+                        counts.orphaned += 1;
+                    } else {
+                        let cells = (0..self.places.len()).map(|place| cell(row, place)).collect();
+                        rows.push((link.to_owned(), *self.next, cells));
+                        *self.next += 1;
+                    }
                 }
             }
         }
+        rejected.sort_by_key(|row| row.number);
+        counts.rejected = rejected.len() as u64;
+        counts.read = (batch.rows() + batch.rejected.len()) as u64;
+        let columns = batch.header().columns.clone();
+        Ok(Some(Loaded { rows, claims, counts, columns, rejected, bytes_read: batch.bytes_read }))
     }
-    rejected.sort_by_key(|row| row.number);
-    counts.rejected = rejected.len() as u64;
-    counts.read = (batch.rows() + batch.rejected.len()) as u64;
-    let columns = batch.header().columns.clone();
-    Loaded { rows, claims, counts, columns, rejected, bytes_read: batch.bytes_read }
 }

@@ -110,6 +110,7 @@ impl Resolver<'_> {
             });
         }
         let (bulk, warnings) = self.bulk(file, columns, &mut fields)?;
+        fields.sort_by_key(|field| field.property);
         let links = self.goal.linked.iter().enumerate().filter(|(_, linked)| linked.parent.is_none());
         let links = links.map(|(file, linked)| Ok(Link { file, column: column(&linked.parent_column)? }));
         let links = links.collect::<Result<_, Error>>()?;

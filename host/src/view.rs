@@ -22,7 +22,7 @@ pub(crate) fn profile(
         "domain_group": domain_group,
         "created": moment(record.created),
         "modified": moment(record.modified),
-        "properties": properties(names, record.properties()),
+        "properties": properties(names, &record.properties().collect::<Vec<_>>()),
         "events": events.iter().map(|(key, event)| event_json(names, key, event)).collect::<Vec<_>>(),
     }))
 }
@@ -34,7 +34,7 @@ pub(crate) fn group(names: &Names, id: RecordId, record: &Record) -> Option<Json
         "group": names.group_types.get(&record.space)?,
         "created": moment(record.created),
         "modified": moment(record.modified),
-        "properties": properties(names, record.properties()),
+        "properties": properties(names, &record.properties().collect::<Vec<_>>()),
     }))
 }
 

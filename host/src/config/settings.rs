@@ -43,7 +43,7 @@ pub(crate) fn read(root: &Path, file: Section<'_>, problems: &Problems) -> Setti
         tuning: Tuning {
             threads: thread::available_parallelism().map_or(1, NonZero::get),
             batch_rows: 1024,
-            commit_rows: 65_536,
+            commit_rows: 262_144,
         },
     };
     if let Some(store) = file.section("store") {

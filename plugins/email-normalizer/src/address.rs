@@ -37,10 +37,18 @@ pub(crate) fn normalize(cell: &str, rules: &Rules, out: &mut String) -> Option<(
         return None;
     }
     let without_dots = rules.provider_rules && domain == "gmail.com";
-    for character in local.chars().filter(|character| !(without_dots && *character == '.')) {
-        match rules.lowercase_local {
-            true => out.extend(character.to_lowercase()),
-            false => out.push(character),
+    if local.is_ascii() && !without_dots {
+        let from = out.len();
+        out.push_str(local);
+        if let (true, Some(local)) = (rules.lowercase_local, out.get_mut(from..)) {
+            local.make_ascii_lowercase();
+        }
+    } else {
+        for character in local.chars().filter(|character| !(without_dots && *character == '.')) {
+            match rules.lowercase_local {
+                true => out.extend(character.to_lowercase()),
+                false => out.push(character),
+            }
         }
     }
     if out.len() - start > LONGEST_LOCAL {
@@ -63,11 +71,14 @@ fn bare(cell: &str) -> Option<&str> {
 /// dot: an address at a bare host name is a mistake.
 fn domain_to_ascii(domain: &str) -> Option<Cow<'_, str>> {
     let domain = domain.strip_suffix('.').unwrap_or(domain);
-    let simple = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-');
-    // Almost every domain is in its final form already.
-    let ascii = match domain.bytes().all(simple) && !domain.contains("xn--") {
-        true => Cow::Borrowed(domain),
-        false => Cow::Owned(idna::domain_to_ascii_strict(domain).ok()?),
+    let simple = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    // Almost every domain is plain letters, which only have to be small.
+    let plain = domain.bytes().all(simple)
+        && !domain.as_bytes().windows(4).any(|four| four.eq_ignore_ascii_case(b"xn--"));
+    let ascii = match (plain, domain.bytes().any(|byte| byte.is_ascii_uppercase())) {
+        (true, false) => Cow::Borrowed(domain),
+        (true, true) => Cow::Owned(domain.to_ascii_lowercase()),
+        (false, _) => Cow::Owned(idna::domain_to_ascii_strict(domain).ok()?),
     };
     let label =
         |label: &str| (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-');
@@ -76,10 +87,19 @@ fn domain_to_ascii(domain: &str) -> Option<Cow<'_, str>> {
 
 /// RFC 5322, 3.2.3, with the letters beyond ASCII of RFC 6532. Quoted local parts are not used in practice.
 fn is_dot_atom(local: &str) -> bool {
-    let atext = |character: char| {
-        character.is_ascii_alphanumeric()
-            || "!#$%&'*+-/=?^_`{|}~".contains(character)
-            || (!character.is_ascii() && !character.is_control() && !character.is_whitespace())
+    let ascii = |byte: u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'/' | b'=' | b'?' | b'^'..=b'`' | b'{'..=b'~' | b'.'
+            )
     };
-    local.split('.').all(|atom| !atom.is_empty() && atom.chars().all(atext))
+    let beyond =
+        |character: char| character.is_ascii() || !(character.is_control() || character.is_whitespace());
+    let bytes = local.as_bytes();
+    bytes.iter().all(|byte| ascii(*byte) || !byte.is_ascii())
+        && (local.is_ascii() || local.chars().all(beyond))
+        && bytes.first().is_some_and(|first| *first != b'.')
+        && bytes.last() != Some(&b'.')
+        && !bytes.windows(2).any(|two| two == b"..")
 }

@@ -1,15 +1,17 @@
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
+use sluicebox_model::packed::{Unpacker, pack_number, packed_text, packed_values, unpack_property};
 use sluicebox_model::{
-    Class, Event, EventKey, Identifier, Property, PropertyId, Record, RecordId, RejectedRow, RejectionCode,
-    Touch, Value, Verdict,
+    Class, Event, EventKey, Identifier, MergeRule, Property, PropertyId, Record, RecordBatch, RecordId,
+    RejectedRow, RejectionCode, Touch, Value,
 };
 
 use crate::gather::{Gathered, Loaded, Places};
 use crate::plan::{OnAmbiguous, Plan};
 use crate::prepare::{Lookup, Prepared, Row, RowEvent, Write};
-use crate::rules::{Change, Outcome, merge, unite};
+use crate::rules::{Outcome, is_list, list, merge, one, unite};
 use crate::timeline::{HeldEvents, Timeline, Written};
 
 /// What `apply` needs to know of the goal run.
@@ -57,13 +59,13 @@ pub struct Counts {
 
 /// What a stretch of a file makes of the store.
 #[derive(Debug, Default)]
-pub struct Applied {
+pub struct Applied<'g> {
     /// Records to write.
     pub records: Vec<(RecordId, Record)>,
     /// Records that were merged into another: the old id and the one that stayed.
     pub merged: Vec<(RecordId, RecordId)>,
     /// Identifiers to write, or to remove. In no order; each once.
-    pub identifiers: Vec<(Vec<u8>, Option<RecordId>)>,
+    pub identifiers: Vec<(Cow<'g, [u8]>, Option<RecordId>)>,
     /// Events to write, or to remove. Each key once.
     pub events: Vec<(EventKey, Option<Event>)>,
     /// Rejected rows in file order.
@@ -96,9 +98,9 @@ struct Entry {
     absorbed_by: Option<usize>,
 }
 
-struct Work<'a> {
-    plan: &'a Plan,
-    gathered: &'a Gathered,
+struct Work<'g, 'w> {
+    plan: &'w Plan,
+    gathered: &'g Gathered,
     context: Context,
     entries: Vec<Entry>,
     places: Places,
@@ -107,8 +109,10 @@ struct Work<'a> {
     changed_slots: Vec<usize>,
     /// Changed identifiers that no row of this stretch names.
     others: HashMap<Vec<u8>, Holder>,
-    timeline: Timeline<'a>,
-    applied: Applied,
+    timeline: Timeline<'w>,
+    /// Room in which a row is merged into a record.
+    merged: Vec<u8>,
+    applied: Applied<'g>,
 }
 
 impl Gathered {
@@ -122,7 +126,7 @@ impl Gathered {
         ids: &[RecordId],
         records: Vec<Option<(RecordId, Record)>>,
         events: &mut dyn HeldEvents,
-    ) -> Applied {
+    ) -> Applied<'_> {
         let loaded = Loaded::new(ids, records);
         let holders = found
             .iter()
@@ -137,16 +141,22 @@ impl Gathered {
             let loaded = Some(record.fingerprint());
             Entry { id, record, loaded, touched: false, absorbed_another: false, absorbed_by: None }
         });
+        let mut entries: Vec<Entry> = entries.collect();
+        let rows: usize = self.batches.iter().map(|batch| batch.rows.len()).sum();
+        if plan.create {
+            entries.reserve_exact(rows.saturating_sub(entries.len()));
+        }
         let mut work = Work {
             plan,
             gathered: self,
             context,
-            entries: entries.collect(),
+            entries,
             places: loaded.places,
             holders,
             changed_slots: Vec::new(),
             others: HashMap::new(),
             timeline: Timeline::new(events, context.goal_run),
+            merged: Vec::with_capacity(1024),
             applied: Applied { position: context.from, ..Applied::default() },
         };
         work.rows();
@@ -154,43 +164,39 @@ impl Gathered {
     }
 }
 
-impl Work<'_> {
+impl Work<'_, '_> {
     fn rows(&mut self) {
         let gathered = self.gathered;
         for (batch, slots) in gathered.batches.iter().zip(&gathered.slots) {
-            let mut prepared = batch.rows.iter().peekable();
-            let mut unread = batch.batch.rejected.iter().peekable();
-            for index in 0..=batch.batch.rows() {
-                let last = index == batch.batch.rows();
-                let number = if last { batch.batch.end } else { batch.batch.place(index).0 };
-                while let Some(row) = unread.next_if(|row| row.number < number) {
-                    if row.number >= self.context.from && self.reject(row.clone()) {
-                        return;
-                    }
-                }
-                if last || number < self.context.from {
-                    continue;
-                }
-                let rejected = match batch.batch.verdict(index) {
-                    Verdict::Drop => {
-                        self.applied.counts.dropped += 1;
-                        None
-                    }
-                    Verdict::Reject { code, reason } => {
-                        let code = RejectionCode::Processor(code.clone());
-                        Some(batch.batch.reject(index, code, reason.clone()))
-                    }
-                    Verdict::Keep => {
-                        prepared.next_if(|row| row.index == index).and_then(|row| self.row(batch, slots, row))
-                    }
-                };
-                self.applied.position = number + 1;
-                if rejected.is_some_and(|row| self.reject(row)) {
-                    return;
+            let stopped = self.batch(batch, slots);
+            if !stopped {
+                self.applied.position = batch.end;
+            }
+            let dropped = batch.dropped.partition_point(|number| *number < self.applied.position);
+            self.applied.counts.dropped += dropped as u64;
+            if stopped {
+                return;
+            }
+        }
+    }
+
+    /// Applies the rows of a batch; answers whether more were rejected than may be.
+    fn batch(&mut self, batch: &Prepared, slots: &[u32]) -> bool {
+        let mut rejected = batch.rejected.iter().peekable();
+        for row in &batch.rows {
+            while let Some(before) = rejected.next_if(|before| before.number < row.number) {
+                if self.reject(before.clone()) {
+                    return true;
                 }
             }
-            self.applied.position = batch.batch.end;
+            if let Some(row) = self.row(batch, slots, row)
+                && self.reject(row)
+            {
+                return true;
+            }
+            self.applied.position = row.number + 1;
         }
+        rejected.any(|row| self.reject(row.clone()))
     }
 
     /// Counts and keeps a rejected row; answers whether it was one too many.
@@ -205,7 +211,6 @@ impl Work<'_> {
     /// Merges a row, or excludes it, or gives it back rejected.
     fn row(&mut self, batch: &Prepared, slots: &[u32], row: &Row) -> Option<RejectedRow> {
         let lookups = slice(&batch.lookups, &row.lookups);
-        let writes = slice(&batch.writes, &row.writes);
         let mut found: Vec<usize> = Vec::with_capacity(lookups.len());
         for lookup in lookups {
             let place = match lookup {
@@ -233,7 +238,9 @@ impl Work<'_> {
             ([only], _) => Some(*only),
             ([_, _, ..], OnAmbiguous::Reject) => {
                 let reason = format!("the identifiers find {} different records", found.len());
-                return Some(batch.batch.reject(row.index, RejectionCode::Ambiguous, reason));
+                let reject =
+                    |batch: &RecordBatch| batch.reject(row.index as usize, RejectionCode::Ambiguous, reason);
+                return batch.batch.as_ref().map(reject);
             }
             ([first, ..], OnAmbiguous::First | OnAmbiguous::Merge) => Some(*first),
             (several, OnAmbiguous::Newest) => several
@@ -241,28 +248,18 @@ impl Work<'_> {
                 .copied()
                 .reduce(|best, next| if self.modified(next) > self.modified(best) { next } else { best }),
         };
-        if !self.plan.objectives.is_empty() && !self.consents(target, writes) {
+        if !self.plan.objectives.is_empty() && !self.consents(target, batch, row) {
             self.applied.counts.excluded += 1;
-            let refusal = |write: &&Write| self.field_property(write) == Some(self.plan.refused);
-            let refusals: Vec<&Write> = writes.iter().filter(refusal).collect();
-            if !refusals.is_empty() {
-                let target = target.unwrap_or_else(|| self.create(slots, lookups));
-                for write in refusals {
-                    self.write(target, slots, write);
-                }
-            }
+            self.refuse(target, batch, slots, row);
             return None;
         }
-        let target = target.unwrap_or_else(|| self.create(slots, lookups));
+        let target = target.unwrap_or_else(|| self.create(batch, slots, row));
         if let (OnAmbiguous::Merge, [_, others @ ..]) = (self.plan.on_ambiguous, found.as_slice()) {
             for other in others {
                 self.absorb(target, *other);
             }
         }
-        let mut misfits = u64::from(row.misfits);
-        for write in writes {
-            misfits += u64::from(!self.write(target, slots, write));
-        }
+        let misfits = u64::from(row.misfits) + self.write(target, batch, slots, row, |_| true);
         for event in slice(&batch.events, &row.events) {
             self.happen(target, event);
         }
@@ -279,27 +276,23 @@ impl Work<'_> {
         self.entries.get(place).map_or(i64::MIN, |entry| entry.record.modified)
     }
 
-    fn field_property(&self, write: &Write) -> Option<PropertyId> {
-        self.plan.fields.get(write.field).map(|field| field.property)
-    }
-
     /// Whether the profile, as the row leaves it, consents to an objective of the connection and does not
     /// refuse it.
-    fn consents(&self, target: Option<usize>, writes: &[Write]) -> bool {
+    fn consents(&self, target: Option<usize>, batch: &Prepared, row: &Row) -> bool {
         let after = |property: PropertyId| {
-            let mut held = target
-                .and_then(|place| self.entries.get(place))
-                .and_then(|entry| entry.record.get(property))
-                .cloned();
-            for write in writes.iter().filter(|write| self.field_property(write) == Some(property)) {
-                let Some(field) = self.plan.fields.get(write.field) else { continue };
-                match merge(field.rule, held.as_ref(), &write.change) {
+            let held = target.and_then(|place| self.entries.get(place));
+            let mut held = held.and_then(|entry| entry.record.get_packed(property)).map(Cow::Borrowed);
+            let mut writes = Unpacker(batch.packed(&row.writes));
+            while let Some(write) = Write::next(self.plan, row, &mut writes) {
+                let field = self.plan.fields.get(write.field).filter(|field| field.property == property);
+                let Some(field) = field else { continue };
+                match merge(field.rule, held.as_deref(), write.property) {
                     Outcome::Put(put) => held = Some(put),
                     Outcome::Clear => held = None,
                     Outcome::Keep | Outcome::Reject => {}
                 }
             }
-            held
+            held.and_then(|held| unpack_property(&held))
         };
         let (consented, refused) = (after(self.plan.consented), after(self.plan.refused));
         let holds = |held: &Option<Property>, value: &Value| {
@@ -311,28 +304,38 @@ impl Work<'_> {
             .any(|objective| holds(&consented, objective) && !holds(&refused, objective))
     }
 
+    /// Writes what a row refuses, and nothing else of it.
+    fn refuse(&mut self, target: Option<usize>, batch: &Prepared, slots: &[u32], row: &Row) {
+        let refused = self.plan.refused;
+        let mut writes = Unpacker(batch.packed(&row.writes));
+        let mut properties = std::iter::from_fn(|| Write::next(self.plan, row, &mut writes))
+            .filter_map(|write| self.plan.fields.get(write.field).map(|field| field.property));
+        if properties.any(|property| property == refused) {
+            let target = target.unwrap_or_else(|| self.create(batch, slots, row));
+            self.write(target, batch, slots, row, |property| property == refused);
+        }
+    }
+
     /// A new record with the row's identifier values.
-    fn create(&mut self, slots: &[u32], lookups: &[Lookup]) -> usize {
+    fn create(&mut self, batch: &Prepared, slots: &[u32], row: &Row) -> usize {
         let place = self.entries.len();
         let id = RecordId::create();
-        let mut record = Record::new(self.plan.space, self.context.now);
-        record.reserve(self.plan.fields.len() + lookups.len());
-        for lookup in lookups {
+        // The row's writes take a little more than the record will.
+        let room = row.writes.len() + row.lookups.len() * 32;
+        let mut record = Record::new(self.plan.space, self.context.now).with_room(room);
+        for lookup in slice(&batch.lookups, &row.lookups) {
             let Lookup::Property { identifier, value, key } = lookup else { continue };
-            let Some(identifier) = self.plan.identifiers.get(*identifier) else { continue };
+            let Some(identifier) = self.plan.identifiers.get(*identifier as usize) else { continue };
             let Some(property) = identifier.property else { continue };
-            let held = record.get(property);
-            let put = match (identifier.multiple, held) {
-                (true, held) => {
-                    Property::Many(unite(held.map_or(&[], Property::values), std::slice::from_ref(value)))
-                }
-                (false, None) => Property::One(value.clone()),
+            let value = batch.packed(value);
+            let put = match (identifier.multiple, record.get_packed(property)) {
+                (true, held) => unite(held.unwrap_or_default(), &list(&[value])),
+                (false, None) => one(value),
                 (false, Some(_)) => continue,
             };
-            record.set(property, put);
+            record.set_packed(property, &put);
             self.hold(slot(slots, *key), Holder::Entry(place));
         }
-        self.places.insert(id, place);
         self.entries.push(Entry {
             id,
             record,
@@ -344,64 +347,134 @@ impl Work<'_> {
         place
     }
 
-    /// Applies one cell; answers whether all of it was imported.
-    fn write(&mut self, target: usize, slots: &[u32], write: &Write) -> bool {
-        let Some(field) = self.plan.fields.get(write.field) else { return true };
-        let mut complete = true;
-        let filtered;
-        let change = match &write.change {
-            Change::Write(property) if field.unique => {
-                let free = |key: u32| {
-                    matches!(self.holder(slot(slots, key)), Holder::Nobody)
-                        || self.holder(slot(slots, key)) == Holder::Entry(target)
-                };
-                let kept: Vec<Value> = (write.key..)
-                    .zip(property.values())
-                    .filter(|(key, _)| free(*key))
-                    .map(|(_, value)| value.clone())
-                    .collect();
-                complete = kept.len() == property.values().len();
-                if kept.is_empty() {
-                    return false;
-                }
-                filtered = match property {
-                    Property::One(_) => write.change.clone(),
-                    Property::Many(_) => Change::Write(Property::Many(kept)),
-                };
-                &filtered
-            }
-            change => change,
-        };
-        let Some(entry) = self.entries.get_mut(target) else { return true };
-        let outcome = merge(field.rule, entry.record.get(field.property), change);
-        let (before, after) = match outcome {
-            Outcome::Keep => {
-                entry.touched = true;
-                return complete;
-            }
-            Outcome::Reject => return false,
-            Outcome::Clear => (entry.record.clear(field.property), None),
-            Outcome::Put(put) => {
-                let after = field.unique.then(|| put.clone());
-                (entry.record.set(field.property, put), after)
-            }
-        };
-        entry.record.modified = self.context.now;
+    /// Writes those of a row's cells whose properties are `wanted`; answers how many were not imported, or not wholly.
+    fn write(
+        &mut self,
+        target: usize,
+        batch: &Prepared,
+        slots: &[u32],
+        row: &Row,
+        wanted: impl Fn(PropertyId) -> bool,
+    ) -> u64 {
+        let Some(entry) = self.entries.get_mut(target) else { return 0 };
         entry.touched = true;
-        if field.unique {
-            let values = |property: &Option<Property>| {
-                property.as_ref().map_or(Vec::new(), |property| property.values().to_vec())
-            };
-            let (before, after) = (values(&before), values(&after));
-            let property = field.property;
-            for value in before.iter().filter(|value| !after.contains(value)) {
-                self.hold_value(property, value, Holder::Nobody);
+        let mut record = std::mem::replace(&mut entry.record, Record::new(self.plan.space, 0));
+        let mut merged = std::mem::take(&mut self.merged);
+        let mut writes = Unpacker(batch.packed(&row.writes));
+        let mut misfits = 0;
+        let mut next = Write::next(self.plan, row, &mut writes);
+        while next.is_some() {
+            // One pass through the record takes the writes while they go up; a second write of a property needs another.
+            merged.clear();
+            let mut changed = false;
+            let (held, mut last) = (record.packed(), None);
+            let (mut reader, mut copied) = (Unpacker(held), 0);
+            let mut at = reader.clone();
+            let mut held_now = reader.entry();
+            while let Some(write) = next.take() {
+                let Some(field) = self.plan.fields.get(write.field) else { break };
+                if last.is_some_and(|last| last >= field.property) {
+                    next = Some(write);
+                    break;
+                }
+                last = Some(field.property);
+                next = Write::next(self.plan, row, &mut writes);
+                if !wanted(field.property) {
+                    continue;
+                }
+                while held_now.is_some_and(|(id, _)| id < field.property) {
+                    at = reader.clone();
+                    held_now = reader.entry();
+                }
+                let before = held_now.filter(|(id, _)| *id == field.property).map(|(_, held)| held);
+                if before.is_some() && before == write.property && field.rule != MergeRule::Sum {
+                    continue;
+                }
+                let plain = !field.unique && !matches!(field.rule, MergeRule::Sum | MergeRule::Add);
+                if let (true, None, Some(property)) = (plain, before, write.property) {
+                    // What most cells of a new record are.
+                    let from = held.len() - at.0.len();
+                    merged.extend_from_slice(held.get(copied..from).unwrap_or_default());
+                    pack_number(field.property.0.into(), &mut merged);
+                    merged.extend_from_slice(property);
+                    (copied, changed) = (from, true);
+                    continue;
+                }
+                let free = if field.unique { self.free(target, slots, &write) } else { None };
+                let written = match &free {
+                    Some(free) => {
+                        misfits += 1;
+                        if free.is_empty() {
+                            continue;
+                        }
+                        Some(free.as_slice())
+                    }
+                    None => write.property,
+                };
+                let (from, to) = (held.len() - at.0.len(), held.len() - reader.0.len());
+                let to = if before.is_some() { to } else { from };
+                match merge(field.rule, before, written) {
+                    Outcome::Keep => continue,
+                    Outcome::Reject => {
+                        misfits += u64::from(free.is_none());
+                        continue;
+                    }
+                    Outcome::Clear => {
+                        merged.extend_from_slice(held.get(copied..from).unwrap_or_default());
+                        if field.unique {
+                            self.identify(target, field.property, before.unwrap_or_default(), &[]);
+                        }
+                    }
+                    Outcome::Put(put) => {
+                        merged.extend_from_slice(held.get(copied..from).unwrap_or_default());
+                        pack_number(field.property.0.into(), &mut merged);
+                        merged.extend_from_slice(&put);
+                        if field.unique {
+                            self.identify(target, field.property, before.unwrap_or_default(), &put);
+                        }
+                    }
+                }
+                (copied, changed) = (to, true);
             }
-            for value in after.iter().filter(|value| !before.contains(value)) {
-                self.hold_value(property, value, Holder::Entry(target));
+            if changed {
+                merged.extend_from_slice(held.get(copied..).unwrap_or_default());
+                record.replace_packed(&merged);
+                record.modified = self.context.now;
             }
         }
-        complete
+        self.merged = merged;
+        if let Some(entry) = self.entries.get_mut(target) {
+            entry.record = record;
+        }
+        misfits
+    }
+
+    /// The values of a unique property that no other record holds, packed, or nothing where none is left; `None` where
+    /// all of them are free.
+    fn free(&self, target: usize, slots: &[u32], write: &Write<'_>) -> Option<Vec<u8>> {
+        let property = write.property?;
+        let is_free = |key: u32| match self.holder(slot(slots, key)) {
+            Holder::Nobody => true,
+            Holder::Entry(place) => place == target,
+            Holder::Elsewhere(_) => false,
+        };
+        let keyed = (write.key..).zip(packed_values(property));
+        let free: Vec<&[u8]> = keyed.filter(|(key, _)| is_free(*key)).map(|(_, value)| value).collect();
+        match free.len() {
+            0 => Some(Vec::new()),
+            kept if kept == packed_values(property).count() => None,
+            _ => Some(list(&free)),
+        }
+    }
+
+    /// Lets the values of a unique property find `target`, and those that it no longer has, nobody.
+    fn identify(&mut self, target: usize, property: PropertyId, before: &[u8], after: &[u8]) {
+        for value in packed_values(before).filter(|value| !packed_values(after).any(|kept| kept == *value)) {
+            self.hold_value(property, value, Holder::Nobody);
+        }
+        for value in packed_values(after).filter(|value| !packed_values(before).any(|kept| kept == *value)) {
+            self.hold_value(property, value, Holder::Entry(target));
+        }
     }
 
     /// Puts an event on a profile's time line.
@@ -430,27 +503,24 @@ impl Work<'_> {
         };
         let Some(gone) = self.entries.get_mut(other) else { return };
         gone.absorbed_by = Some(target);
-        let (created, properties) = (gone.record.created, gone.record.properties().to_vec());
-        let events = self.timeline.move_all((gone.id, gone.loaded.is_some()), staying);
-        for (id, property) in properties {
+        let (gone_id, gone_stored) = (gone.id, gone.loaded.is_some());
+        let (created, packed) = (gone.record.created, gone.record.packed().to_vec());
+        let events = self.timeline.move_all((gone_id, gone_stored), staying);
+        let mut properties = Unpacker(&packed);
+        while let Some((id, property)) = properties.entry() {
             let Some(entry) = self.entries.get_mut(target) else { return };
-            let lists = matches!(property, Property::Many(_))
-                || matches!(entry.record.get(id), Some(Property::Many(_)));
-            let moved: Vec<Value> = match entry.record.get(id) {
-                Some(_) if !lists => Vec::new(),
-                _ => property.values().to_vec(),
-            };
+            let held = entry.record.get_packed(id);
+            let lists = is_list(property) || held.is_some_and(is_list);
+            let moves = lists || held.is_none();
             if lists {
-                let united = unite(entry.record.values(id), property.values());
-                entry.record.set(id, Property::Many(united));
-            } else if !moved.is_empty() {
-                entry.record.set(id, property.clone());
+                let united = unite(held.unwrap_or_default(), property);
+                entry.record.set_packed(id, &united);
+            } else if moves {
+                entry.record.set_packed(id, property);
             }
             if self.plan.unique.binary_search(&id).is_ok() {
-                for value in property.values() {
-                    let holder = if moved.contains(value) { Holder::Entry(target) } else { Holder::Nobody };
-                    self.hold_value(id, value, holder);
-                }
+                let holder = if moves { Holder::Entry(target) } else { Holder::Nobody };
+                packed_values(property).for_each(|value| self.hold_value(id, value, holder));
             }
         }
         if let Some(entry) = self.entries.get_mut(target) {
@@ -484,27 +554,32 @@ impl Work<'_> {
         }
     }
 
-    fn hold_value(&mut self, property: PropertyId, value: &Value, holder: Holder) {
-        let identifier = Identifier::new(self.plan.space, property, value);
-        match self.gathered.slot_of(&identifier.0) {
+    /// `value` is packed.
+    fn hold_value(&mut self, property: PropertyId, value: &[u8], holder: Holder) {
+        let mut identifier = Vec::with_capacity(48);
+        Identifier::write(self.plan.space, property, &packed_text(value), &mut identifier);
+        match self.gathered.slot_of(&identifier) {
             Some(slot) => self.hold(slot, holder),
             None => {
-                self.others.insert(identifier.0, holder);
+                self.others.insert(identifier, holder);
             }
         }
     }
+}
 
-    fn finish(mut self) -> Applied {
+impl<'g> Work<'g, '_> {
+    fn finish(mut self) -> Applied<'g> {
         let goal_run = self.context.goal_run;
-        let keys: Vec<&[u8]> = self.gathered.keys().collect();
+        let keys: Vec<&'g [u8]> = self.gathered.keys().collect();
         self.changed_slots.sort_unstable();
         self.changed_slots.dedup();
         let slots = self
             .changed_slots
             .iter()
-            .filter_map(|slot| Some((keys.get(*slot)?.to_vec(), *self.holders.get(*slot)?)));
-        let identifiers: Vec<(Vec<u8>, Option<RecordId>)> = slots
-            .chain(self.others.iter().map(|(key, holder)| (key.clone(), *holder)))
+            .filter_map(|slot| Some((Cow::Borrowed(*keys.get(*slot)?), *self.holders.get(*slot)?)));
+        let others = std::mem::take(&mut self.others);
+        let identifiers: Vec<(Cow<'g, [u8]>, Option<RecordId>)> = slots
+            .chain(others.into_iter().map(|(key, holder)| (Cow::Owned(key), holder)))
             .map(|(key, holder)| {
                 let holder = match holder {
                     Holder::Nobody => None,
@@ -516,6 +591,7 @@ impl Work<'_> {
             .collect();
         self.applied.identifiers = identifiers;
         self.applied.events = self.timeline.finish();
+        self.applied.records.reserve_exact(self.entries.len());
         for place in 0..self.entries.len() {
             let into = self.resolve(place);
             let into = if into == place { None } else { self.entries.get(into).map(|entry| entry.id) };

@@ -20,16 +20,21 @@ pub struct Gathered {
 impl Gathered {
     /// Sorts the identifiers of `batches`, which are consecutive and in file order.
     pub fn new(batches: Vec<Prepared>) -> Self {
-        let mut all: Vec<(&[u8], u32, u32)> = Vec::new();
+        let mut all: Vec<(u128, &[u8], u32, u32)> =
+            Vec::with_capacity(batches.iter().map(|batch| batch.keys.len() as usize).sum());
         for (place, batch) in (0..).zip(&batches) {
-            all.extend((0..batch.keys.len()).map(|key| (batch.keys.get(key), place, key)));
+            let entry = |key| {
+                let bytes = batch.keys.get(key);
+                (prefix(bytes), bytes, place, key)
+            };
+            all.extend((0..batch.keys.len()).map(entry));
         }
         all.sort_unstable();
         let mut slots: Vec<Vec<u32>> =
             batches.iter().map(|batch| vec![0; batch.keys.len() as usize]).collect();
         let mut distinct: Vec<(u32, u32)> = Vec::new();
         let mut last: Option<&[u8]> = None;
-        for (bytes, batch, key) in all {
+        for (_, bytes, batch, key) in all {
             if last != Some(bytes) {
                 distinct.push((batch, key));
                 last = Some(bytes);
@@ -50,6 +55,11 @@ impl Gathered {
             }
         }
         Self { batches, distinct, slots, identifies }
+    }
+
+    /// The number of the file's records that precede the one after the last batch; 0 without batches.
+    pub fn end(&self) -> u64 {
+        self.batches.last().map_or(0, Prepared::end)
     }
 
     /// The number of distinct identifiers.
@@ -122,6 +132,15 @@ impl Gathered {
         ids.dedup();
         ids
     }
+}
+
+/// The first bytes of a key after its space, in the order of keys: they tell most keys apart.
+fn prefix(key: &[u8]) -> u128 {
+    let mut prefix = [0; 16];
+    let (space, text) = key.split_at_checked(4).unwrap_or((key, &[]));
+    debug_assert!(space.len() == 4);
+    prefix.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
+    u128::from_be_bytes(prefix)
 }
 
 /// Where the record of an id lies.

@@ -15,5 +15,4 @@ pub use apply::{Applied, Context, Counts};
 pub use gather::Gathered;
 pub use plan::{EventPlan, FieldPlan, IdentifierPlan, NestedPlan, OnAmbiguous, Plan, ValuePlan};
 pub use prepare::{Prepared, prepare};
-pub use rules::{Change, Outcome, merge};
 pub use timeline::HeldEvents;

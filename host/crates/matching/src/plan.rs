@@ -109,7 +109,7 @@ pub struct Plan {
     pub space: SpaceId,
     /// In the order in which they are looked up.
     pub identifiers: Vec<IdentifierPlan>,
-    /// In the order in which they are written.
+    /// In the order of their properties' ids; those of one property in the order in which they are written.
     pub fields: Vec<FieldPlan>,
     /// In the order in which they are written.
     pub events: Vec<EventPlan>,
@@ -125,4 +125,11 @@ pub struct Plan {
     pub refused: PropertyId,
     /// Every property whose values identify, sorted.
     pub unique: Vec<PropertyId>,
+}
+
+impl Plan {
+    /// Whether a row may be rejected because its identifiers find several records.
+    pub(crate) fn may_be_ambiguous(&self) -> bool {
+        self.on_ambiguous == OnAmbiguous::Reject && self.identifiers.len() > 1
+    }
 }

@@ -14,7 +14,11 @@ pub struct Header {
 impl Header {
     /// What a cell holds as a value; empty = no value.
     fn clean<'a>(&self, cell: &'a str) -> &'a str {
-        let cell = if self.trim { cell.trim() } else { cell };
+        // Nearly no cell has white space around it, which one look at its ends tells.
+        let plain = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_graphic);
+        let bytes = cell.as_bytes();
+        let trimmed = !self.trim || (plain(bytes.first()) && plain(bytes.last()));
+        let cell = if trimmed { cell } else { cell.trim() };
         if self.null_values.iter().any(|null| null == cell) { "" } else { cell }
     }
 }
@@ -122,6 +126,13 @@ pub struct RejectedRow {
     pub cells: Vec<String>,
 }
 
+impl RejectedRow {
+    /// About how many bytes of memory it takes.
+    pub fn memory(&self) -> usize {
+        self.cells.iter().map(|cell| cell.len() + 24).sum::<usize>() + 96
+    }
+}
+
 /// What a processor says of a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
@@ -202,11 +213,7 @@ impl RecordBatch {
     pub fn memory(&self) -> usize {
         let overlays: usize =
             self.overlays.iter().flatten().map(|column| column.data.len() + column.ends.len() * 4).sum();
-        let rejected: usize = self
-            .rejected
-            .iter()
-            .map(|row| row.cells.iter().map(|cell| cell.len() + 24).sum::<usize>() + 96)
-            .sum();
+        let rejected: usize = self.rejected.iter().map(RejectedRow::memory).sum();
         self.text.len() + self.ends.len() * 4 + self.places.len() * 16 + overlays + rejected
     }
 

@@ -60,15 +60,14 @@ impl Identifier {
     /// The identifier of `value`.
     pub fn new(space: SpaceId, property: PropertyId, value: &Value) -> Self {
         let mut bytes = Vec::with_capacity(40);
-        Self::write(space, property, value, &mut bytes);
+        Self::write(space, property, &value.text(), &mut bytes);
         Self(bytes)
     }
 
-    /// Appends the canonical bytes to `out`.
-    pub fn write(space: SpaceId, property: PropertyId, value: &Value, out: &mut Vec<u8>) {
+    /// Appends the canonical bytes of a value, of which `text` is the canonical text.
+    pub fn write(space: SpaceId, property: PropertyId, text: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(&space.0.to_be_bytes());
         out.extend_from_slice(&property.0.to_be_bytes());
-        let text = value.text();
         if text.len() <= Self::LONGEST_TEXT {
             out.extend_from_slice(text.as_bytes());
         } else {

@@ -7,6 +7,7 @@ mod event;
 mod identifier;
 mod linked;
 mod number;
+pub mod packed;
 mod record;
 mod schema;
 mod value;

@@ -22,6 +22,9 @@ impl NumberFormat {
     /// Reads a number: optional sign, digits, optional decimal part; no exponent; at most 28 digits.
     /// `None` where the text is anything else, such as `.5`, `5.` or misplaced thousands.
     pub fn parse(&self, text: &str) -> Option<Decimal> {
+        if let Some(number) = self.parse_short(text.as_bytes()) {
+            return Some(number);
+        }
         let (negative, unsigned) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
             None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -52,6 +55,39 @@ impl NumberFormat {
         let mantissa = if negative { -digits.mantissa } else { digits.mantissa };
         let number = Decimal::try_from_i128_with_scale(mantissa, scale).ok()?;
         Some(canonical(number))
+    }
+
+    /// What nearly every cell is: up to 18 digits with at most one decimal sign. `None` where [`Self::parse`] has to
+    /// look closer.
+    fn parse_short(&self, text: &[u8]) -> Option<Decimal> {
+        let (negative, digits) = match text {
+            [b'-', digits @ ..] => (true, digits),
+            digits => (false, digits),
+        };
+        let decimal = u8::try_from(self.decimal).ok()?;
+        if digits.len() > 18 || !digits.first()?.is_ascii_digit() || !digits.last()?.is_ascii_digit() {
+            return None;
+        }
+        let (mut mantissa, mut scale) = (0_u64, None);
+        for byte in digits {
+            match (byte, &mut scale) {
+                (b'0'..=b'9', scale) => {
+                    mantissa = mantissa * 10 + u64::from(byte - b'0');
+                    if let Some(scale) = scale {
+                        *scale += 1;
+                    }
+                }
+                (byte, scale @ None) if *byte == decimal => *scale = Some(0),
+                _ => return None,
+            }
+        }
+        let mut scale: u32 = scale.unwrap_or_default();
+        while scale > 0 && mantissa.is_multiple_of(10) {
+            mantissa /= 10;
+            scale -= 1;
+        }
+        let (low, high) = (mantissa as u32, (mantissa >> 32) as u32);
+        Some(Decimal::from_parts(low, high, 0, negative && mantissa > 0, scale))
     }
 }
 

@@ -1,5 +1,8 @@
-use xxhash_rust::xxh3::Xxh3;
+use std::ops::Range;
 
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use crate::packed::{Unpacker, is_whole, pack_number, pack_property, unpack_property};
 use crate::{PropertyId, SpaceId, Value};
 
 /// What a property of a record holds. Never an empty list: such a property is absent.
@@ -58,79 +61,108 @@ pub struct Record {
     pub touch: Touch,
     /// The sum of its events' fingerprints, modulo 2^64.
     pub events: u64,
-    properties: Vec<(PropertyId, Property)>,
+    /// Properties as [`packed`](crate::packed) has them.
+    packed: Vec<u8>,
 }
 
 impl Record {
     /// A record without properties.
     pub fn new(space: SpaceId, now: i64) -> Self {
-        Self {
-            space,
-            created: now,
-            modified: now,
-            touch: Touch::default(),
-            events: 0,
-            properties: Vec::new(),
-        }
+        Self { space, created: now, modified: now, touch: Touch::default(), events: 0, packed: Vec::new() }
     }
 
-    /// The same, with properties that are already in the order of their ids.
-    pub fn with_sorted_properties(mut self, properties: Vec<(PropertyId, Property)>) -> Self {
-        debug_assert!(properties.is_sorted_by(|a, b| a.0 < b.0));
-        self.properties = properties;
+    /// The same, with room for so many bytes of properties.
+    pub fn with_room(mut self, bytes: usize) -> Self {
+        self.packed.reserve_exact(bytes);
         self
     }
 
-    /// Makes room for so many properties at once.
-    pub fn reserve(&mut self, properties: usize) {
-        self.properties.reserve(properties);
+    /// The same, with these properties; `None` if the bytes are not those of properties in the order of their ids.
+    pub fn with_packed(self, packed: &[u8]) -> Option<Self> {
+        is_whole(packed).then(|| Self { packed: packed.to_vec(), ..self })
+    }
+
+    /// The properties as bytes.
+    pub fn packed(&self) -> &[u8] {
+        &self.packed
+    }
+
+    /// Puts other properties in place of all, in the order of their ids.
+    pub fn replace_packed(&mut self, packed: &[u8]) {
+        debug_assert!(is_whole(packed));
+        self.packed.clear();
+        self.packed.reserve_exact(packed.len());
+        self.packed.extend_from_slice(packed);
     }
 
     /// The properties with a value, in the order of their ids.
-    pub fn properties(&self) -> &[(PropertyId, Property)] {
-        &self.properties
+    pub fn properties(&self) -> impl Iterator<Item = (PropertyId, Property)> + '_ {
+        let mut reader = Unpacker(&self.packed);
+        std::iter::from_fn(move || {
+            let (id, property) = reader.entry()?;
+            Some((id, unpack_property(property)?))
+        })
     }
 
-    fn place(&self, id: PropertyId) -> Result<usize, usize> {
-        // Rows write properties in the order of their ids, mostly: the end is the likely place.
-        match self.properties.last() {
-            Some((last, _)) if *last < id => Err(self.properties.len()),
-            _ => self.properties.binary_search_by_key(&id, |(id, _)| *id),
-        }
-    }
-
-    /// What a property holds, if it has a value.
-    pub fn get(&self, id: PropertyId) -> Option<&Property> {
-        let place = self.place(id).ok()?;
-        self.properties.get(place).map(|(_, property)| property)
-    }
-
-    /// The values of a property; none where it is absent.
-    pub fn values(&self, id: PropertyId) -> &[Value] {
-        self.get(id).map_or(&[], Property::values)
-    }
-
-    /// Puts `property` in place of what was there, which is returned.
-    pub fn set(&mut self, id: PropertyId, property: Property) -> Option<Property> {
-        match self.place(id) {
-            Ok(place) => self.properties.get_mut(place).map(|(_, held)| std::mem::replace(held, property)),
-            Err(place) => {
-                self.properties.insert(place, (id, property));
-                None
+    /// Where a property lies in `packed`; where it would begin if it is absent.
+    fn place(&self, id: PropertyId) -> (Range<usize>, Option<&[u8]>) {
+        let mut reader = Unpacker(&self.packed);
+        loop {
+            let from = self.packed.len() - reader.0.len();
+            match reader.entry() {
+                Some((found, property)) if found == id => {
+                    return (from..self.packed.len() - reader.0.len(), Some(property));
+                }
+                Some((found, _)) if found < id => {}
+                _ => return (from..from, None),
             }
         }
     }
 
-    /// Takes the property away.
-    pub fn clear(&mut self, id: PropertyId) -> Option<Property> {
-        self.place(id).ok().map(|place| self.properties.remove(place).1)
+    /// The bytes of what a property holds, if it has a value.
+    pub fn get_packed(&self, id: PropertyId) -> Option<&[u8]> {
+        self.place(id).1
+    }
+
+    /// What a property holds, if it has a value.
+    pub fn get(&self, id: PropertyId) -> Option<Property> {
+        self.get_packed(id).and_then(unpack_property)
+    }
+
+    /// The values of a property; none where it is absent.
+    pub fn values(&self, id: PropertyId) -> Vec<Value> {
+        match self.get(id) {
+            Some(Property::One(value)) => vec![value],
+            Some(Property::Many(values)) => values,
+            None => Vec::new(),
+        }
+    }
+
+    /// Puts packed `property` in place of what was there.
+    pub fn set_packed(&mut self, id: PropertyId, property: &[u8]) {
+        let place = self.place(id).0;
+        let last = place.start == self.packed.len();
+        let mut entry = if last { std::mem::take(&mut self.packed) } else { Vec::new() };
+        entry.reserve(property.len() + 5);
+        pack_number(id.0.into(), &mut entry);
+        entry.extend_from_slice(property);
+        if last {
+            self.packed = entry;
+        } else {
+            self.packed.splice(place, entry);
+        }
+    }
+
+    /// Puts `property` in place of what was there.
+    pub fn set(&mut self, id: PropertyId, property: &Property) {
+        let mut packed = Vec::new();
+        pack_property(property, &mut packed);
+        self.set_packed(id, &packed);
     }
 
     /// A hash of the properties and events: records with equal ones have equal fingerprints.
     pub fn fingerprint(&self) -> u64 {
-        let mut hasher = Fingerprint::default();
-        hasher.add_properties(&self.properties);
-        hasher.digest().wrapping_add(self.events)
+        xxh3_64(&self.packed).wrapping_add(self.events)
     }
 }
 
@@ -188,14 +220,29 @@ mod tests {
     #[test]
     fn properties_stay_in_order() {
         let mut record = Record::new(SpaceId(0), 0);
-        for id in [5, 1, 3, 9, 0] {
-            assert_eq!(record.set(PropertyId(id), text(&id.to_string())), None);
+        for id in [5, 1, 300, 9, 0] {
+            record.set(PropertyId(id), &text(&id.to_string()));
         }
-        assert!(record.properties().is_sorted_by_key(|(id, _)| *id));
-        assert_eq!(record.set(PropertyId(3), text("new")), Some(text("3")));
-        assert_eq!(record.clear(PropertyId(9)), Some(text("9")));
-        assert_eq!(record.get(PropertyId(9)), None);
-        assert_eq!(record.values(PropertyId(3)), [Value::Text("new".into())]);
+        assert_eq!(record.properties().map(|(id, _)| id.0).collect::<Vec<_>>(), [0, 1, 5, 9, 300]);
+        record.set(PropertyId(5), &text("longer than before"));
+        assert_eq!(record.values(PropertyId(5)), [Value::Text("longer than before".into())]);
+        assert_eq!(record.get(PropertyId(9)), Some(text("9")));
+        assert_eq!(record.get(PropertyId(7)), None);
+    }
+
+    #[test]
+    fn bytes_that_are_no_properties_are_refused() {
+        let mut record = Record::new(SpaceId(0), 0);
+        record.set(PropertyId(1), &text("a"));
+        record.set(PropertyId(2), &Property::Many(vec![Value::Boolean(true), Value::Text("é".into())]));
+        let packed = record.packed().to_vec();
+        let read = |bytes: &[u8]| Record::new(SpaceId(0), 0).with_packed(bytes);
+        assert_eq!(read(&packed), Some(record));
+        for length in (1..packed.len()).filter(|length| *length != 5) {
+            assert_eq!(read(&packed[..length]), None, "{length}");
+        }
+        let (first, second) = packed.split_at(5);
+        assert_eq!(read(&[second, first].concat()), None);
     }
 
     #[test]
@@ -203,7 +250,7 @@ mod tests {
         let record = |pairs: &[(u32, &str)]| {
             let mut record = Record::new(SpaceId(0), 0);
             for (id, value) in pairs {
-                record.set(PropertyId(*id), text(value));
+                record.set(PropertyId(*id), &text(value));
             }
             record.fingerprint()
         };

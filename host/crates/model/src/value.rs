@@ -9,6 +9,7 @@ use jiff::{Timestamp, ZonedDateTime};
 use rust_decimal::Decimal;
 
 use crate::NumberFormat;
+use crate::packed::{pack_text, pack_value};
 
 /// The type of a property.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -132,6 +133,18 @@ impl CellFormat {
             ValueType::DateTime => self.parse_datetime(cell).map(Value::DateTime),
         };
         value.ok_or(Misfit(self.value_type))
+    }
+
+    /// Appends the value that a cell holds, packed. The cell must not be empty.
+    ///
+    /// # Errors
+    /// If it does not fit; nothing is appended then.
+    pub fn pack(&self, cell: &str, out: &mut Vec<u8>) -> Result<(), Misfit> {
+        match self.value_type {
+            ValueType::Text => pack_text(cell, out),
+            _ => pack_value(&self.parse(cell)?, out),
+        }
+        Ok(())
     }
 
     /// The moment of an event: a datetime, or, where no format is given, a day too, which begins at midnight of the

@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use rocksdb::WriteBatch;
 use sluicebox_model::{Event, EventKey, Record, RecordId};
 
@@ -34,13 +36,13 @@ impl FileState {
 
 /// What one stretch of a file does to the store: all of it or nothing.
 #[derive(Debug, Default)]
-pub struct Commit {
+pub struct Commit<'a> {
     /// Records to write.
     pub records: Vec<(RecordId, Record)>,
     /// Records that were merged into another: the old id and the one that stayed.
     pub merged: Vec<(RecordId, RecordId)>,
     /// Identifiers to write, or to remove.
-    pub identifiers: Vec<(Vec<u8>, Option<RecordId>)>,
+    pub identifiers: Vec<(Cow<'a, [u8]>, Option<RecordId>)>,
     /// Events to write, or to remove.
     pub events: Vec<(EventKey, Option<Event>)>,
     /// A set of files that is imported, by its key, and what is still to do with it; empty = nothing any more.
@@ -53,19 +55,28 @@ pub struct Commit {
     pub ends_goal_run: bool,
 }
 
+impl Commit<'_> {
+    /// About how many bytes it writes but for events.
+    fn size(&self) -> usize {
+        let records = self.records.iter().map(|(_, record)| record.packed().len() + 80).sum::<usize>();
+        let identifiers = self.identifiers.iter().map(|(key, _)| key.len() + 24).sum::<usize>();
+        records + identifiers + self.merged.len() * 40 + 4096
+    }
+}
+
 impl Store {
     /// Writes a commit. When this returns, it is on the disk; when it fails, nothing of it is.
     ///
     /// # Errors
     /// If the store fails.
-    pub fn commit(&self, mut commit: Commit) -> Result<(), StoreError> {
+    pub fn commit(&self, mut commit: Commit<'_>) -> Result<(), StoreError> {
         let (records, identifiers, events) =
             (self.family(RECORDS)?, self.family(IDENTIFIERS)?, self.family(EVENTS)?);
         // Sorted keys go into the tables several times faster than random ones.
         commit.records.sort_unstable_by_key(|(id, _)| *id);
         commit.identifiers.sort_unstable();
-        let mut batch = WriteBatch::default();
         let mut bytes = Vec::with_capacity(1024);
+        let mut batch = WriteBatch::with_capacity_bytes(commit.size());
         for (id, record) in &commit.records {
             bytes.clear();
             encode(record, &mut bytes);

@@ -1,36 +1,28 @@
 //! A record as bytes.
 //!
-//! The first byte tells the kind: 3 = a record, 1 = a record as layout 1 had it, without `events`; 2 = merged into the
-//! record whose id follows. A record is `space, created, modified, goal run, first fingerprint, events` (u32 and five
-//! 64-bit integers, little endian), the class (u8), and properties: their number, and for each, in the order of their
-//! ids: id, shape (0 = one value, otherwise 1 + the number of values), values. A value is a tag and its bytes.
+//! The first byte tells the kind: 4 = a record; 2 = merged into the record whose id follows. A record is `space, created,
+//! modified, goal run, first fingerprint, events` (u32 and five 64-bit integers, little endian), the class (u8), and its
+//! properties as [`packed`](sluicebox_model::packed) has them. Two older kinds are read too: 3 = a record of layout 2,
+//! with the number of properties before them; 1 = the same of layout 1, without `events`.
 //!
 //! An event is 1, the goal run (u64, little endian), the class (u8), whether it feeds the product store (u8), the time
-//! in nanoseconds, the id's length and text, properties, and the number of nested types; for each of them its id, the
-//! number of rows and each row's properties. Numbers without a stated width are LEB128; negative ones zigzag.
+//! in nanoseconds, the id's length and text, properties after their number, and the number of nested types; for each of
+//! them its id, the number of rows and each row's properties after their number.
 
 use compact_str::CompactString;
 use jiff::Timestamp;
-use jiff::civil::Date;
-use rust_decimal::Decimal;
+use sluicebox_model::packed::{Unpacker, pack_number, pack_properties, pack_signed};
 use sluicebox_model::{
     Class, Event, EventTouch, NestedTypeId, Properties, Property, PropertyId, Record, RecordId, SpaceId,
-    Value,
 };
 
 use crate::StoreError;
 
 const RECORD_WITHOUT_EVENTS: u8 = 1;
 const MERGED: u8 = 2;
-const RECORD: u8 = 3;
+const COUNTED_RECORD: u8 = 3;
+const RECORD: u8 = 4;
 const EVENT: u8 = 1;
-
-const TEXT: u8 = 0;
-const NUMBER: u8 = 1;
-const FALSE: u8 = 2;
-const TRUE: u8 = 3;
-const DATE: u8 = 4;
-const DATE_TIME: u8 = 5;
 
 /// What is stored under a record's id.
 #[derive(Debug, PartialEq)]
@@ -56,7 +48,7 @@ pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
     out.extend_from_slice(&record.touch.first_fingerprint.to_le_bytes());
     out.extend_from_slice(&record.events.to_le_bytes());
     out.push(class(record.touch.class));
-    put_properties(record.properties(), out);
+    out.extend_from_slice(record.packed());
 }
 
 /// An event as bytes, with its id.
@@ -65,14 +57,14 @@ pub(crate) fn encode_event(id: &str, event: &Event, out: &mut Vec<u8>) {
     out.extend_from_slice(&event.touch.goal_run.to_le_bytes());
     out.push(class(event.touch.class));
     out.push(u8::from(event.product_store));
-    put_signed(event.time.as_nanosecond(), out);
-    put_number(id.len() as u128, out);
+    pack_signed(event.time.as_nanosecond(), out);
+    pack_number(id.len() as u64, out);
     out.extend_from_slice(id.as_bytes());
     put_properties(&event.properties, out);
-    put_number(event.nested.len() as u128, out);
+    pack_number(event.nested.len() as u64, out);
     for (nested, rows) in &event.nested {
-        put_number(nested.0.into(), out);
-        put_number(rows.len() as u128, out);
+        pack_number(nested.0.into(), out);
+        pack_number(rows.len() as u64, out);
         rows.iter().for_each(|row| put_properties(row, out));
     }
 }
@@ -86,166 +78,72 @@ fn class(class: Class) -> u8 {
 }
 
 fn put_properties(properties: &[(PropertyId, Property)], out: &mut Vec<u8>) {
-    put_number(properties.len() as u128, out);
-    for (id, property) in properties {
-        put_number(id.0.into(), out);
-        match property {
-            Property::One(value) => {
-                out.push(0);
-                put_value(value, out);
-            }
-            Property::Many(values) => {
-                put_number(values.len() as u128 + 1, out);
-                values.iter().for_each(|value| put_value(value, out));
-            }
-        }
-    }
-}
-
-fn put_value(value: &Value, out: &mut Vec<u8>) {
-    match value {
-        Value::Text(text) => {
-            out.push(TEXT);
-            put_number(text.len() as u128, out);
-            out.extend_from_slice(text.as_bytes());
-        }
-        Value::Number(number) => {
-            out.push(NUMBER);
-            put_number(number.scale().into(), out);
-            put_signed(number.mantissa(), out);
-        }
-        Value::Boolean(false) => out.push(FALSE),
-        Value::Boolean(true) => out.push(TRUE),
-        Value::Date(date) => {
-            out.push(DATE);
-            put_signed(date.year().into(), out);
-            put_signed(date.month().into(), out);
-            put_signed(date.day().into(), out);
-        }
-        Value::DateTime(moment) => {
-            out.push(DATE_TIME);
-            put_signed(moment.as_nanosecond(), out);
-        }
-    }
-}
-
-fn put_number(mut number: u128, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn put_signed(number: i128, out: &mut Vec<u8>) {
-    put_number(((number << 1) ^ (number >> 127)) as u128, out);
+    pack_number(properties.len() as u64, out);
+    pack_properties(properties, out);
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Result<Stored, StoreError> {
-    let mut reader = Reader(bytes);
-    reader.stored().filter(|_| reader.0.is_empty()).ok_or(StoreError::Damaged("a record"))
+    let mut reader = Reader(Unpacker(bytes));
+    reader.stored().filter(|_| reader.0.0.is_empty()).ok_or(StoreError::Damaged("a record"))
 }
 
 /// An event with its id.
 pub(crate) fn decode_event(bytes: &[u8]) -> Result<(CompactString, Event), StoreError> {
-    let mut reader = Reader(bytes);
-    reader.event().filter(|_| reader.0.is_empty()).ok_or(StoreError::Damaged("an event"))
+    let mut reader = Reader(Unpacker(bytes));
+    reader.event().filter(|_| reader.0.0.is_empty()).ok_or(StoreError::Damaged("an event"))
 }
 
-struct Reader<'a>(&'a [u8]);
+struct Reader<'a>(Unpacker<'a>);
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn number<T: TryFrom<u128>>(&mut self) -> Option<T> {
-        // Nearly all numbers here are below 2^63 and are read without 128-bit shifts.
-        let (mut low, mut shift) = (0_u64, 0);
-        while shift < 63 {
-            let byte = self.byte()?;
-            low |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return u128::from(low).try_into().ok();
-            }
-            shift += 7;
-        }
-        let mut number = u128::from(low);
-        while shift < 128 {
-            let byte = self.byte()?;
-            number |= u128::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return number.try_into().ok();
-            }
-            shift += 7;
-        }
-        None
-    }
-
-    fn signed<T: TryFrom<i128>>(&mut self) -> Option<T> {
-        let number: u128 = self.number()?;
-        ((number >> 1) as i128 ^ -((number & 1) as i128)).try_into().ok()
-    }
-
+impl Reader<'_> {
     fn stored(&mut self) -> Option<Stored> {
-        match self.byte()? {
-            MERGED => Some(Stored::MergedInto(RecordId(self.array()?))),
-            RECORD => self.record(true).map(Stored::Record),
-            RECORD_WITHOUT_EVENTS => self.record(false).map(Stored::Record),
+        match self.0.byte()? {
+            MERGED => Some(Stored::MergedInto(RecordId(self.0.array()?))),
+            kind @ (RECORD | COUNTED_RECORD | RECORD_WITHOUT_EVENTS) => self.record(kind).map(Stored::Record),
             _ => None,
         }
     }
 
-    fn record(&mut self, with_events: bool) -> Option<Record> {
+    fn record(&mut self, kind: u8) -> Option<Record> {
         let mut record =
-            Record::new(SpaceId(u32::from_le_bytes(self.array()?)), i64::from_le_bytes(self.array()?));
-        record.modified = i64::from_le_bytes(self.array()?);
-        record.touch.goal_run = u64::from_le_bytes(self.array()?);
-        record.touch.first_fingerprint = u64::from_le_bytes(self.array()?);
-        if with_events {
-            record.events = u64::from_le_bytes(self.array()?);
+            Record::new(SpaceId(u32::from_le_bytes(self.0.array()?)), i64::from_le_bytes(self.0.array()?));
+        record.modified = i64::from_le_bytes(self.0.array()?);
+        record.touch.goal_run = u64::from_le_bytes(self.0.array()?);
+        record.touch.first_fingerprint = u64::from_le_bytes(self.0.array()?);
+        if kind != RECORD_WITHOUT_EVENTS {
+            record.events = u64::from_le_bytes(self.0.array()?);
         }
         record.touch.class = self.class()?;
-        let properties = self.properties()?;
-        Some(record.with_sorted_properties(properties))
+        if kind != RECORD {
+            self.0.number::<usize>()?;
+        }
+        record.with_packed(self.0.take(self.0.0.len())?)
     }
 
     fn event(&mut self) -> Option<(CompactString, Event)> {
-        let EVENT = self.byte()? else { return None };
-        let touch = EventTouch { goal_run: u64::from_le_bytes(self.array()?), class: self.class()? };
-        let product_store = match self.byte()? {
+        let EVENT = self.0.byte()? else { return None };
+        let touch = EventTouch { goal_run: u64::from_le_bytes(self.0.array()?), class: self.class()? };
+        let product_store = match self.0.byte()? {
             0 => false,
             1 => true,
             _ => return None,
         };
-        let time = Timestamp::from_nanosecond(self.signed()?).ok()?;
-        let length = self.number()?;
-        let id = CompactString::from_utf8(self.take(length)?).ok()?;
+        let time = Timestamp::from_nanosecond(self.0.signed()?).ok()?;
+        let length = self.0.number()?;
+        let id = CompactString::from_utf8(self.0.take(length)?).ok()?;
         let properties = self.properties()?;
-        let count: usize = self.number()?;
-        let mut nested = Vec::with_capacity(count.min(self.0.len()));
+        let count: usize = self.0.number()?;
+        let mut nested = Vec::with_capacity(count.min(self.0.0.len()));
         for _ in 0..count {
-            let kind = NestedTypeId(self.number()?);
-            let rows: usize = self.number()?;
+            let kind = NestedTypeId(self.0.number()?);
+            let rows: usize = self.0.number()?;
             nested.push((kind, (0..rows).map(|_| self.properties()).collect::<Option<_>>()?));
         }
         Some((id, Event { time, properties, nested, product_store, touch }))
     }
 
     fn class(&mut self) -> Option<Class> {
-        match self.byte()? {
+        match self.0.byte()? {
             0 => Some(Class::Unchanged),
             1 => Some(Class::Updated),
             2 => Some(Class::Created),
@@ -254,37 +152,8 @@ impl<'a> Reader<'a> {
     }
 
     fn properties(&mut self) -> Option<Properties> {
-        let count: usize = self.number()?;
-        // A count that lies cannot reserve more than the bytes that are there.
-        let mut properties = Vec::with_capacity(count.min(self.0.len()));
-        for _ in 0..count {
-            let id = PropertyId(self.number()?);
-            let shape: usize = self.number()?;
-            let property = match shape.checked_sub(1) {
-                None => Property::One(self.value()?),
-                Some(values) => Property::Many((0..values).map(|_| self.value()).collect::<Option<_>>()?),
-            };
-            properties.push((id, property));
-        }
-        properties.is_sorted_by(|a, b| a.0 < b.0).then_some(properties)
-    }
-
-    fn value(&mut self) -> Option<Value> {
-        Some(match self.byte()? {
-            TEXT => {
-                let length = self.number()?;
-                Value::Text(CompactString::from_utf8(self.take(length)?).ok()?)
-            }
-            NUMBER => {
-                let scale = self.number()?;
-                Value::Number(Decimal::try_from_i128_with_scale(self.signed()?, scale).ok()?)
-            }
-            FALSE => Value::Boolean(false),
-            TRUE => Value::Boolean(true),
-            DATE => Value::Date(Date::new(self.signed()?, self.signed()?, self.signed()?).ok()?),
-            DATE_TIME => Value::DateTime(Timestamp::from_nanosecond(self.signed()?).ok()?),
-            _ => return None,
-        })
+        let count = self.0.number()?;
+        self.0.properties(count)
     }
 }
 
@@ -292,7 +161,9 @@ impl<'a> Reader<'a> {
 mod tests {
     use proptest::prelude::*;
 
-    use sluicebox_model::Touch;
+    use jiff::civil::Date;
+    use rust_decimal::Decimal;
+    use sluicebox_model::{Touch, Value};
 
     use super::*;
 
@@ -324,8 +195,8 @@ mod tests {
                 (record.modified, record.events) = (modified, events);
                 let class = [Class::Unchanged, Class::Updated, Class::Created][class as usize];
                 record.touch = Touch { goal_run, first_fingerprint, class };
-                let properties = properties.into_iter().map(|(id, property)| (PropertyId(id), property));
-                record.with_sorted_properties(properties.collect())
+                properties.iter().for_each(|(id, property)| record.set(PropertyId(*id), property));
+                record
             },
         )
     }
@@ -375,7 +246,23 @@ mod tests {
             let place = place.index(bytes.len());
             bytes[place] = byte;
             let _ = decode(&bytes);
-            prop_assert!(decode(&bytes[..place]).is_err());
+        }
+
+        #[test]
+        fn records_of_older_layouts_are_read(record in record()) {
+            let mut bytes = Vec::new();
+            encode(&record, &mut bytes);
+            let (header, properties) = bytes.split_at(46);
+            let mut count = Vec::new();
+            pack_number(record.properties().count() as u64, &mut count);
+            let mut second = [header, &count, properties].concat();
+            second[0] = COUNTED_RECORD;
+            prop_assert_eq!(decode(&second).unwrap(), Stored::Record(record.clone()));
+            let mut first = [&header[..37], &header[45..], &count, properties].concat();
+            first[0] = RECORD_WITHOUT_EVENTS;
+            let mut without_events = record;
+            without_events.events = 0;
+            prop_assert_eq!(decode(&first).unwrap(), Stored::Record(without_events));
         }
     }
 

@@ -53,7 +53,7 @@ impl Store {
         let mut pending = HashSet::new();
         for record in self.records()? {
             let (id, record) = record?;
-            for value in record.values(property) {
+            for value in &record.values(property) {
                 let identifier = Identifier::new(record.space, property, value);
                 let taken = self.find(&identifier)?.is_some_and(|holder| holder != id);
                 if taken || pending.contains(&identifier) {

@@ -15,7 +15,7 @@ use crate::StoreError;
 use crate::keys::{self, EVENTS, FORMAT, IDENTIFIERS, NAME, RECORDS};
 
 /// The newest layout that this version reads, and the one that it writes.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 const LOCK_FILE: &str = "sluicebox.lock";
 const MEBIBYTE: usize = 1024 * 1024;
 
@@ -24,7 +24,20 @@ pub struct Store {
     pub(crate) db: DB,
     pub(crate) names: Mutex<HashMap<String, u32>>,
     /// Held while the store may be written to.
-    _lock: Option<File>,
+    lock: Option<File>,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // What only the log holds would be read from it the next time, which takes longer. All of it is durable already,
+        // so that a failure changes nothing.
+        if self.lock.is_some() {
+            let families = [RECORDS, IDENTIFIERS, EVENTS].map(|name| self.db.cf_handle(name));
+            for family in families.into_iter().flatten() {
+                let _ = self.db.flush_cf(family);
+            }
+        }
+    }
 }
 
 /// A copy of a store that a dry run may write to; gone when it is dropped.
@@ -93,7 +106,7 @@ impl Store {
         let db = DB::open_cf_descriptors(&options, path, column_families())?;
         let store = Self::check(db, Some(lock))?;
         if store.db.get(FORMAT)?.as_deref() != Some(LAYOUT.to_be_bytes().as_slice()) {
-            // Layout 1 had no events; what it has is read as it is.
+            // What older layouts have is read as it is.
             store.db.put_opt(FORMAT, LAYOUT.to_be_bytes(), &durable())?;
         }
         Ok(store)
@@ -129,7 +142,7 @@ impl Store {
             let name = String::from_utf8(name.to_vec()).map_err(|_| StoreError::Damaged("a name"))?;
             names.insert(name, keys::read_u32(&value).ok_or(StoreError::Damaged("a number of a name"))?);
         }
-        Ok(Self { db, names: Mutex::new(names), _lock: lock })
+        Ok(Self { db, names: Mutex::new(names), lock })
     }
 
     /// The number of a name; a new one the first time.
@@ -291,6 +304,8 @@ impl Names {
 pub(crate) fn durable() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.set_sync(true);
+    // A commit's keys are sorted.
+    options.set_memtable_insert_hint_per_batch(true);
     options
 }
 
@@ -356,7 +371,9 @@ fn column_families() -> Vec<ColumnFamilyDescriptor> {
         table.set_block_size(8 * 1024);
         let mut options = Options::default();
         options.set_block_based_table_factory(&table);
-        options.set_compression_type(DBCompressionType::Lz4);
+        // What is written first is soon merged with the rest, and compressed then.
+        let lz4 = DBCompressionType::Lz4;
+        options.set_compression_per_level(&[DBCompressionType::None, lz4, lz4, lz4, lz4, lz4, lz4]);
         options.set_write_buffer_size(write_buffer);
         options.set_max_write_buffer_number(2);
         options.set_memtable_prefix_bloom_ratio(0.05);

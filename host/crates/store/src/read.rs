@@ -1,4 +1,7 @@
-use rocksdb::{ColumnFamily, IteratorMode};
+use std::num::NonZero;
+use std::thread;
+
+use rocksdb::{ColumnFamily, IteratorMode, ReadOptions};
 use sluicebox_model::{Event, EventKey, EventTypeId, Identifier, Record, RecordId};
 
 use crate::encode::{Stored, decode, decode_event};
@@ -7,6 +10,14 @@ use crate::{FileState, Store, StoreError};
 
 /// Keys of one call to RocksDB: enough to share the work of a block, few enough to pin little memory.
 const LOOKUPS: usize = 4096;
+/// A walk is chosen where it passes no more than so many entries for each key.
+const WALKED_PER_KEY: u64 = 12;
+/// A walk that has to pass more entries than this to the next key looks that one up.
+const MOST_STEPS: u32 = 64;
+/// Fewer keys are not worth another thread.
+const KEYS_PER_THREAD: usize = 8192;
+/// Bytes that a walk reads ahead.
+const READ_AHEAD: usize = 256 << 10;
 /// Merged records lead to the one that stayed in few steps; more is a loop.
 const LONGEST_CHAIN: usize = 64;
 
@@ -23,17 +34,7 @@ impl Store {
     /// # Errors
     /// If the store fails or is damaged.
     pub fn find_sorted(&self, keys: &[&[u8]]) -> Result<Vec<Option<RecordId>>, StoreError> {
-        let family = self.family(IDENTIFIERS)?;
-        let mut found = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(LOOKUPS) {
-            for id in self.db.batched_multi_get_cf(family, keys.iter().copied(), true) {
-                found.push(match id? {
-                    None => None,
-                    Some(id) => Some(record_id(&id)?),
-                });
-            }
-        }
-        Ok(found)
+        self.get_sorted(IDENTIFIERS, keys, |_, id| id.map(record_id).transpose())
     }
 
     /// The records of sorted ids. A record that was merged into another is given as that one, with its id.
@@ -41,21 +42,87 @@ impl Store {
     /// # Errors
     /// If the store fails or is damaged.
     pub fn load_sorted(&self, ids: &[RecordId]) -> Result<Vec<Option<(RecordId, Record)>>, StoreError> {
-        let family = self.family(RECORDS)?;
-        let mut records = Vec::with_capacity(ids.len());
-        for ids in ids.chunks(LOOKUPS) {
-            let stored = self.db.batched_multi_get_cf(family, ids.iter().map(|id| &id.0), true);
-            for (id, stored) in ids.iter().zip(stored) {
-                records.push(match stored? {
-                    None => None,
-                    Some(bytes) => match decode(&bytes)? {
-                        Stored::Record(record) => Some((*id, record)),
-                        Stored::MergedInto(next) => self.follow(next)?,
-                    },
-                });
+        let keys: Vec<&[u8]> = ids.iter().map(|id| id.0.as_slice()).collect();
+        self.get_sorted(RECORDS, &keys, |id, stored| match stored.map(decode).transpose()? {
+            None => Ok(None),
+            Some(Stored::Record(record)) => Ok(Some((record_id(id)?, record))),
+            Some(Stored::MergedInto(next)) => self.follow(next),
+        })
+    }
+
+    /// What `read` makes of what is stored under each of the sorted keys, on as many threads as there are cores.
+    fn get_sorted<T: Send>(
+        &self,
+        name: &'static str,
+        keys: &[&[u8]],
+        read: impl Fn(&[u8], Option<&[u8]>) -> Result<T, StoreError> + Sync,
+    ) -> Result<Vec<T>, StoreError> {
+        let family = self.family(name)?;
+        let held = self.db.property_int_value_cf(family, "rocksdb.estimate-num-keys")?.unwrap_or_default();
+        let walks = held > 0 && keys.len() as u64 * WALKED_PER_KEY >= held;
+        let get =
+            |keys| if walks { self.walk(family, keys, &read) } else { self.get_each(family, keys, &read) };
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        if threads == 1 || keys.len() < KEYS_PER_THREAD {
+            return get(keys);
+        }
+        let mut found = Vec::with_capacity(keys.len());
+        thread::scope(|scope| {
+            let parts = keys.chunks(keys.len().div_ceil(threads));
+            let parts: Vec<_> = parts.map(|keys| scope.spawn(|| get(keys))).collect();
+            for part in parts {
+                found.append(&mut part.join().unwrap_or(Err(StoreError::Damaged("a lookup")))?);
+            }
+            Ok(found)
+        })
+    }
+
+    fn get_each<T>(
+        &self,
+        family: &ColumnFamily,
+        keys: &[&[u8]],
+        read: &impl Fn(&[u8], Option<&[u8]>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut all = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(LOOKUPS) {
+            let found = self.db.batched_multi_get_cf(family, keys.iter().copied(), true);
+            for (key, found) in keys.iter().zip(found) {
+                all.push(read(key, found?.as_deref())?);
             }
         }
-        Ok(records)
+        Ok(all)
+    }
+
+    /// Many keys against a small family are found faster by walking through it once than by asking for each.
+    fn walk<T>(
+        &self,
+        family: &ColumnFamily,
+        keys: &[&[u8]],
+        read: &impl Fn(&[u8], Option<&[u8]>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut all = Vec::with_capacity(keys.len());
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        options.set_readahead_size(READ_AHEAD);
+        let mut entries = self.db.raw_iterator_cf_opt(family, options);
+        for key in keys {
+            let mut steps = 0;
+            while entries.key().is_some_and(|held| held < *key) && steps < MOST_STEPS {
+                entries.next();
+                steps += 1;
+            }
+            if steps == MOST_STEPS || (steps == 0 && !entries.valid()) {
+                entries.seek(key);
+            }
+            match entries.item() {
+                Some((held, stored)) if held == *key => all.push(read(key, Some(stored))?),
+                _ => {
+                    entries.status()?;
+                    all.push(read(key, None)?);
+                }
+            }
+        }
+        Ok(all)
     }
 
     fn follow(&self, mut id: RecordId) -> Result<Option<(RecordId, Record)>, StoreError> {

@@ -1,0 +1,319 @@
+//! Values as bytes, as records hold them in memory and on disk: a row is merged into a record without decoding what
+//! the row does not touch.
+//!
+//! Properties follow each other in the order of their ids: id, shape (0 = one value, otherwise 1 + the number of
+//! values), values. A value is a tag and its bytes. Numbers are LEB128; negative ones zigzag. Equal values are equal
+//! bytes.
+
+use std::borrow::Cow;
+
+use compact_str::CompactString;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use rust_decimal::Decimal;
+
+use crate::{Property, PropertyId, Value};
+
+const TEXT: u8 = 0;
+const NUMBER: u8 = 1;
+const FALSE: u8 = 2;
+const TRUE: u8 = 3;
+const DATE: u8 = 4;
+const DATE_TIME: u8 = 5;
+
+/// Appends a number.
+pub fn pack_number(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+/// Appends a number that may be negative.
+pub fn pack_signed(number: i128, out: &mut Vec<u8>) {
+    let mut number = ((number << 1) ^ (number >> 127)) as u128;
+    while number > u64::MAX.into() {
+        out.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    pack_number(number as u64, out);
+}
+
+/// Appends a text.
+pub fn pack_text(text: &str, out: &mut Vec<u8>) {
+    out.push(TEXT);
+    pack_number(text.len() as u64, out);
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Appends a value.
+pub fn pack_value(value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::Text(text) => pack_text(text, out),
+        Value::Number(number) => {
+            out.push(NUMBER);
+            pack_number(number.scale().into(), out);
+            pack_signed(number.mantissa(), out);
+        }
+        Value::Boolean(false) => out.push(FALSE),
+        Value::Boolean(true) => out.push(TRUE),
+        Value::Date(date) => {
+            out.push(DATE);
+            pack_signed(date.year().into(), out);
+            pack_signed(date.month().into(), out);
+            pack_signed(date.day().into(), out);
+        }
+        Value::DateTime(moment) => {
+            out.push(DATE_TIME);
+            pack_signed(moment.as_nanosecond(), out);
+        }
+    }
+}
+
+/// Appends the shape of one value, or of a list of so many.
+pub fn pack_shape(values: Option<usize>, out: &mut Vec<u8>) {
+    pack_number(values.map_or(0, |values| values as u64 + 1), out);
+}
+
+/// Appends what a property holds: its shape and values.
+pub fn pack_property(property: &Property, out: &mut Vec<u8>) {
+    match property {
+        Property::One(value) => {
+            pack_shape(None, out);
+            pack_value(value, out);
+        }
+        Property::Many(values) => {
+            pack_shape(Some(values.len()), out);
+            values.iter().for_each(|value| pack_value(value, out));
+        }
+    }
+}
+
+/// Appends properties, which are in the order of their ids.
+pub fn pack_properties(properties: &[(PropertyId, Property)], out: &mut Vec<u8>) {
+    for (id, property) in properties {
+        pack_number(id.0.into(), out);
+        pack_property(property, out);
+    }
+}
+
+/// The values of a packed property, each as bytes.
+pub fn packed_values(property: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut reader = Unpacker(property);
+    let values = match reader.number::<usize>() {
+        Some(0) => 1,
+        Some(shape) => shape - 1,
+        None => 0,
+    };
+    (0..values).map_while(move |_| reader.skip_value())
+}
+
+/// The canonical text of a packed value.
+pub fn packed_text(value: &[u8]) -> Cow<'_, str> {
+    let mut reader = Unpacker(value);
+    match reader.text() {
+        Some(text) => Cow::Borrowed(text),
+        None => Cow::Owned(unpack_value(value).map_or(String::new(), |value| value.to_string())),
+    }
+}
+
+/// The value that was packed, if the bytes are those of one.
+pub fn unpack_value(value: &[u8]) -> Option<Value> {
+    Unpacker(value).value()
+}
+
+/// The property that was packed, if the bytes are those of one.
+pub fn unpack_property(property: &[u8]) -> Option<Property> {
+    Unpacker(property).property()
+}
+
+/// Reads packed bytes, from the first on. Everything answers `None` where the bytes are not what is asked for.
+#[derive(Clone, Debug)]
+pub struct Unpacker<'a>(pub &'a [u8]);
+
+impl<'a> Unpacker<'a> {
+    /// So many bytes.
+    pub fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    /// One byte.
+    pub fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    /// `N` bytes.
+    pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    /// A number that fits 64 bits: a length, a count, an id.
+    #[inline]
+    fn short(&mut self) -> Option<u64> {
+        match self.0.split_first()? {
+            (first, rest) if *first < 0x80 => {
+                self.0 = rest;
+                Some(u64::from(*first))
+            }
+            _ => self.number(),
+        }
+    }
+
+    /// A number of bytes or of things.
+    #[inline]
+    pub fn length(&mut self) -> Option<usize> {
+        usize::try_from(self.short()?).ok()
+    }
+
+    /// A number.
+    pub fn number<T: TryFrom<u128>>(&mut self) -> Option<T> {
+        // Nearly all numbers here are below 2^63 and are read without 128-bit shifts.
+        let (mut low, mut shift) = (0_u64, 0);
+        while shift < 63 {
+            let byte = self.byte()?;
+            low |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return u128::from(low).try_into().ok();
+            }
+            shift += 7;
+        }
+        let mut number = u128::from(low);
+        while shift < 128 {
+            let byte = self.byte()?;
+            number |= u128::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return number.try_into().ok();
+            }
+            shift += 7;
+        }
+        None
+    }
+
+    /// A number that may be negative.
+    pub fn signed<T: TryFrom<i128>>(&mut self) -> Option<T> {
+        let number: u128 = self.number()?;
+        ((number >> 1) as i128 ^ -((number & 1) as i128)).try_into().ok()
+    }
+
+    fn skip_number(&mut self) -> Option<()> {
+        let length = self.0.iter().position(|byte| *byte < 0x80)? + 1;
+        self.take(length).map(|_| ())
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let TEXT = self.byte()? else { return None };
+        let length = self.length()?;
+        std::str::from_utf8(self.take(length)?).ok()
+    }
+
+    /// A value.
+    pub fn value(&mut self) -> Option<Value> {
+        if self.0.first() == Some(&TEXT) {
+            return self.text().map(|text| Value::Text(CompactString::from(text)));
+        }
+        Some(match self.byte()? {
+            NUMBER => {
+                let scale = self.number()?;
+                Value::Number(Decimal::try_from_i128_with_scale(self.signed()?, scale).ok()?)
+            }
+            FALSE => Value::Boolean(false),
+            TRUE => Value::Boolean(true),
+            DATE => Value::Date(Date::new(self.signed()?, self.signed()?, self.signed()?).ok()?),
+            DATE_TIME => Value::DateTime(Timestamp::from_nanosecond(self.signed()?).ok()?),
+            _ => return None,
+        })
+    }
+
+    /// The bytes of a value, which is not looked into.
+    #[inline]
+    pub fn skip_value(&mut self) -> Option<&'a [u8]> {
+        let before = self.0;
+        match self.byte()? {
+            TEXT => {
+                let length = self.length()?;
+                self.take(length)?;
+            }
+            NUMBER => {
+                self.skip_number()?;
+                self.skip_number()?;
+            }
+            FALSE | TRUE => {}
+            DATE => {
+                self.skip_number()?;
+                self.skip_number()?;
+                self.skip_number()?;
+            }
+            DATE_TIME => self.skip_number()?,
+            _ => return None,
+        }
+        before.get(..before.len() - self.0.len())
+    }
+
+    /// Whether a value comes next.
+    fn check_value(&mut self) -> Option<()> {
+        match self.0.first()? {
+            &TEXT => self.text().map(|_| ()),
+            _ => self.value().map(|_| ()),
+        }
+    }
+
+    /// What a property holds.
+    pub fn property(&mut self) -> Option<Property> {
+        let shape: usize = self.number()?;
+        match shape.checked_sub(1) {
+            None => Some(Property::One(self.value()?)),
+            Some(values) => Some(Property::Many((0..values).map(|_| self.value()).collect::<Option<_>>()?)),
+        }
+    }
+
+    /// The bytes of what a property holds, which is not looked into.
+    pub fn skip_property(&mut self) -> Option<&'a [u8]> {
+        let before = self.0;
+        let shape = self.length()?;
+        if shape == 0 {
+            self.skip_value()?;
+        }
+        for _ in 1..shape {
+            self.skip_value()?;
+        }
+        before.get(..before.len() - self.0.len())
+    }
+
+    /// The id of the next property and the bytes of what it holds; `None` at the end too.
+    pub fn entry(&mut self) -> Option<(PropertyId, &'a [u8])> {
+        let id = PropertyId(u32::try_from(self.short()?).ok()?);
+        Some((id, self.skip_property()?))
+    }
+
+    /// So many properties, in the order of their ids.
+    pub fn properties(&mut self, count: usize) -> Option<Vec<(PropertyId, Property)>> {
+        // A count that lies cannot reserve more than the bytes that are there.
+        let mut properties = Vec::with_capacity(count.min(self.0.len()));
+        for _ in 0..count {
+            properties.push((PropertyId(self.number()?), self.property()?));
+        }
+        properties.is_sorted_by(|a, b| a.0 < b.0).then_some(properties)
+    }
+}
+
+/// Whether the bytes are properties in the order of their ids, and nothing else.
+pub(crate) fn is_whole(bytes: &[u8]) -> bool {
+    let mut reader = Unpacker(bytes);
+    let mut next = 0_u64;
+    while !reader.0.is_empty() {
+        let whole = reader.short().filter(|id| *id >= next && *id <= u32::MAX.into()).and_then(|id| {
+            next = id + 1;
+            let shape = reader.length()?;
+            (0..shape.saturating_sub(1).max(usize::from(shape == 0))).try_for_each(|_| reader.check_value())
+        });
+        if whole.is_none() {
+            return false;
+        }
+    }
+    true
+}
