@@ -27,6 +27,8 @@ pub(crate) enum Error {
     NotFound(String),
     /// A plugin cannot be used at all.
     Plugin { place: String, reason: String },
+    /// A tool failed at its work, and has said why.
+    Failed(String),
     /// A plugin failed at its work.
     Processor { file: String, batch: Option<u64>, error: PluginError },
     /// A connection's location cannot be used.
@@ -67,6 +69,7 @@ impl Error {
             | Self::Plugin { .. } => 2,
             Self::NotFound(_)
             | Self::Processor { .. }
+            | Self::Failed(_)
             | Self::Location { .. }
             | Self::Permissions { .. }
             | Self::Set { .. }
@@ -135,6 +138,7 @@ impl fmt::Display for Error {
             Self::Unknown { kind, name, .. } => write!(f, "there is no {kind} `{name}`"),
             Self::Usage(message)
             | Self::NotFound(message)
+            | Self::Failed(message)
             | Self::Files(message)
             | Self::TooManyRejected(message) => f.write_str(message),
             Self::Processor { file, batch: Some(batch), error } => {

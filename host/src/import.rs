@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use sluicebox_files::{Decoding, FileError, FoundFile, Location, Reader, Source, decode, verify};
 use sluicebox_matching::{Context, Gathered, Plan, Prepared, prepare};
 use sluicebox_model::{PropertySchema, RecordBatch};
-use sluicebox_processors::Session;
+use sluicebox_processors::{Session, Usage};
 use sluicebox_store::{Commit, FileState, Store};
 
 use crate::config::{Config, Connection, ImportGoal, MaxRejected, property_settings};
@@ -21,7 +21,7 @@ use crate::plan::{Link, Resolved, Resolver};
 use crate::plugins::Processor;
 use crate::progress::Progress;
 use crate::rejected::RejectedRows;
-use crate::report::{self, FileReport, FileStatus, Kept, Report, Status};
+use crate::report::{self, FileReport, FileStatus, Kept, ProcessorReport, Report, Status};
 use crate::sets::{self, FileSet, Sets};
 use crate::unfinished::Unfinished;
 
@@ -58,13 +58,35 @@ struct GoalRun {
     clock: Clock,
 }
 
-/// Nanoseconds spent in each stage.
+/// Nanoseconds spent in each stage, and what processors did, by their places in the goal.
 #[derive(Default)]
 pub(crate) struct Clock {
+    usage: Mutex<Vec<(usize, Usage)>>,
     parse: AtomicU64,
     processors: AtomicU64,
     match_and_merge: AtomicU64,
     commit: AtomicU64,
+}
+
+impl GoalRun {
+    /// Adds what the goal's processors did with the files of a set.
+    fn used(&mut self, clock: &Clock) {
+        for (place, usage) in clock.usage.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if let Some(processor) = self.kept.report.processors.get_mut(place) {
+                processor.add(usage);
+            }
+        }
+    }
+
+    /// Counts the trap of a processor.
+    fn trapped(&mut self, error: &Error) {
+        let Error::Processor { error, .. } = error else { return };
+        let processors = &mut self.kept.report.processors;
+        let processor = processors.iter_mut().find(|processor| processor.plugin == error.plugin);
+        if let Some(processor) = processor.filter(|_| error.fault.is_trap()) {
+            processor.traps += 1;
+        }
+    }
 }
 
 fn timed<T>(total: &AtomicU64, work: impl FnOnce() -> T) -> T {
@@ -88,6 +110,7 @@ impl Import<'_> {
             goal: self.goal.name.clone(),
             kind: self.goal.target.kind().key().to_owned(),
             linked: (!self.goal.linked.is_empty()).then(report::LinkedRows::default),
+            processors: self.processors.iter().map(ProcessorReport::of).collect(),
             ..Report::default()
         };
         let kept =
@@ -119,6 +142,9 @@ impl Import<'_> {
     }
 
     fn import_files(&self, run: &mut GoalRun) -> Result<(), Error> {
+        if let Some(broken) = self.processors.iter().find_map(|processor| processor.broken.clone()) {
+            return Err(Error::Failed(broken));
+        }
         let mut found = self.sets()?;
         if Unfinished::of(self).finish_all(&found.files)? {
             found = self.sets()?;
@@ -142,6 +168,7 @@ impl Import<'_> {
             let status = *result.as_ref().unwrap_or(&FileStatus::Failed);
             run.kept.report.files.push(FileReport { name, status, rows });
             if let Err(error) = result {
+                run.trapped(&error);
                 if error.ends_goal() {
                     return Err(error);
                 }
@@ -238,7 +265,8 @@ impl Import<'_> {
         let resumed = state.position > 0;
         let joined = LinkedFiles::load(self, &resolver, set, &clock, |file, columns, rejected| {
             if self.dry || resumed { Ok(()) } else { run.rejected.append(columns, &file.name, rejected) }
-        })?;
+        });
+        let joined = joined.inspect_err(|_| run.used(&clock))?;
         let mut stretch = Stretch {
             import: self,
             file,
@@ -272,6 +300,7 @@ impl Import<'_> {
             Ok(()) => stretch.commit(None, true),
             Err(error) => Err(error),
         };
+        run.used(&clock);
         run.clock = clock;
         result?;
         unfinished.finish(set, &linked)?;
@@ -373,14 +402,17 @@ impl Import<'_> {
         let Some(reader) = reader else { return Ok(None) };
         let mut columns = reader.header().columns.clone();
         let mut sessions = Vec::new();
-        for processor in self.processors.iter().filter(|processor| processor.file == linked) {
-            let session = processor.plugin.open(&processor.config, &columns);
+        let mut places = Vec::new();
+        let own = self.processors.iter().enumerate().filter(|(_, processor)| processor.file == linked);
+        for (place, processor) in own {
+            let session = processor.plugin.open(&self.goal.name, &processor.config, &columns);
             let session =
                 session.map_err(|error| Error::Processor { file: file.name.clone(), batch: None, error })?;
             columns.extend_from_slice(session.added());
             sessions.push(session);
+            places.push(place);
         }
-        Ok(Some(OpenFile { reader, sessions, columns }))
+        Ok(Some(OpenFile { reader, sessions, places, columns }))
     }
 
     /// Hands what `work` makes of the file's batches to `take`, in order; reading and working run ahead on other
@@ -390,6 +422,20 @@ impl Import<'_> {
     /// If the file cannot be read on, or a processor fails, after what came before was handed to `take`; or with what
     /// `take` says.
     pub(crate) fn stream<W: Work>(
+        &self,
+        file: &FoundFile,
+        open: &mut OpenFile,
+        clock: &Clock,
+        work: &mut W,
+        take: impl FnMut(W::Done) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let result = self.stages(file, open, clock, work, take);
+        let used = open.places.iter().copied().zip(open.sessions.iter().map(Session::usage));
+        clock.usage.lock().unwrap_or_else(PoisonError::into_inner).extend(used);
+        result
+    }
+
+    fn stages<W: Work>(
         &self,
         file: &FoundFile,
         open: &mut OpenFile,
@@ -503,6 +549,8 @@ pub(crate) struct Identified {
 pub(crate) struct OpenFile {
     pub reader: Reader,
     pub sessions: Vec<Session>,
+    /// The sessions' processors, by their places in the goal.
+    places: Vec<usize>,
     /// The file's columns and those that processors add.
     pub columns: Vec<String>,
 }

@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod error;
 mod events;
+mod guest;
 mod import;
 mod linked;
 mod plan;

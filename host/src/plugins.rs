@@ -1,10 +1,13 @@
 //! Finds a goal's plugins: bundled in this binary, in the plugin folder, or at a path.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use jsonschema::error::ValidationErrorKind;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sluicebox_processors::{Limits, Plugin, Runtime};
+use sluicebox_processors::{Plugin, Runtime};
 
 use crate::config::{Config, ImportGoal, ProcessorEntry, nearest};
 use crate::error::Error;
@@ -19,13 +22,17 @@ pub(crate) struct Processor {
     pub file: Option<usize>,
     /// With its secrets: never shown.
     pub config: String,
+    /// Why it cannot say what it is: it broke off, or was stopped. The goal fails for that.
+    pub broken: Option<String>,
 }
 
 /// Loads the plugins of a goal.
 ///
 /// # Errors
-/// If one is missing, is no component, or is not the one that is pinned; if a secret is missing.
+/// If one is missing, is no component, or is not the one that is pinned; if a secret is missing; if a configuration does
+/// not go with the plugin's schema.
 pub(crate) fn load(config: &Config, goal: &ImportGoal, runtime: &Runtime) -> Result<Vec<Processor>, Error> {
+    let lock = Lock::read(&config.root)?;
     let load = |entry: &ProcessorEntry| {
         let failed = |reason: String| Error::Plugin { place: entry.place.clone(), reason };
         let (bytes, name) = find(config, &entry.plugin).map_err(failed)?;
@@ -37,10 +44,53 @@ pub(crate) fn load(config: &Config, goal: &ImportGoal, runtime: &Runtime) -> Res
                 )));
             }
         }
+        if let Some(lock) = &lock {
+            lock.check(&entry.plugin, &sha256(&bytes)).map_err(failed)?;
+        }
         let plugin = runtime.load(&name, &bytes, entry.limits).map_err(|error| failed(error.to_string()))?;
-        Ok(Processor { plugin, file: entry.file, config: entry.config.open(&config.root)? })
+        let own = entry.config.open(&config.root)?;
+        let broken = match plugin.describe() {
+            Ok(description) => {
+                check_config(&own, &description.config_schema)
+                    .map_err(|reason| failed(format!("plugin {name}: {reason}")))?;
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        Ok(Processor { plugin, file: entry.file, config: own, broken })
     };
     goal.processors.iter().map(load).collect()
+}
+
+/// Whether a configuration goes with a plugin's JSON Schema; the answer names each wrong value by its path and quotes
+/// none, for it may be a secret.
+fn check_config(config: &str, schema: &str) -> Result<(), String> {
+    let schema: serde_json::Value = serde_json::from_str(schema)
+        .map_err(|error| format!("the schema of its configuration is not JSON: {error}"))?;
+    // The schema is the plugin's: what it refers to elsewhere is not fetched.
+    let validator = jsonschema::validator_for(&schema)
+        .map_err(|error| format!("the schema of its configuration is no JSON Schema: {}", error.masked()))?;
+    let config: serde_json::Value =
+        serde_json::from_str(config).map_err(|error| format!("configuration: {error}"))?;
+    let wrong = validator.iter_errors(&config).take(5).map(|error| {
+        let path: String = error.instance_path().to_string().replace('/', ".");
+        format!("config{path}: {}", problem(&error))
+    });
+    let wrong: Vec<String> = wrong.collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+}
+
+/// What is wrong with a value, without the value. A key is no secret, and the nearest one helps.
+fn problem(error: &jsonschema::ValidationError<'_>) -> String {
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected } => {
+            format!("unknown key `{}`", unexpected.join("`, `"))
+        }
+        ValidationErrorKind::Required { property } => {
+            format!("`{}` is missing", property.as_str().unwrap_or_default())
+        }
+        _ => error.masked().to_string(),
+    }
 }
 
 /// The bytes of a plugin and the name to call it by.
@@ -107,7 +157,65 @@ pub(crate) fn runtime(config: &Config, keep: bool) -> Result<Runtime, Error> {
     Runtime::new(keep.then_some(cache.as_path())).map_err(|fault| Error::Usage(fault.to_string()))
 }
 
-/// The limits under which plugins are asked what they are.
-pub(crate) fn inspection_limits() -> Limits {
-    Limits::default()
+/// The plugins that the goals use, pinned by `sluicebox plugin lock`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Lock {
+    /// The SHA-256 of each, by the name or path that goals give.
+    pub plugins: BTreeMap<String, String>,
+}
+
+const LOCK_FILE: &str = "plugins.lock";
+
+impl Lock {
+    /// What is there now.
+    ///
+    /// # Errors
+    /// If a plugin is not there.
+    pub(crate) fn of(config: &Config) -> Result<Self, Error> {
+        let mut plugins = BTreeMap::new();
+        for entry in config.connections.iter().flat_map(|connection| &connection.goals).flat_map(|goal| &goal.processors) {
+            let (bytes, _) = find(config, &entry.plugin)
+                .map_err(|reason| Error::Plugin { place: entry.place.clone(), reason })?;
+            plugins.insert(entry.plugin.clone(), sha256(&bytes));
+        }
+        Ok(Self { plugins })
+    }
+
+    /// What was written down, if anything was.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub(crate) fn read(root: &Path) -> Result<Option<Self>, Error> {
+        let place = root.join(LOCK_FILE);
+        let text = match fs::read_to_string(&place) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(&place, error)),
+        };
+        let wrong = |error: toml::de::Error| Error::Usage(format!("{}: {}", place.display(), error.message()));
+        toml::from_str(&text).map(Some).map_err(wrong)
+    }
+
+    /// Writes it into the working folder.
+    ///
+    /// # Errors
+    /// If that cannot be done.
+    pub(crate) fn write(&self, root: &Path) -> Result<(), Error> {
+        let place = root.join(LOCK_FILE);
+        let table = toml::to_string(self).map_err(|error| Error::Usage(error.to_string()))?;
+        let text = format!("# Written by `sluicebox plugin lock`: `sluicebox run` refuses a plugin that differs.\n{table}");
+        fs::write(&place, text).map_err(|error| Error::io(&place, error))
+    }
+
+    fn check(&self, plugin: &str, found: &str) -> Result<(), String> {
+        let next = "`sluicebox plugin lock` takes the plugins as they are now";
+        match self.plugins.get(plugin) {
+            Some(locked) if locked == found => Ok(()),
+            Some(_) => Err(format!(
+                "plugin {plugin} is not the one in {LOCK_FILE}: its sha256 is {found}; {next}"
+            )),
+            None => Err(format!("plugin {plugin} is not in {LOCK_FILE}; {next}")),
+        }
+    }
 }

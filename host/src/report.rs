@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use sluicebox_matching::Counts;
 use sluicebox_model::{Class, RecordId};
+use sluicebox_processors::Usage;
+
+use crate::plugins::Processor;
 
 /// A goal run as `run --json` prints it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -20,6 +23,9 @@ pub(crate) struct Report {
     pub cells_rejected: u64,
     pub profiles: Profiles,
     pub events: Events,
+    /// In the order of the goal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processors: Vec<ProcessorReport>,
     pub duration_ms: u64,
     pub error: Option<String>,
     /// Where the time went, in milliseconds: stages run at the same time.
@@ -64,6 +70,39 @@ pub(crate) struct Rows {
     pub rejected: u64,
     pub excluded: u64,
     pub merged: u64,
+}
+
+/// What a processor of a goal did in a run, and what it took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ProcessorReport {
+    pub plugin: String,
+    /// Rows that it saw; those that processors before it took out are not among them.
+    pub read: u64,
+    pub kept: u64,
+    pub dropped: u64,
+    pub rejected: u64,
+    /// How often it broke off or was stopped.
+    pub traps: u64,
+    /// The time of its calls.
+    pub time_ms: u64,
+    /// In bytes.
+    pub peak_memory: u64,
+}
+
+impl ProcessorReport {
+    pub(crate) fn of(processor: &Processor) -> Self {
+        Self { plugin: processor.plugin.name().to_owned(), ..Self::default() }
+    }
+
+    /// Adds what it did with a file.
+    pub(crate) fn add(&mut self, usage: Usage) {
+        self.read += usage.rows;
+        self.kept += usage.rows - usage.dropped - usage.rejected;
+        self.dropped += usage.dropped;
+        self.rejected += usage.rejected;
+        self.time_ms += u64::try_from(usage.time.as_millis()).unwrap_or(u64::MAX);
+        self.peak_memory = self.peak_memory.max(usage.peak_memory);
+    }
 }
 
 /// The rows of linked files.

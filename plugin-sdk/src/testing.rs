@@ -38,20 +38,7 @@ impl Processed {
 pub fn run<P: Processor>(config: &str, header: &[&str], rows: &[&[&str]]) -> Result<Processed, Failure> {
     let mut header: Vec<String> = header.iter().map(|&name| name.to_owned()).collect();
     let (session, wanted, added) = component::open::<P>(config, header.clone())?;
-    let mut input = types::Batch {
-        rows: u32::try_from(rows.len()).unwrap_or(u32::MAX),
-        data: Vec::new(),
-        offsets: Vec::new(),
-        validity: Vec::new(),
-    };
-    for column in &wanted {
-        input.offsets.push(end(&input.data));
-        for row in rows {
-            input.data.extend_from_slice(row.get(*column as usize).unwrap_or(&"").as_bytes());
-            input.offsets.push(end(&input.data));
-        }
-    }
-    let outcome = session.run(input).map_err(|failure| match failure {
+    let outcome = session.run(batch(&wanted, rows.iter().copied())).map_err(|failure| match failure {
         types::Failure::Config(message) => Failure::Config(message),
         types::Failure::Data(message) => Failure::Data(message),
     })?;
@@ -69,6 +56,59 @@ pub fn run<P: Processor>(config: &str, header: &[&str], rows: &[&[&str]]) -> Res
     apply(&outcome, &places, &mut cells);
     let verdicts = (0..).take(rows.len()).map(|row| verdict(&outcome, row));
     Ok(Processed { header, rows: verdicts.zip(cells).collect() })
+}
+
+/// Measures a processor without the sandbox, for `sluicebox plugin bench`, which runs it as `examples/native.rs` and
+/// says on stdin what to measure. Prints `{"ns_per_call": …}`.
+pub fn bench<P: Processor>() {
+    #[derive(serde::Deserialize)]
+    struct Input {
+        config: String,
+        header: Vec<String>,
+        rows: Vec<Vec<String>>,
+        warm_up: u32,
+        calls: u32,
+    }
+    let measured = serde_json::from_reader::<_, Input>(std::io::stdin())
+        .map_err(|error| Failure::config(error.to_string()))
+        .and_then(|input| {
+            let (session, wanted, _) = component::open::<P>(&input.config, input.header)?;
+            let rows: Vec<Vec<&str>> =
+                input.rows.iter().map(|row| row.iter().map(String::as_str).collect()).collect();
+            let mut nanoseconds = 0;
+            for call in 0..input.warm_up + input.calls {
+                let batch = batch(&wanted, rows.iter().map(Vec::as_slice));
+                let begun = std::time::Instant::now();
+                std::hint::black_box(session.run(batch)).map_err(|_| Failure::data("the batch fails"))?;
+                if call >= input.warm_up {
+                    nanoseconds += begun.elapsed().as_nanos();
+                }
+            }
+            Ok(nanoseconds / u128::from(input.calls.max(1)))
+        });
+    #[expect(clippy::print_stdout, reason = "its answer")]
+    match measured {
+        Ok(nanoseconds) => println!("{{\"ns_per_call\": {nanoseconds}}}"),
+        Err(failure) => println!("{{\"failure\": {:?}}}", format!("{failure:?}")),
+    }
+}
+
+/// The wanted columns of some rows.
+fn batch<'a>(wanted: &[u32], rows: impl ExactSizeIterator<Item = &'a [&'a str]> + Clone) -> types::Batch {
+    let mut input = types::Batch {
+        rows: u32::try_from(rows.len()).unwrap_or(u32::MAX),
+        data: Vec::new(),
+        offsets: Vec::new(),
+        validity: Vec::new(),
+    };
+    for column in wanted {
+        input.offsets.push(end(&input.data));
+        for row in rows.clone() {
+            input.data.extend_from_slice(row.get(*column as usize).unwrap_or(&"").as_bytes());
+            input.offsets.push(end(&input.data));
+        }
+    }
+    input
 }
 
 fn end(data: &[u8]) -> u32 {

@@ -5,7 +5,7 @@ use sluicebox_model::{
     MergeRule, NumberFormat, PropertySchema, READ_ONLY_PROPERTIES, Schema, ValueType, property,
     time_format_error,
 };
-use sluicebox_processors::Limits;
+use sluicebox_processors::{Grants, Limits};
 use sluicebox_store::Owner;
 use toml::de::DeValue;
 
@@ -482,12 +482,23 @@ fn processor(limits: Limits, linked: &[LinkedEntry], section: &Section<'_>) -> P
         plugin,
         file,
         config: section.section("config").map(|config| Sealed::read(&config)).unwrap_or_default(),
-        limits: read_limits(section, limits),
+        limits: Limits { grants: grants(section), ..read_limits(section, limits) },
         sha256,
         place,
     };
     section.finish();
     read
+}
+
+/// What a processor gets besides its rows.
+fn grants(section: &Section<'_>) -> Grants {
+    let (mut grants, none) = (Grants::default(), Grants::default());
+    let names = [("clock", Grants { clock: true, ..none }), ("random", Grants { random: true, ..none })];
+    for entry in section.get("grants").map(|entry| entry.array()).unwrap_or_default() {
+        let named = entry.text().and_then(|name| entry.choose(name, &names)).unwrap_or_default();
+        grants = Grants { clock: grants.clock | named.clock, random: grants.random | named.random };
+    }
+    grants
 }
 
 fn identifiers(goal: &Section<'_>, kind: Kind, properties: &[PropertySchema]) -> Vec<IdentifierEntry> {

@@ -93,6 +93,7 @@ pub(crate) fn read_limits(section: &Section<'_>, base: Limits) -> Limits {
         batch_time: duration(section, "batch_time", base.batch_time),
         open_time: duration(section, "open_time", base.open_time),
         log_lines,
+        grants: base.grants,
     }
 }
 

@@ -4,6 +4,9 @@
 mod bench;
 mod data;
 mod demo;
+// The same search as `sluicebox plugin build`.
+#[path = "../../src/guest.rs"]
+mod guest;
 mod plugins;
 mod setup;
 mod shell;

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::setup::Guest;
+use crate::setup::{component, guest_cargo};
 use crate::shell::{root, run};
 
 /// Builds every bundled plugin as a component, into plugins/built, from where the host takes them up.
@@ -26,8 +26,7 @@ fn build_from(folder: &Path) -> anyhow::Result<()> {
         }
     }
     names.sort();
-    let guest = Guest::find()?;
-    let mut command = guest.cargo()?;
+    let mut command = guest_cargo()?;
     for name in &names {
         command.args(["--package", name]);
     }
@@ -35,7 +34,7 @@ fn build_from(folder: &Path) -> anyhow::Result<()> {
     let built = folder.join("built");
     fs::create_dir_all(&built)?;
     for name in &names {
-        let (from, to) = (Guest::component(name)?, built.join(format!("{name}.wasm")));
+        let (from, to) = (component(name)?, built.join(format!("{name}.wasm")));
         let component = fs::read(&from).with_context(|| from.display().to_string())?;
         // The host is built again only if a plugin changed.
         if fs::read(&to).ok().as_ref() != Some(&component) {

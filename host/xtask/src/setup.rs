@@ -4,14 +4,13 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
+use crate::guest::{Guest, TARGET, linkers};
 use crate::shell::{install, output, root, run, target};
-
-const GUEST: &str = "wasm32-unknown-unknown";
 
 /// Finds or installs everything that any task needs.
 pub(crate) fn everything() -> anyhow::Result<()> {
     clang()?;
-    Guest::find()?;
+    guest()?;
     gnupg()?;
     seaweedfs()?;
     cargo_deny().map(|_| ())
@@ -72,93 +71,43 @@ fn has_libclang() -> bool {
     })
 }
 
-/// A compiler for plugins with its standard library.
-pub(crate) enum Guest {
-    /// The toolchain that builds the host has the library.
-    Rustup,
-    /// Debian's compiler, which builds the library from its sources.
-    Debian,
-}
-
-impl Guest {
-    /// Finds the guests' standard library, or gets it: it is installed; rustup installs it; Debian's compiler
-    /// builds it.
-    pub(crate) fn find() -> anyhow::Result<Self> {
-        if guest_library()?.is_dir() {
-            println!("{GUEST}: found");
-            return Ok(Self::Rustup);
+/// A compiler for plugins with its standard library: the one that is installed; or rustup installs the library; or
+/// Debian's compiler builds it.
+pub(crate) fn guest() -> anyhow::Result<Guest> {
+    match Guest::find() {
+        Some(guest) => {
+            println!("{TARGET}: found, {guest:?}");
+            Ok(guest)
         }
-        println!("{GUEST}: not installed; asking rustup for it");
-        let added = Command::new("rustup").args(["target", "add", GUEST]).current_dir(root()).status();
-        if added.is_ok_and(|status| status.success()) && guest_library()?.is_dir() {
-            return Ok(Self::Rustup);
-        }
-        println!("{GUEST}: rustup cannot get it; using Debian's compiler, which builds it from its sources");
-        let sources = Path::new("/usr/bin/cargo").exists()
-            && output(Command::new("/usr/bin/rustc").args(["--print", "sysroot"]))
-                .is_some_and(|sysroot| Path::new(&sysroot).join("lib/rustlib/src/rust/library").exists());
-        if !sources {
+        None => {
+            println!("{TARGET}: rustup cannot get it; using Debian's compiler, which builds it from its sources");
             install(&["rustc-web", "cargo-web", "rust-web-src"])?;
+            Ok(Guest::Debian)
         }
-        Ok(Self::Debian)
-    }
-
-    /// A cargo that builds for the guests' target; the linker makes components.
-    pub(crate) fn cargo(&self) -> anyhow::Result<Command> {
-        let mut command = match self {
-            Self::Rustup => {
-                let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-                command.arg("build");
-                command
-            }
-            Self::Debian => {
-                let mut command = Command::new("/usr/bin/cargo");
-                command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
-                // What rustup sets would lead back to its own toolchain.
-                command.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO");
-                command.args(["build", "-Z", "build-std=std,panic_abort"]);
-                command
-            }
-        };
-        let tools = sysroot()?.join("lib/rustlib").join(host()?).join("bin");
-        let (linker, wasm_ld) = (tools.join("wasm-component-ld"), tools.join("gcc-ld/wasm-ld"));
-        if !linker.exists() {
-            bail!("{} is missing: the Rust toolchain is not whole", linker.display());
-        }
-        command
-            .args(["--target", GUEST, "--profile", "plugin"])
-            .current_dir(root())
-            .env("CARGO_TARGET_DIR", target()?.join("plugins"))
-            .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker)
-            .env("RUSTFLAGS", format!("-C link-arg=--wasm-ld-path={}", wasm_ld.display()));
-        Ok(command)
-    }
-
-    /// Where that cargo leaves a component.
-    pub(crate) fn component(name: &str) -> anyhow::Result<PathBuf> {
-        let folder = target()?.join("plugins").join(GUEST).join("plugin");
-        Ok(folder.join(format!("{}.wasm", name.replace('-', "_"))))
     }
 }
 
-fn guest_library() -> anyhow::Result<PathBuf> {
-    Ok(sysroot()?.join("lib/rustlib").join(GUEST).join("lib"))
-}
-
-fn rustc() -> Command {
-    let mut command = Command::new("rustc");
-    command.current_dir(root());
+/// A cargo that builds the bundled plugins; the linker makes components.
+pub(crate) fn guest_cargo() -> anyhow::Result<Command> {
+    let mut command = guest()?.cargo();
+    let tools = linkers().context("there is no rustc; install Rust with rustup")?;
+    let (linker, wasm_ld) = (tools.join("wasm-component-ld"), tools.join("gcc-ld/wasm-ld"));
+    if !linker.exists() {
+        bail!("{} is missing: the Rust toolchain is not whole", linker.display());
+    }
     command
+        .args(["--profile", "plugin"])
+        .current_dir(root())
+        .env("CARGO_TARGET_DIR", target()?.join("plugins"))
+        .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker)
+        .env("RUSTFLAGS", format!("-C link-arg=--wasm-ld-path={}", wasm_ld.display()));
+    Ok(command)
 }
 
-fn sysroot() -> anyhow::Result<PathBuf> {
-    Ok(output(rustc().args(["--print", "sysroot"]))
-        .context("there is no rustc; install Rust with rustup")?
-        .into())
-}
-
-fn host() -> anyhow::Result<String> {
-    output(rustc().args(["--print", "host-tuple"])).context("rustc does not name the host")
+/// Where that cargo leaves a component.
+pub(crate) fn component(name: &str) -> anyhow::Result<PathBuf> {
+    let folder = target()?.join("plugins").join(TARGET).join("plugin");
+    Ok(folder.join(format!("{}.wasm", name.replace('-', "_"))))
 }
 
 /// Checks licences and known vulnerabilities.

@@ -43,6 +43,17 @@ pub enum Fault {
         /// The names of what it exports.
         found: String,
     },
+    /// It was built for a version of the contract that this host does not speak.
+    #[error(
+        "it was built for sluicebox:processor {found}; this host supports {supported} and older ones of 1.x: build \
+         it with the SDK of this host, or use a newer sluicebox"
+    )]
+    Version {
+        /// The plugin's.
+        found: String,
+        /// The host's.
+        supported: &'static str,
+    },
     /// It asks for what no processor gets.
     #[error("it imports what no processor gets: {0}")]
     Imports(String),
@@ -103,6 +114,21 @@ pub enum Fault {
     /// The host's own trouble.
     #[error("{0}")]
     Host(String),
+}
+
+impl Fault {
+    /// Whether it broke off or was stopped while it ran.
+    pub fn is_trap(&self) -> bool {
+        matches!(
+            self,
+            Self::Time { .. }
+                | Self::Memory { .. }
+                | Self::Tables { .. }
+                | Self::Stack(_)
+                | Self::TooMuch(_)
+                | Self::Trap { .. }
+        )
+    }
 }
 
 /// A plugin's words, as they may be shown.

@@ -13,7 +13,7 @@ mod runtime;
 mod session;
 
 pub use error::{Fault, PluginError};
-pub use limits::Limits;
+pub use limits::{Grants, Limits};
 pub use outcome::OutcomeError;
 pub use runtime::{Description, Plugin, Runtime};
-pub use session::Session;
+pub use session::{Session, Usage};

@@ -19,27 +19,48 @@ pub struct Limits {
     pub open_time: Duration,
     /// The messages that it may write while it works on one file.
     pub log_lines: u32,
+    /// What it gets besides its rows.
+    pub grants: Grants,
+}
+
+/// What a processor gets besides its rows. Without a grant clocks stand still and random numbers are always the same, so
+/// that a run can be repeated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// The time.
+    pub clock: bool,
+    /// Random numbers.
+    pub random: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs(5);
-        Self { memory: 64 << 20, batch_time: seconds, open_time: seconds, log_lines: 1000 }
+        Self { memory: 64 << 20, batch_time: seconds, open_time: seconds, log_lines: 1000, grants: Grants::default() }
     }
 }
 
+/// Bytes of all messages of a plugin while it works on one file.
+const LOG_BYTES: usize = 256 << 10;
 /// Elements of all tables together. Tables hold functions; large programs have some ten thousand.
 pub(crate) const TABLE_ELEMENTS: usize = 200_000;
 
 /// What an instance has besides its memory: the host's side of the sandbox.
 pub(crate) struct State {
     plugin: String,
+    /// The goal that it works for; empty outside of one.
+    goal: String,
+    /// The number of the batch that it works on, from 1; 0 before the first.
+    pub batch: u64,
     limits: Limits,
-    memory: usize,
+    /// The bytes of its memories, which never shrink.
+    pub memory: usize,
     table_elements: usize,
     /// Which growth was refused, if any was: a plugin that breaks off afterwards broke off for that.
     pub refused: Option<Refused>,
     log_lines: u32,
+    log_bytes: usize,
+    silenced: bool,
     wasi: WasiCtx,
     resources: ResourceTable,
 }
@@ -51,27 +72,28 @@ pub(crate) enum Refused {
 }
 
 impl State {
-    /// An empty WASI: no folders, environment, arguments or sockets. Clocks stand still and random numbers are
-    /// always the same, so that a run can be repeated.
-    pub(crate) fn new(plugin: &str, limits: Limits) -> Self {
-        let wasi = WasiCtx::builder()
-            .allow_tcp(false)
-            .allow_udp(false)
-            .allow_ip_name_lookup(false)
-            .wall_clock(StoppedClock)
-            .monotonic_clock(StoppedClock)
-            .secure_random(same_numbers())
-            .insecure_random(same_numbers())
-            .insecure_random_seed(0)
-            .max_random_size(64 << 10)
-            .build();
+    /// An empty WASI: no folders, environment, arguments or sockets.
+    pub(crate) fn new(plugin: &str, goal: &str, limits: Limits) -> Self {
+        let mut wasi = WasiCtx::builder();
+        wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false).max_random_size(64 << 10);
+        if !limits.grants.clock {
+            wasi.wall_clock(StoppedClock).monotonic_clock(StoppedClock);
+        }
+        if !limits.grants.random {
+            wasi.secure_random(same_numbers()).insecure_random(same_numbers()).insecure_random_seed(0);
+        }
+        let wasi = wasi.build();
         Self {
             plugin: plugin.to_owned(),
+            goal: goal.to_owned(),
+            batch: 0,
             limits,
             memory: 0,
             table_elements: 0,
             refused: None,
             log_lines: 0,
+            log_bytes: 0,
+            silenced: false,
             wasi,
             resources: ResourceTable::new(),
         }
@@ -123,20 +145,21 @@ impl types::Host for State {}
 impl log::Host for State {
     fn write(&mut self, level: log::Level, message: String) {
         self.log_lines = self.log_lines.saturating_add(1);
-        if self.log_lines > self.limits.log_lines {
-            if self.log_lines == self.limits.log_lines.saturating_add(1) {
-                let limit = self.limits.log_lines;
-                tracing::warn!(plugin = self.plugin, limit, "further messages of the plugin are not shown");
+        self.log_bytes = self.log_bytes.saturating_add(message.len());
+        let (plugin, goal, batch) = (&self.plugin, &self.goal, self.batch);
+        if self.log_lines > self.limits.log_lines || self.log_bytes > LOG_BYTES {
+            if !std::mem::replace(&mut self.silenced, true) {
+                tracing::warn!(goal, plugin, batch, "further messages of the plugin are not shown");
             }
             return;
         }
         let message = shown(&message);
         match level {
-            log::Level::Trace => tracing::trace!(plugin = self.plugin, "{message}"),
-            log::Level::Debug => tracing::debug!(plugin = self.plugin, "{message}"),
-            log::Level::Info => tracing::info!(plugin = self.plugin, "{message}"),
-            log::Level::Warn => tracing::warn!(plugin = self.plugin, "{message}"),
-            log::Level::Error => tracing::error!(plugin = self.plugin, "{message}"),
+            log::Level::Trace => tracing::trace!(goal, plugin, batch, "{message}"),
+            log::Level::Debug => tracing::debug!(goal, plugin, batch, "{message}"),
+            log::Level::Info => tracing::info!(goal, plugin, batch, "{message}"),
+            log::Level::Warn => tracing::warn!(goal, plugin, batch, "{message}"),
+            log::Level::Error => tracing::error!(goal, plugin, batch, "{message}"),
         }
     }
 }

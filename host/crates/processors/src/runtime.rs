@@ -23,7 +23,9 @@ const COMPILE_TIME: Duration = Duration::from_secs(60);
 const STACK: usize = 512 << 10;
 /// How many of a plugin's functions a trap's message names.
 const FRAMES: usize = 8;
-const INTERFACE: &str = "sluicebox:processor/processor@1.0.0";
+const INTERFACE: &str = "sluicebox:processor/processor";
+/// The contract's version that this host speaks, and with it every older one of the same major number.
+const VERSION: &str = "1.0.0";
 
 /// The engine that compiles and runs plugins. One a process.
 pub struct Runtime {
@@ -97,7 +99,7 @@ impl Runtime {
         let imports = self.check_world(&component).map_err(failed)?;
         let pre = self.linker.instantiate_pre(&component).and_then(WorldPre::new);
         let pre =
-            pre.map_err(|error| failed(Fault::World { expected: INTERFACE.into(), found: chain(&error) }))?;
+            pre.map_err(|error| failed(Fault::World { expected: format!("{INTERFACE}@{VERSION}"), found: chain(&error) }))?;
         Ok(Plugin { name: name.into(), digest, limits, imports: imports.into(), pre })
     }
 
@@ -144,9 +146,14 @@ impl Runtime {
     fn check_world(&self, component: &Component) -> Result<Vec<String>, Fault> {
         let world = component.component_type();
         let exports: Vec<String> = world.exports(&self.engine).map(|(name, _)| shown(name)).collect();
-        if !exports.iter().any(|name| name == INTERFACE) {
+        let version = exports.iter().find_map(|name| name.strip_prefix(INTERFACE)?.strip_prefix('@'));
+        if version.is_some_and(|version| !runs(version)) {
+            let found = version.unwrap_or_default().to_owned();
+            return Err(Fault::Version { found, supported: VERSION });
+        }
+        if version.is_none() {
             let found = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
-            return Err(Fault::World { expected: INTERFACE.to_owned(), found });
+            return Err(Fault::World { expected: format!("{INTERFACE}@{VERSION}"), found });
         }
         let imports: Vec<String> = world.imports(&self.engine).map(|(name, _)| shown(name)).collect();
         let foreign =
@@ -178,7 +185,7 @@ impl Plugin {
     /// If it breaks off or reaches a limit.
     pub fn describe(&self) -> Result<Description, PluginError> {
         let failed = |fault| PluginError { plugin: self.name().to_owned(), fault };
-        let mut instance = Instance::start(&self.pre, &self.name, self.limits).map_err(failed)?;
+        let mut instance = Instance::start(&self.pre, &self.name, "", self.limits).map_err(failed)?;
         let said =
             instance.call(Call::Describe, |guest, store| guest.call_describe(store)).map_err(failed)?;
         Ok(Description {
@@ -189,17 +196,29 @@ impl Plugin {
         })
     }
 
-    /// Begins a file with the columns `header`. `config` is JSON.
+    /// Begins a file with the columns `header`, for a goal that its messages name. `config` is JSON.
     ///
     /// # Errors
     /// If the plugin refuses its configuration, breaks off, or reaches a limit.
-    pub fn open(&self, config: &str, header: &[String]) -> Result<Session, PluginError> {
-        let opened = Instance::start(&self.pre, &self.name, self.limits)
+    pub fn open(&self, goal: &str, config: &str, header: &[String]) -> Result<Session, PluginError> {
+        let opened = Instance::start(&self.pre, &self.name, goal, self.limits)
             .and_then(|instance| Session::open(instance, self.limits, config, header));
         match opened {
             Ok(session) => Ok(session),
             Err(fault) => Err(PluginError { plugin: self.name().to_owned(), fault }),
         }
+    }
+}
+
+/// Whether a plugin of this version of the contract runs here: the same major number, and no newer minor one.
+fn runs(version: &str) -> bool {
+    let numbers = |version: &str| {
+        let mut numbers = version.split('.').map(|number| number.parse::<u32>().ok());
+        Some((numbers.next()??, numbers.next()??))
+    };
+    match (numbers(version), numbers(VERSION)) {
+        (Some((major, minor)), Some((own_major, own_minor))) => major == own_major && minor <= own_minor,
+        _ => false,
     }
 }
 

@@ -1,6 +1,6 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use sluicebox_model::RecordBatch;
+use sluicebox_model::{RecordBatch, Verdict};
 use wasmtime::component::ResourceAny;
 use wasmtime::{Store, Trap};
 
@@ -47,8 +47,13 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    pub(crate) fn start(pre: &WorldPre<State>, name: &str, limits: Limits) -> Result<Self, Fault> {
-        let mut store = Store::new(pre.engine(), State::new(name, limits));
+    pub(crate) fn start(
+        pre: &WorldPre<State>,
+        name: &str,
+        goal: &str,
+        limits: Limits,
+    ) -> Result<Self, Fault> {
+        let mut store = Store::new(pre.engine(), State::new(name, goal, limits));
         store.limiter(|state| state);
         // Nothing that is handed over can be larger than the memory that it comes from; aliased lists could.
         store.set_hostcall_fuel(limits.memory);
@@ -105,6 +110,22 @@ pub struct Session {
     wanted: usize,
     added: Vec<String>,
     input: Batch,
+    usage: Usage,
+}
+
+/// What a plugin did, and what it took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Rows that it saw, without those that were taken out before.
+    pub rows: u64,
+    /// Rows of them that it dropped.
+    pub dropped: u64,
+    /// Rows of them that it rejected.
+    pub rejected: u64,
+    /// The time of its calls, the host's copies included.
+    pub time: Duration,
+    /// Bytes of its memories, at most.
+    pub peak_memory: u64,
 }
 
 impl Session {
@@ -150,6 +171,7 @@ impl Session {
             wanted,
             added: opened.added,
             input,
+            usage: Usage::default(),
         })
     }
 
@@ -163,12 +185,21 @@ impl Session {
         self.header
     }
 
+    /// What it did so far.
+    pub fn usage(&self) -> Usage {
+        Usage { peak_memory: self.instance.store.data().memory as u64, ..self.usage }
+    }
+
     /// Has the plugin look at a batch, and applies what it says.
     ///
     /// # Errors
     /// If it fails, breaks off, reaches a limit or answers against the contract; the batch is as it was.
     pub fn process(&mut self, batch: &mut RecordBatch) -> Result<(), PluginError> {
-        self.run(batch).map_err(|fault| PluginError { plugin: self.instance.name.clone(), fault })
+        self.instance.store.data_mut().batch += 1;
+        let begun = Instant::now();
+        let result = self.run(batch);
+        self.usage.time += begun.elapsed();
+        result.map_err(|fault| PluginError { plugin: self.instance.name.clone(), fault })
     }
 
     fn run(&mut self, batch: &mut RecordBatch) -> Result<(), Fault> {
@@ -182,7 +213,13 @@ impl Session {
             .call(Call::Process, |guest, store| guest.session().call_process(store, resource, input))?
             .map_err(failure)?;
         let valid = validate(outcome, batch.rows(), self.columns.len())?;
+        self.usage.rows += batch.kept().count() as u64;
         for (row, verdict) in valid.verdicts {
+            match (batch.verdict(row), &verdict) {
+                (Verdict::Keep, Verdict::Drop) => self.usage.dropped += 1,
+                (Verdict::Keep, Verdict::Reject { .. }) => self.usage.rejected += 1,
+                _ => {}
+            }
             batch.judge(row, verdict);
         }
         for (column, cells) in valid.columns {

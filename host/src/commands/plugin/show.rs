@@ -1,48 +1,19 @@
-//! `sluicebox plugin`.
+//! `sluicebox plugin list` and `sluicebox plugin inspect`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::json;
-use sluicebox_processors::{Description, Plugin, Runtime};
+use sluicebox_processors::Runtime;
 
+use super::{describe, runtime};
 use crate::cli::{complain, print};
 use crate::config::Config;
 use crate::error::Error;
-use crate::plugins::{self, BUNDLED, in_plugin_folder, sha256};
+use crate::plugins::{BUNDLED, in_plugin_folder, sha256};
 
-/// What to show of plugins.
-#[derive(clap::Subcommand)]
-pub(crate) enum Command {
-    /// Shows the bundled plugins and those in the plugin folder.
-    List {
-        /// One JSON object a plugin.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Shows what a plugin is: a file, or a name as goals give it.
-    Inspect {
-        /// The .wasm file or the name.
-        file: String,
-        /// One JSON object.
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// Shows plugins. Their code is run only to be asked what they are, under the usual limits.
-///
-/// # Errors
-/// If a plugin cannot be used.
-pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
-    match command {
-        Command::List { json } => list(folder, *json),
-        Command::Inspect { file, json } => inspect(folder, file, *json),
-    }
-}
-
-fn list(folder: &Path, json: bool) -> Result<u8, Error> {
+pub(super) fn list(folder: &Path, json: bool) -> Result<u8, Error> {
     let config = match Config::load(folder) {
         Err(Error::NoWorkingFolder(_)) => None,
         config => Some(config?),
@@ -75,7 +46,7 @@ fn list(folder: &Path, json: bool) -> Result<u8, Error> {
     Ok(u8::from(wrong) * 2)
 }
 
-fn inspect(folder: &Path, file: &str, json: bool) -> Result<u8, Error> {
+pub(super) fn inspect(folder: &Path, file: &str, json: bool) -> Result<u8, Error> {
     let path = PathBuf::from(file);
     let (name, bytes) = match BUNDLED.iter().find(|(name, _)| *name == file) {
         Some((name, bytes)) if !path.exists() => ((*name).to_owned(), bytes.to_vec()),
@@ -117,21 +88,4 @@ fn inspect(folder: &Path, file: &str, json: bool) -> Result<u8, Error> {
         print(format!("config_schema: {schema:#}"))?;
     }
     Ok(0)
-}
-
-fn runtime(config: Option<&Config>) -> Result<Runtime, Error> {
-    match config {
-        Some(config) => plugins::runtime(config, false),
-        None => Runtime::new(None).map_err(|fault| Error::Usage(fault.to_string())),
-    }
-}
-
-fn describe(runtime: &Runtime, name: &str, bytes: &[u8]) -> Result<(Plugin, Description), Error> {
-    let failed = |error: sluicebox_processors::PluginError| Error::Plugin {
-        place: format!("{name}.wasm"),
-        reason: error.to_string(),
-    };
-    let plugin = runtime.load(name, bytes, plugins::inspection_limits()).map_err(failed)?;
-    let description = plugin.describe().map_err(failed)?;
-    Ok((plugin, description))
 }
