@@ -55,7 +55,10 @@ fn sdk(root: &Path, out: &Path) -> io::Result<()> {
     let mut files = vec![("Cargo.toml".to_owned(), own)];
     for entry in fs::read_dir(sources)? {
         let entry = entry?;
-        files.push((format!("src/{}", entry.file_name().to_string_lossy()), fs::read_to_string(entry.path())?));
+        files.push((
+            format!("src/{}", entry.file_name().to_string_lossy()),
+            fs::read_to_string(entry.path())?,
+        ));
     }
     files.sort();
     fs::write(out.join("sdk.rs"), format!("&{files:?}"))?;

@@ -174,7 +174,12 @@ impl Lock {
     /// If a plugin is not there.
     pub(crate) fn of(config: &Config) -> Result<Self, Error> {
         let mut plugins = BTreeMap::new();
-        for entry in config.connections.iter().flat_map(|connection| &connection.goals).flat_map(|goal| &goal.processors) {
+        for entry in config
+            .connections
+            .iter()
+            .flat_map(|connection| &connection.goals)
+            .flat_map(|goal| &goal.processors)
+        {
             let (bytes, _) = find(config, &entry.plugin)
                 .map_err(|reason| Error::Plugin { place: entry.place.clone(), reason })?;
             plugins.insert(entry.plugin.clone(), sha256(&bytes));
@@ -193,7 +198,8 @@ impl Lock {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(&place, error)),
         };
-        let wrong = |error: toml::de::Error| Error::Usage(format!("{}: {}", place.display(), error.message()));
+        let wrong =
+            |error: toml::de::Error| Error::Usage(format!("{}: {}", place.display(), error.message()));
         toml::from_str(&text).map(Some).map_err(wrong)
     }
 
@@ -204,7 +210,9 @@ impl Lock {
     pub(crate) fn write(&self, root: &Path) -> Result<(), Error> {
         let place = root.join(LOCK_FILE);
         let table = toml::to_string(self).map_err(|error| Error::Usage(error.to_string()))?;
-        let text = format!("# Written by `sluicebox plugin lock`: `sluicebox run` refuses a plugin that differs.\n{table}");
+        let text = format!(
+            "# Written by `sluicebox plugin lock`: `sluicebox run` refuses a plugin that differs.\n{table}"
+        );
         fs::write(&place, text).map_err(|error| Error::io(&place, error))
     }
 
@@ -212,9 +220,9 @@ impl Lock {
         let next = "`sluicebox plugin lock` takes the plugins as they are now";
         match self.plugins.get(plugin) {
             Some(locked) if locked == found => Ok(()),
-            Some(_) => Err(format!(
-                "plugin {plugin} is not the one in {LOCK_FILE}: its sha256 is {found}; {next}"
-            )),
+            Some(_) => {
+                Err(format!("plugin {plugin} is not the one in {LOCK_FILE}: its sha256 is {found}; {next}"))
+            }
             None => Err(format!("plugin {plugin} is not in {LOCK_FILE}; {next}")),
         }
     }

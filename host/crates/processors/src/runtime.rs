@@ -98,8 +98,9 @@ impl Runtime {
         let component = self.component(bytes, &digest).map_err(failed)?;
         let imports = self.check_world(&component).map_err(failed)?;
         let pre = self.linker.instantiate_pre(&component).and_then(WorldPre::new);
-        let pre =
-            pre.map_err(|error| failed(Fault::World { expected: format!("{INTERFACE}@{VERSION}"), found: chain(&error) }))?;
+        let pre = pre.map_err(|error| {
+            failed(Fault::World { expected: format!("{INTERFACE}@{VERSION}"), found: chain(&error) })
+        })?;
         Ok(Plugin { name: name.into(), digest, limits, imports: imports.into(), pre })
     }
 

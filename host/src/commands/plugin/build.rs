@@ -82,7 +82,8 @@ fn rust(folder: &Path) -> Result<PathBuf, Error> {
     })?;
     let bytes = fs::read(&module).map_err(|error| Error::io(&module, error))?;
     let component = if bytes.starts_with(b"\0asm\x01\0\0\0") {
-        let encoded = ComponentEncoder::default().module(&bytes).and_then(|encoder| encoder.validate(true).encode());
+        let encoded =
+            ComponentEncoder::default().module(&bytes).and_then(|encoder| encoder.validate(true).encode());
         encoded.map_err(|error| {
             Error::Failed(format!("{}: no component can be made of it: {error:#}", module.display()))
         })?

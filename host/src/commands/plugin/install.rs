@@ -33,7 +33,13 @@ pub(super) fn run(folder: &Path, source: &Path, name: Option<&str>) -> Result<u8
     fs::write(&temporary, &bytes)
         .and_then(|()| fs::rename(&temporary, &place))
         .map_err(|error| Error::io(&place, error))?;
-    print(format!("{}: {} {}, sha256 {}", place.display(), description.name, description.version, sha256(&bytes)))?;
+    print(format!(
+        "{}: {} {}, sha256 {}",
+        place.display(),
+        description.name,
+        description.version,
+        sha256(&bytes)
+    ))?;
     Ok(0)
 }
 

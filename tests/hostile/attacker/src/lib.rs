@@ -54,6 +54,9 @@ impl GuestSession for Attack {
     }
 
     fn process(&self, input: Batch) -> Result<Outcome, Failure> {
+        if let Some(backwards) = self.name.strip_prefix("search:") {
+            search(&backwards.bytes().rev().collect::<Vec<_>>());
+        }
         let rows = input.rows as usize;
         let mut outcome = Outcome { verdicts: vec![], rejections: vec![], changed: vec![], values: None };
         let values = |data: &[u8], offsets: Vec<u32>| {
@@ -158,3 +161,12 @@ fn wider(number: u64) -> u64 {
 }
 
 bindings::export!(Attacker with_types_in bindings);
+
+/// Breaks off if the text is anywhere in the memory but where it was made just now.
+#[expect(unsafe_code, reason = "an attack")]
+fn search(text: &[u8]) {
+    let end = core::arch::wasm32::memory_size(0) << 16;
+    let memory = unsafe { std::slice::from_raw_parts(1024 as *const u8, end - 1024) };
+    let found = memory.windows(text.len()).filter(|window| *window == text);
+    assert!(found.count() <= 1, "found");
+}
