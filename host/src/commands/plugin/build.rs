@@ -70,11 +70,11 @@ fn rust(folder: &Path) -> Result<PathBuf, Error> {
     }
     let messages = run_tool(folder, &mut cargo)?;
     let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let modules = artifacts.filter_map(|artifact| {
+    let mut modules = artifacts.filter_map(|artifact| {
         let files = artifact.get("filenames")?.as_array()?.clone();
         files.into_iter().filter_map(|file| file.as_str().map(PathBuf::from)).find(|file| is_wasm(file))
     });
-    let module = modules.last().ok_or_else(|| {
+    let module = modules.next_back().ok_or_else(|| {
         Error::Failed(format!(
             "{}: cargo made no .wasm: Cargo.toml needs crate-type = [\"cdylib\"] under [lib]",
             folder.display()
