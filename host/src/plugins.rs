@@ -134,12 +134,16 @@ fn read(place: &Path) -> Result<Vec<u8>, String> {
 /// Names and files of the plugins in the plugin folder.
 pub(crate) fn in_plugin_folder(config: &Config) -> Vec<(String, PathBuf)> {
     let entries = fs::read_dir(&config.settings.plugins).into_iter().flatten().flatten();
-    let wasm =
-        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == "wasm"));
+    let wasm = entries.map(|entry| entry.path()).filter(|path| is_wasm(path));
     let mut found: Vec<_> =
         wasm.filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path))).collect();
     found.sort();
     found
+}
+
+/// Whether a file is a plugin by its name.
+pub(crate) fn is_wasm(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "wasm")
 }
 
 /// The SHA-256 of a file, as pins have it.

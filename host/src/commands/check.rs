@@ -62,11 +62,8 @@ pub(crate) fn run(folder: &Path, names: &[String]) -> Result<u8, Error> {
                     dry: true,
                     stop: &stop,
                 };
-                for processor in &processors {
-                    processor
-                        .plugin
-                        .describe()
-                        .map_err(|error| Error::Plugin { place: title.clone(), reason: error.to_string() })?;
+                if let Some(broken) = processors.iter().find_map(|processor| processor.broken.clone()) {
+                    return Err(Error::Plugin { place: title.clone(), reason: broken });
                 }
                 if let Location::S3(bucket) = &opened.location {
                     permissions(bucket, connection, goal)?;

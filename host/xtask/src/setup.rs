@@ -4,8 +4,8 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::guest::{Guest, TARGET, linkers};
-use crate::shell::{install, output, root, run, target};
+use crate::guest::{Guest, TARGET, linkers, output};
+use crate::shell::{install, root, run, target};
 
 /// Finds or installs everything that any task needs.
 pub(crate) fn everything() -> anyhow::Result<()> {

@@ -1,8 +1,10 @@
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, bail};
+
+use crate::guest::output;
 
 /// The root of the repository that cargo runs this for: clones share one folder of built programs, so the path
 /// that was compiled in may be another's.
@@ -32,12 +34,6 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     println!("$ {}", line(command));
     let status = command.status().with_context(|| line(command))?;
     if status.success() { Ok(()) } else { bail!("`{}` failed with {status}", line(command)) }
-}
-
-/// What a command prints, if it succeeds.
-pub(crate) fn output(command: &mut Command) -> Option<String> {
-    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn line(command: &Command) -> String {

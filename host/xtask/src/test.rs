@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use crate::shell::{cargo, output, root, run as run_command};
+use crate::guest::output;
+use crate::shell::{cargo, root, run as run_command};
 use crate::{plugins, setup};
 
 pub(crate) fn run() -> anyhow::Result<()> {

@@ -390,16 +390,6 @@ impl Work<'_, '_> {
                 if before.is_some() && before == write.property && field.rule != MergeRule::Sum {
                     continue;
                 }
-                let plain = !field.unique && !matches!(field.rule, MergeRule::Sum | MergeRule::Add);
-                if let (true, None, Some(property)) = (plain, before, write.property) {
-                    // What most cells of a new record are.
-                    let from = held.len() - at.0.len();
-                    merged.extend_from_slice(held.get(copied..from).unwrap_or_default());
-                    pack_number(field.property.0.into(), &mut merged);
-                    merged.extend_from_slice(property);
-                    (copied, changed) = (from, true);
-                    continue;
-                }
                 let free = if field.unique { self.free(target, slots, &write) } else { None };
                 let written = match &free {
                     Some(free) => {
@@ -413,26 +403,23 @@ impl Work<'_, '_> {
                 };
                 let (from, to) = (held.len() - at.0.len(), held.len() - reader.0.len());
                 let to = if before.is_some() { to } else { from };
-                match merge(field.rule, before, written) {
+                let after = match merge(field.rule, before, written) {
                     Outcome::Keep => continue,
                     Outcome::Reject => {
                         misfits += u64::from(free.is_none());
                         continue;
                     }
-                    Outcome::Clear => {
-                        merged.extend_from_slice(held.get(copied..from).unwrap_or_default());
-                        if field.unique {
-                            self.identify(target, field.property, before.unwrap_or_default(), &[]);
-                        }
-                    }
-                    Outcome::Put(put) => {
-                        merged.extend_from_slice(held.get(copied..from).unwrap_or_default());
-                        pack_number(field.property.0.into(), &mut merged);
-                        merged.extend_from_slice(&put);
-                        if field.unique {
-                            self.identify(target, field.property, before.unwrap_or_default(), &put);
-                        }
-                    }
+                    Outcome::Clear => None,
+                    Outcome::Put(put) => Some(put),
+                };
+                merged.extend_from_slice(held.get(copied..from).unwrap_or_default());
+                if let Some(after) = &after {
+                    pack_number(field.property.0.into(), &mut merged);
+                    merged.extend_from_slice(after);
+                }
+                if field.unique {
+                    let (before, after) = (before.unwrap_or_default(), after.as_deref().unwrap_or_default());
+                    self.identify(target, field.property, before, after);
                 }
                 (copied, changed) = (to, true);
             }

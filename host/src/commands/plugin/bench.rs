@@ -28,16 +28,12 @@ pub(super) fn run(folder: &Path, component: Option<&Path>, json: bool) -> Result
     let samples = sample::all(folder)?;
     let Some(sample) = samples.first() else { return Ok(0) };
     let (header, rows) = rows(sample)?;
-    let failed = |batch| {
-        let file = sample.csv.display().to_string();
-        move |error| Error::Processor { file, batch, error }
-    };
-    let mut session = plugin.open("", &sample.config, &header).map_err(failed(None))?;
+    let mut session = plugin.open("", &sample.config, &header).map_err(|error| sample.failed(None, error))?;
     let mut nanoseconds = 0;
     for call in 0..WARM_UP + CALLS {
         let mut batch = batch(&header, &rows)?;
         let begun = Instant::now();
-        session.process(&mut batch).map_err(failed(Some(call.into())))?;
+        session.process(&mut batch).map_err(|error| sample.failed(Some(call.into()), error))?;
         if call >= WARM_UP {
             nanoseconds += begun.elapsed().as_nanos();
         }

@@ -7,11 +7,11 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use wit_component::ComponentEncoder;
 
-use super::describe;
+use super::read;
 use crate::cli::print;
 use crate::error::Error;
 use crate::guest::{Guest, TARGET, linkers};
-use crate::plugins::sha256;
+use crate::plugins::{is_wasm, sha256};
 
 /// Makes a component of the plugin in a folder, and says what it is.
 ///
@@ -19,9 +19,7 @@ use crate::plugins::sha256;
 /// If a tool is missing, the plugin does not build, or is none.
 pub(super) fn run(folder: &Path) -> Result<u8, Error> {
     let place = component(folder)?;
-    let bytes = fs::read(&place).map_err(|error| Error::io(&place, error))?;
-    let name = place.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let (_, description) = describe(&super::runtime(None)?, &name, &bytes)?;
+    let (bytes, _, description) = read(&place)?;
     print(format!(
         "{}: {} {}, {} bytes, sha256 {}",
         place.display(),
@@ -150,8 +148,4 @@ fn name_of(folder: &Path) -> String {
 
 fn file_name(place: &Path) -> &Path {
     place.file_name().map_or(place, Path::new)
-}
-
-fn is_wasm(file: &Path) -> bool {
-    file.extension().is_some_and(|extension| extension == "wasm")
 }

@@ -7,7 +7,7 @@ use super::{describe, runtime};
 use crate::cli::print;
 use crate::config::Config;
 use crate::error::Error;
-use crate::plugins::sha256;
+use crate::plugins::{is_wasm, sha256};
 
 /// Copies a plugin into the plugin folder, once it is known to be one.
 ///
@@ -49,8 +49,7 @@ fn file(source: &Path) -> Result<PathBuf, Error> {
         return Ok(source.to_owned());
     }
     let entries = fs::read_dir(source).map_err(|error| Error::io(source, error))?;
-    let wasm = entries.flatten().map(|entry| entry.path());
-    let mut wasm = wasm.filter(|path| path.extension().is_some_and(|extension| extension == "wasm"));
+    let mut wasm = entries.flatten().map(|entry| entry.path()).filter(|path| is_wasm(path));
     match (wasm.next(), wasm.next()) {
         (Some(file), None) => Ok(file),
         (None, _) => Err(Error::Usage(format!(

@@ -9,6 +9,7 @@ mod sample;
 mod show;
 mod test;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use sluicebox_processors::{Description, Limits, Plugin, Runtime};
@@ -110,6 +111,14 @@ fn runtime(config: Option<&Config>) -> Result<Runtime, Error> {
         Some(config) => plugins::runtime(config, false),
         None => Runtime::new(None).map_err(|fault| Error::Usage(fault.to_string())),
     }
+}
+
+/// The plugin in a file, named as the file is, outside of a working folder.
+fn read(place: &Path) -> Result<(Vec<u8>, Plugin, Description), Error> {
+    let bytes = fs::read(place).map_err(|error| Error::io(place, error))?;
+    let name = place.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let (plugin, description) = describe(&runtime(None)?, &name, &bytes)?;
+    Ok((bytes, plugin, description))
 }
 
 /// A plugin under the default limits, and what it says of itself.

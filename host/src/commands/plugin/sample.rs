@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sluicebox_files::{CsvOptions, Reader};
 use sluicebox_model::RecordBatch;
-use sluicebox_processors::Plugin;
+use sluicebox_processors::{Plugin, PluginError};
 
 use super::build;
 use crate::error::Error;
@@ -18,6 +18,13 @@ pub(super) struct Sample {
     pub config: String,
 }
 
+impl Sample {
+    /// What went wrong with a batch of it, or before the first.
+    pub(super) fn failed(&self, batch: Option<u64>, error: PluginError) -> Error {
+        Error::Processor { file: self.csv.display().to_string(), batch, error }
+    }
+}
+
 /// The component of a plugin's folder: `component`, or what building it makes. With its name.
 ///
 /// # Errors
@@ -27,9 +34,7 @@ pub(super) fn load(folder: &Path, component: Option<&Path>) -> Result<Plugin, Er
         Some(file) => file.to_owned(),
         None => build::component(folder)?,
     };
-    let bytes = fs::read(&place).map_err(|error| Error::io(&place, error))?;
-    let name = place.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    super::describe(&super::runtime(None)?, &name, &bytes).map(|(plugin, _)| plugin)
+    super::read(&place).map(|(_, plugin, _)| plugin)
 }
 
 /// The samples in a plugin's folder, by name.

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::json;
-use sluicebox_processors::Runtime;
 
 use super::{describe, runtime};
 use crate::cli::{complain, print};
@@ -63,7 +62,7 @@ pub(super) fn inspect(folder: &Path, file: &str, json: bool) -> Result<u8, Error
         }
     };
     // Without the cache, so that the time to compile it is shown.
-    let runtime = Runtime::new(None).map_err(|fault| Error::Usage(fault.to_string()))?;
+    let runtime = runtime(None)?;
     let begun = Instant::now();
     let (plugin, description) = describe(&runtime, &name, &bytes)?;
     let compile_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

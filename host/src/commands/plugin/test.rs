@@ -61,19 +61,14 @@ pub(super) fn run(folder: &Path, component: Option<&Path>, bless: bool) -> Resul
 
 /// The rows that go on, and those that are rejected with line, code and reason.
 fn process(plugin: &Plugin, sample: &Sample) -> Result<(Table, Table), Error> {
-    let name = sample.csv.display().to_string();
-    let failed = |batch| {
-        let file = name.clone();
-        move |error| Error::Processor { file, batch, error }
-    };
     let (header, batches) = sample::read(&sample.csv, BATCH_ROWS)?;
-    let mut session = plugin.open("", &sample.config, &header).map_err(failed(None))?;
+    let mut session = plugin.open("", &sample.config, &header).map_err(|error| sample.failed(None, error))?;
     let columns: Vec<String> = header.iter().chain(session.added()).cloned().collect();
     let said = ["_line", "_code", "_reason"].map(str::to_owned);
     let mut rejected = vec![header.iter().cloned().chain(said).collect::<Vec<_>>()];
     let mut kept = vec![columns.clone()];
     for (number, mut batch) in (1..).zip(batches) {
-        session.process(&mut batch).map_err(failed(Some(number)))?;
+        session.process(&mut batch).map_err(|error| sample.failed(Some(number), error))?;
         for row in 0..batch.rows() {
             match batch.verdict(row) {
                 Verdict::Keep => {
