@@ -257,8 +257,6 @@ fn what_is_no_plugin_is_refused() {
         wat::parse_str("(component)").unwrap(),
         "it does not export sluicebox:processor/processor@1.0.0; it exports nothing",
     );
-    let foreign = "(component (import \"evil:host/shell\" (instance (export \"run\" (func)))))";
-    check_refused(wat::parse_str(foreign).unwrap(), "it does not export");
     check_refused(
         component("1.7.0", &[]),
         "it was built for sluicebox:processor 1.7.0; this host supports 1.0.0",
@@ -266,6 +264,21 @@ fn what_is_no_plugin_is_refused() {
     check_refused(
         component("2.0.0", &[]),
         "it was built for sluicebox:processor 2.0.0; this host supports 1.0.0",
+    );
+}
+
+#[test]
+fn what_no_processor_gets_is_refused_by_its_name() {
+    let imports =
+        ["evil:host/shell", "wasi:http/outgoing-handler@0.2.0", "wasi:nn/graph@0.2.0", "wasi:cli/run@0.3.0"];
+    let imports_text: String = imports
+        .iter()
+        .map(|name| format!("(import \"{name}\" (instance (export \"run\" (func))))"))
+        .collect();
+    let exports = "(instance $none) (export \"sluicebox:processor/processor@1.0.0\" (instance $none))";
+    check_refused(
+        wat::parse_str(format!("(component {imports_text} {exports})")).unwrap(),
+        &format!("plugin attacker: it imports what no processor gets: {}", imports.join(", ")),
     );
 }
 

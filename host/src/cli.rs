@@ -86,9 +86,23 @@ enum Command {
     /// Reads groups, such as households.
     #[command(subcommand)]
     Group(commands::group::Command),
+    /// Counts and shows the profiles of segments.
+    #[command(subcommand)]
+    Segment(commands::segment::Command),
     /// Reads the products that events say were bought.
     #[command(subcommand)]
     Product(commands::product::Command),
+    /// Looks after the store: verifies, measures, compacts, backs up, restores.
+    #[command(subcommand)]
+    Store(commands::store::Command),
+    /// Puts back what a run changed, and leaves alone what was changed since.
+    Undo {
+        /// The run, as `sluicebox history` shows it.
+        run: String,
+        /// One JSON object a goal.
+        #[arg(long)]
+        json: bool,
+    },
     /// Shows plugins.
     #[command(subcommand)]
     Plugin(commands::plugin::Command),
@@ -111,7 +125,10 @@ pub(crate) fn main() -> ExitCode {
         Command::History { run, json } => commands::history::run(folder, run.as_deref(), json),
         Command::Profile(command) => commands::profile::run(folder, &command),
         Command::Group(command) => commands::group::run(folder, &command),
+        Command::Segment(command) => commands::segment::run(folder, &command),
         Command::Product(command) => commands::product::run(folder, &command),
+        Command::Store(command) => commands::store::run(folder, &command),
+        Command::Undo { run, json } => commands::undo::run(folder, &run, json),
         Command::Plugin(command) => commands::plugin::run(folder, &command),
     };
     match done {

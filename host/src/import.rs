@@ -11,7 +11,7 @@ use sluicebox_files::{Decoding, FileError, FoundFile, Location, Reader, Source, 
 use sluicebox_matching::{Context, Gathered, Plan, Prepared, prepare};
 use sluicebox_model::{PropertySchema, RecordBatch};
 use sluicebox_processors::{Session, Usage};
-use sluicebox_store::{Commit, FileState, Store};
+use sluicebox_store::{Changed, Commit, ErasureKey, FileState, Store};
 
 use crate::config::{Config, Connection, ImportGoal, MaxRejected, property_settings};
 use crate::error::Error;
@@ -41,6 +41,10 @@ pub(crate) struct Import<'a> {
     pub decoding: Decoding,
     pub processors: &'a [Processor],
     pub store: &'a Store,
+    /// What hashes of erased identifiers are made with, if anyone was erased.
+    pub erasure_key: Option<&'a ErasureKey>,
+    /// Whether it is kept what the run overwrites.
+    pub keep: bool,
     /// The id of the connection's run.
     pub run: &'a str,
     /// Whether the store is a copy: files stay as they are and rejected rows are only counted.
@@ -113,12 +117,11 @@ impl Import<'_> {
             processors: self.processors.iter().map(ProcessorReport::of).collect(),
             ..Report::default()
         };
-        let kept =
-            Kept { report, started: started.to_string(), last_profiles: vec![], rejected_files: vec![] };
-        let number = self.store.begin_goal_run(|_| kept.encode())?;
+        let kept = Kept { report, started: started.to_string(), ..Kept::default() };
+        let (number, now) = self.store.begin_goal_run(started.as_millisecond(), |_| kept.encode())?;
         let folder = self.config.data().join("rejected").join(self.run);
         let rejected = RejectedRows::new(folder, &self.goal.name, &self.goal.csv);
-        let now = started.as_millisecond();
+        let kept = Kept { at: now, ..kept };
         let mut run = GoalRun { number, now, kept, rejected, clock: Clock::default() };
 
         let result = self.import_files(&mut run);
@@ -652,8 +655,15 @@ impl Stretch<'_> {
             let found = store.find_sorted(&gathered.keys().collect::<Vec<_>>())?;
             let ids = gathered.records(&found);
             let records = store.load_sorted(&ids)?;
+            let erased = match self.import.erasure_key {
+                Some(key) if !self.import.goal.restore_erased => {
+                    store.erased(key, &gathered.keys().collect::<Vec<_>>())?
+                }
+                _ => Vec::new(),
+            };
             let mut events = StoredEvents::preload(store, gathered.events(&found))?;
-            let applied = gathered.apply(self.plan, self.context(), &found, &ids, records, &mut events);
+            let applied =
+                gathered.apply(self.plan, self.context(), &found, &erased, (&ids, records), &mut events);
             match events.failure() {
                 None => Ok(applied),
                 Some(error) => Err(Error::Store(error)),
@@ -684,7 +694,8 @@ impl Stretch<'_> {
             unfinished: if state.complete { self.rest.take() } else { None },
             file: Some((self.key, state)),
             goal_run: Some((self.run.number, kept.encode())),
-            ends_goal_run: false,
+            changed: Some(Changed { now: self.run.now, file: &self.file.name, keep: self.import.keep }),
+            ..Commit::default()
         };
         timed(&self.clock.commit, || store.commit(commit))?;
         if stopped {

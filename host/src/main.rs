@@ -4,19 +4,27 @@
 mod cli;
 mod commands;
 mod config;
+mod diff;
+mod erasure;
 mod error;
 mod events;
+mod export;
 mod guest;
 mod import;
 mod linked;
 mod plan;
 mod plugins;
 mod progress;
+mod provenance;
+mod registry;
 mod rejected;
 mod report;
+mod rows;
+mod segments;
 mod sets;
 mod unfinished;
 mod view;
+mod walk;
 
 use std::process::ExitCode;
 

@@ -351,17 +351,29 @@ impl Resolver<'_> {
 /// # Errors
 /// If the store fails.
 pub(crate) fn unique(schema: &Schema, store: &Store) -> Result<Vec<PropertyId>, Error> {
+    let mut ids = identifying(schema)
+        .map(|(owner, property)| store.property(owner, &property.name))
+        .collect::<Result<Vec<_>, _>>()?;
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// The same, of those that the store has met.
+pub(crate) fn known_unique(schema: &Schema, store: &Store) -> Vec<PropertyId> {
+    let mut ids: Vec<PropertyId> = identifying(schema)
+        .filter_map(|(owner, property)| store.known_property(owner, &property.name))
+        .collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn identifying(schema: &Schema) -> impl Iterator<Item = (Owner<'_>, &PropertySchema)> {
     let of_profiles = schema.properties.iter().map(|property| (Owner::Profile, property));
     let of_groups = schema
         .groups
         .iter()
         .flat_map(|group| group.properties.iter().map(|property| (Owner::Group(&group.name), property)));
-    let unique = of_profiles.chain(of_groups).filter(|(_, property)| property.unique);
-    let mut ids = unique
-        .map(|(owner, property)| store.property(owner, &property.name))
-        .collect::<Result<Vec<_>, _>>()?;
-    ids.sort_unstable();
-    Ok(ids)
+    of_profiles.chain(of_groups).filter(|(_, property)| property.unique)
 }
 
 /// The place of a column that must be there, once.

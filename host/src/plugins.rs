@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sluicebox_processors::{Plugin, Runtime};
 
-use crate::config::{Config, ImportGoal, ProcessorEntry, nearest};
+use crate::config::{Config, Connection, ProcessorEntry, nearest};
 use crate::error::Error;
 
 /// The components that this binary carries, by name.
@@ -31,7 +31,11 @@ pub(crate) struct Processor {
 /// # Errors
 /// If one is missing, is no component, or is not the one that is pinned; if a secret is missing; if a configuration does
 /// not go with the plugin's schema.
-pub(crate) fn load(config: &Config, goal: &ImportGoal, runtime: &Runtime) -> Result<Vec<Processor>, Error> {
+pub(crate) fn load(
+    config: &Config,
+    entries: &[ProcessorEntry],
+    runtime: &Runtime,
+) -> Result<Vec<Processor>, Error> {
     let lock = Lock::read(&config.root)?;
     let load = |entry: &ProcessorEntry| {
         let failed = |reason: String| Error::Plugin { place: entry.place.clone(), reason };
@@ -59,7 +63,7 @@ pub(crate) fn load(config: &Config, goal: &ImportGoal, runtime: &Runtime) -> Res
         };
         Ok(Processor { plugin, file: entry.file, config: own, broken })
     };
-    goal.processors.iter().map(load).collect()
+    entries.iter().map(load).collect()
 }
 
 /// Whether a configuration goes with a plugin's JSON Schema; the answer names each wrong value by its path and quotes
@@ -74,23 +78,62 @@ fn check_config(config: &str, schema: &str) -> Result<(), String> {
         serde_json::from_str(config).map_err(|error| format!("configuration: {error}"))?;
     let wrong = validator.iter_errors(&config).take(5).map(|error| {
         let path: String = error.instance_path().to_string().replace('/', ".");
-        format!("config{path}: {}", problem(&error))
+        format!("config{path}: {}", problem(&error, &schema))
     });
     let wrong: Vec<String> = wrong.collect();
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
 }
 
 /// What is wrong with a value, without the value. A key is no secret, and the nearest one helps.
-fn problem(error: &jsonschema::ValidationError<'_>) -> String {
+fn problem(error: &jsonschema::ValidationError<'_>, schema: &serde_json::Value) -> String {
     match error.kind() {
-        ValidationErrorKind::AdditionalProperties { unexpected } => {
-            format!("unknown key `{}`", unexpected.join("`, `"))
+        ValidationErrorKind::AdditionalProperties { unexpected }
+        | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
+            let known = known_keys(error, schema);
+            let near = |key: &String| match nearest(key, known.iter().copied()) {
+                Some(near) => format!("unknown key `{key}`; did you mean `{near}`?"),
+                None => format!("unknown key `{key}`; there are: {}", known.join(", ")),
+            };
+            unexpected.iter().map(near).collect::<Vec<_>>().join("; ")
+        }
+        ValidationErrorKind::OneOfNotValid { .. } | ValidationErrorKind::AnyOf { .. } => {
+            match choices(error, schema) {
+                choices if choices.is_empty() => "none of the forms that the plugin takes".to_owned(),
+                choices => format!("expected one of {}", choices.join(", ")),
+            }
         }
         ValidationErrorKind::Required { property } => {
             format!("`{}` is missing", property.as_str().unwrap_or_default())
         }
         _ => error.masked().to_string(),
     }
+}
+
+/// The part of the schema that a value goes against.
+fn rule<'s>(
+    error: &jsonschema::ValidationError<'_>,
+    schema: &'s serde_json::Value,
+) -> Option<&'s serde_json::Value> {
+    schema.pointer(error.schema_path().as_str())
+}
+
+/// The keys that a table may have where an unknown one was found.
+fn known_keys<'s>(error: &jsonschema::ValidationError<'_>, schema: &'s serde_json::Value) -> Vec<&'s str> {
+    let path = error.schema_path().as_str();
+    let table = path.rsplit_once('/').and_then(|(table, _)| schema.pointer(table));
+    let properties = table.and_then(|table| table.get("properties")).and_then(serde_json::Value::as_object);
+    properties.into_iter().flat_map(|properties| properties.keys().map(String::as_str)).collect()
+}
+
+/// The values among which the plugin lets one choose, where its schema lists them.
+fn choices<'s>(error: &jsonschema::ValidationError<'_>, schema: &'s serde_json::Value) -> Vec<&'s str> {
+    let forms = rule(error, schema).and_then(serde_json::Value::as_array);
+    let named = |form: &'s serde_json::Value| {
+        let one = form.get("const").into_iter();
+        let several = form.get("enum").and_then(serde_json::Value::as_array).into_iter().flatten();
+        one.chain(several).filter_map(serde_json::Value::as_str)
+    };
+    forms.into_iter().flatten().flat_map(named).collect()
 }
 
 /// The bytes of a plugin and the name to call it by.
@@ -178,12 +221,7 @@ impl Lock {
     /// If a plugin is not there.
     pub(crate) fn of(config: &Config) -> Result<Self, Error> {
         let mut plugins = BTreeMap::new();
-        for entry in config
-            .connections
-            .iter()
-            .flat_map(|connection| &connection.goals)
-            .flat_map(|goal| &goal.processors)
-        {
+        for entry in config.connections.iter().flat_map(Connection::processors) {
             let (bytes, _) = find(config, &entry.plugin)
                 .map_err(|reason| Error::Plugin { place: entry.place.clone(), reason })?;
             plugins.insert(entry.plugin.clone(), sha256(&bytes));

@@ -5,6 +5,7 @@ use sluicebox_matching::Counts;
 use sluicebox_model::{Class, RecordId};
 use sluicebox_processors::Usage;
 
+use crate::config::EXPORT_PROFILES;
 use crate::plugins::Processor;
 
 /// A goal run as `run --json` prints it.
@@ -60,6 +61,7 @@ pub(crate) struct FileReport {
 pub(crate) enum FileStatus {
     Imported,
     AlreadyImported,
+    Exported,
     Failed,
 }
 
@@ -140,6 +142,9 @@ pub(crate) struct Events {
     /// Older than their type is kept.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub expired: u64,
+    /// Written to files.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub exported: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
@@ -156,7 +161,7 @@ pub(crate) struct Stages {
 }
 
 /// A goal run as the history keeps it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Kept {
     #[serde(flatten)]
     pub report: Report,
@@ -168,6 +173,9 @@ pub(crate) struct Kept {
     /// The files of rejected rows with the length that the last commit vouches for.
     #[serde(default)]
     pub rejected_files: Vec<(String, u64)>,
+    /// The time of its changes, in milliseconds since the epoch.
+    #[serde(default)]
+    pub at: i64,
 }
 
 /// A profile that a goal run changed.
@@ -232,6 +240,25 @@ impl Report {
             Status::Skipped => return format!("{} / {}: skipped", self.connection, self.goal),
         };
         let (rows, profiles) = (self.rows, self.profiles);
+        if self.kind == EXPORT_PROFILES {
+            let mut line = format!(
+                "{} / {}: {status}: {} profiles in the segment ({} exported, {} excluded, {} dropped, {} rejected)",
+                self.connection,
+                self.goal,
+                rows.read,
+                rows.merged,
+                rows.excluded,
+                rows.dropped,
+                rows.rejected,
+            );
+            if self.events.exported > 0 {
+                line.push_str(&format!("; {} events", self.events.exported));
+            }
+            for file in &self.files {
+                line.push_str(&format!("\n  {}: {} rows", file.name, file.rows));
+            }
+            return line;
+        }
         let mut line = format!(
             "{} / {}: {status}: {} file{}, {} rows ({} merged, {} excluded, {} dropped, {} rejected); \
              {}: {} created, {} updated, {} unchanged",

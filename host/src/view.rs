@@ -59,7 +59,7 @@ pub(crate) fn properties(names: &Names, held: &[(PropertyId, Property)]) -> Json
     Json::Object(named.collect())
 }
 
-fn held_json(held: &Property) -> Json {
+pub(crate) fn held_json(held: &Property) -> Json {
     match held {
         Property::One(value) => json_of(value),
         Property::Many(values) => values.iter().map(json_of).collect(),

@@ -9,6 +9,7 @@ pub(crate) struct Gpg {
     home: TempDir,
 }
 
+#[expect(dead_code, reason = "not every test needs every way to work")]
 impl Gpg {
     pub(crate) fn new() -> Self {
         Self { home: tempfile::tempdir().unwrap() }
@@ -58,6 +59,16 @@ impl Gpg {
         }
         arguments.push("--encrypt");
         self.run(&arguments, text)
+    }
+
+    /// The public form of a key, armored.
+    pub(crate) fn public_key(&self, user: &str) -> Vec<u8> {
+        self.run(&["--armor", "--export", user], b"")
+    }
+
+    /// The text of a message, which one of its keys must open.
+    pub(crate) fn decrypt(&self, passphrase: &str, message: &[u8]) -> Vec<u8> {
+        self.run(&["--passphrase", passphrase, "--decrypt"], message)
     }
 }
 

@@ -55,6 +55,7 @@ pub(crate) fn server() -> &'static S3 {
     SERVER.get_or_init(S3::start)
 }
 
+#[expect(dead_code, reason = "not every test needs every way to work")]
 impl S3 {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -140,6 +141,13 @@ impl S3 {
             let end = self.client.complete_multipart_upload().bucket(bucket).key(key).upload_id(id);
             end.multipart_upload(done.build()).send().await.unwrap();
         });
+    }
+
+    pub(crate) fn get(&self, bucket: &str, key: &str) -> Vec<u8> {
+        self.runtime.block_on(async {
+            let object = self.client.get_object().bucket(bucket).key(key).send().await.unwrap();
+            object.body.collect().await.unwrap().to_vec()
+        })
     }
 
     /// The keys of a bucket, sorted.

@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use sluicebox_files::{Location, Permission, S3, S3Problem};
+use sluicebox_processors::Runtime;
 use sluicebox_store::{DryCopy, Store};
 
 use crate::cli::{complain, print};
-use crate::config::{AfterImport, Config, Connection, ImportGoal, Target};
+use crate::config::{AfterImport, Config, Connection, ExportGoal, ImportGoal, Target};
 use crate::error::Error;
+use crate::export::Export;
 use crate::import::Import;
 use crate::plugins;
 use crate::sets::FileSet;
@@ -27,10 +29,7 @@ pub(crate) fn run(folder: &Path, names: &[String]) -> Result<u8, Error> {
     for warning in &config.warnings {
         print(format!("warning: {warning}"))?;
     }
-    let connections: Vec<&Connection> = match names {
-        [] => config.connections.iter().collect(),
-        names => names.iter().map(|name| config.connection(name)).collect::<Result<_, _>>()?,
-    };
+    let connections = connections_of(&config, names)?;
     if connections.is_empty() {
         print("warning: there are no connections")?;
     }
@@ -43,7 +42,7 @@ pub(crate) fn run(folder: &Path, names: &[String]) -> Result<u8, Error> {
         let opened = connection.open(&config.root);
         for goal in &connection.goals {
             let title = format!("{} / {}", connection.name, goal.name);
-            let result = plugins::load(&config, goal, &runtime).and_then(|processors| {
+            let result = plugins::load(&config, &goal.processors, &runtime).and_then(|processors| {
                 let opened = match &opened {
                     Ok(opened) => opened,
                     // Each goal says it, in its own words.
@@ -58,6 +57,8 @@ pub(crate) fn run(folder: &Path, names: &[String]) -> Result<u8, Error> {
                     decoding: opened.decoding(&config.settings, goal),
                     processors: &processors,
                     store: &store,
+                    erasure_key: None,
+                    keep: false,
                     run: "check",
                     dry: true,
                     stop: &stop,
@@ -80,10 +81,64 @@ pub(crate) fn run(folder: &Path, names: &[String]) -> Result<u8, Error> {
             }
         }
     }
+    for connection in connections_of(&config, names)? {
+        for goal in &connection.exports {
+            let title = format!("{} / {}", connection.name, goal.name);
+            match export(&config, connection, goal, &store, &runtime) {
+                Ok(found) => print(format!("ok: {title}: {found}"))?,
+                Err(error) => {
+                    wrong = true;
+                    print(format!("error: {title}"))?;
+                    complain(&error);
+                }
+            }
+        }
+    }
     for ((_, property), goals) in writers.iter().filter(|(_, goals)| goals.len() > 1) {
         print(format!("warning: existing property: `{property}` is written by {}", goals.join(" and by ")))?;
     }
     Ok(if wrong { 2 } else { 0 })
+}
+
+fn connections_of<'c>(config: &'c Config, names: &[String]) -> Result<Vec<&'c Connection>, Error> {
+    match names {
+        [] => Ok(config.connections.iter().collect()),
+        names => names.iter().map(|name| config.connection(name)).collect(),
+    }
+}
+
+/// Opens the plugins of an export as it would, and tries whether it may write.
+fn export(
+    config: &Config,
+    connection: &Connection,
+    goal: &ExportGoal,
+    store: &Store,
+    runtime: &Runtime,
+) -> Result<String, Error> {
+    let (opened, stop) = (&connection.open(&config.root)?, &AtomicBool::new(false));
+    let processors = &plugins::load(config, &goal.processors, runtime)?;
+    if let Some(broken) = processors.iter().find_map(|processor| processor.broken.clone()) {
+        return Err(Error::Failed(broken));
+    }
+    let run = "check";
+    let export = Export { config, connection, goal, opened, processors, store, run, dry: true, stop };
+    let (_, columns) = export.open(&goal.file)?;
+    match &opened.location {
+        Location::S3(bucket) => permitted(bucket, connection, &[Permission::PutObject], &goal.directory)?,
+        Location::Directory(directory) if !directory.root.is_dir() => {
+            let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(Error::io(&directory.root, missing));
+        }
+        Location::Directory(_) => {}
+    }
+    if goal.changed_only && !["{time}", "{run}"].iter().any(|part| goal.file.contains(part)) {
+        print(format!(
+            "warning: {} / {}: each run puts its changes in place of the last one's; `{{time}}` in `file` keeps both",
+            connection.name, goal.name
+        ))?;
+    }
+    let slash = if goal.directory.is_empty() { "" } else { "/" };
+    Ok(format!("{} columns to {}{slash}{}", columns.len(), goal.directory, goal.file))
 }
 
 /// Tries each permission that a goal needs.
@@ -94,9 +149,18 @@ fn permissions(bucket: &S3, connection: &Connection, goal: &ImportGoal) -> Resul
         AfterImport::DoneSuffix => needed.extend([Permission::PutObject, Permission::DeleteObject]),
         AfterImport::Delete => needed.push(Permission::DeleteObject),
     }
+    permitted(bucket, connection, &needed, &goal.directory)
+}
+
+fn permitted(
+    bucket: &S3,
+    connection: &Connection,
+    needed: &[Permission],
+    directory: &str,
+) -> Result<(), Error> {
     let mut lacking = Vec::new();
     for permission in needed {
-        match bucket.probe(permission, &goal.directory) {
+        match bucket.probe(*permission, directory) {
             Ok(()) => {}
             Err(error) => match error.problem {
                 S3Problem::Denied(_) => lacking.push(permission.name()),
@@ -110,7 +174,7 @@ fn permissions(bucket: &S3, connection: &Connection, goal: &ImportGoal) -> Resul
     Err(Error::Permissions {
         identity: connection.identity(),
         lacking,
-        place: format!("s3://{}/{}", bucket.bucket(), goal.directory),
+        place: format!("s3://{}/{directory}", bucket.bucket()),
     })
 }
 

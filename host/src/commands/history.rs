@@ -44,6 +44,7 @@ fn show(kept: &Kept, json: bool, with_profiles: bool) -> Result<(), Error> {
         let mut shown = serde_json::to_value(kept).unwrap_or_default();
         if let Json::Object(object) = &mut shown {
             object.shift_remove("rejected_files");
+            object.shift_remove("at");
             if !with_profiles {
                 object.shift_remove("last_profiles");
             }

@@ -10,16 +10,19 @@ pub(crate) mod product;
 pub(crate) mod profile;
 pub(crate) mod run;
 pub(crate) mod scan;
+pub(crate) mod segment;
+pub(crate) mod store;
+pub(crate) mod undo;
 
-use crate::config::{Connection, ImportGoal};
+use crate::config::{Connection, Goal};
 use crate::error::Error;
 
 /// The goal of that name.
 ///
 /// # Errors
 /// With the nearest name.
-fn goal<'c>(connection: &'c Connection, name: &str) -> Result<&'c ImportGoal, Error> {
-    let found = connection.goals.iter().find(|goal| goal.name == name);
+fn goal<'c>(connection: &'c Connection, name: &str) -> Result<Goal<'c>, Error> {
+    let found = connection.all_goals().find(|goal| goal.name() == name);
     found.ok_or_else(|| Error::Unknown {
         kind: "goal",
         name: name.to_owned(),

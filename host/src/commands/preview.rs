@@ -8,10 +8,12 @@ use sluicebox_model::{RecordBatch, Verdict};
 use sluicebox_store::{DryCopy, Store};
 
 use crate::cli::print;
-use crate::config::Config;
+use crate::config::{Config, Connection, ExportGoal, Goal};
 use crate::error::Error;
+use crate::export::Export;
 use crate::import::Import;
 use crate::plugins;
+use crate::walk::Selection;
 
 /// Shows the first rows of a goal's first file before and after the processors. The store is not touched.
 ///
@@ -20,8 +22,11 @@ use crate::plugins;
 pub(crate) fn run(folder: &Path, connection: &str, goal: &str, rows: usize, json: bool) -> Result<u8, Error> {
     let config = Config::load(folder)?;
     let connection = config.connection(connection)?;
-    let goal = super::goal(connection, goal)?;
-    let processors = plugins::load(&config, goal, &plugins::runtime(&config, false)?)?;
+    let goal = match super::goal(connection, goal)? {
+        Goal::Import(goal) => goal,
+        Goal::Export(goal) => return export(&config, connection, goal, rows, json),
+    };
+    let processors = plugins::load(&config, &goal.processors, &plugins::runtime(&config, false)?)?;
     let scratch = DryCopy::of(&std::env::temp_dir().join("sluicebox-preview-has-no-store"))?;
     let store = Store::open(scratch.path())?;
     let (stop, opened) = (AtomicBool::new(false), connection.open(&config.root)?);
@@ -33,6 +38,8 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: &str, rows: usize, json
         decoding: opened.decoding(&config.settings, goal),
         processors: &processors,
         store: &store,
+        erasure_key: None,
+        keep: false,
         run: "preview",
         dry: true,
         stop: &stop,
@@ -77,19 +84,64 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: &str, rows: usize, json
         }
     }
     shown.sort_by_key(|row| row["line"].as_u64());
+    show(&file.name, (&open.reader.header().columns, &open.columns), shown, rows, json)
+}
+
+fn show(
+    file: &str,
+    (columns, after): (&[String], &[String]),
+    mut shown: Vec<Json>,
+    rows: usize,
+    json: bool,
+) -> Result<u8, Error> {
     shown.truncate(rows);
     if json {
-        let columns = &open.reader.header().columns;
-        print(
-            json!({ "file": file.name, "columns": columns, "columns_after": open.columns, "rows": shown }),
-        )?;
+        print(json!({ "file": file, "columns": columns, "columns_after": after, "rows": shown }))?;
         return Ok(0);
     }
-    print(format!("{}, first {} rows", file.name, shown.len()))?;
+    print(format!("{file}, first {} rows", shown.len()))?;
     for row in &shown {
         text(row)?;
     }
     Ok(0)
+}
+
+/// The first rows that an export would have.
+fn export(
+    config: &Config,
+    connection: &Connection,
+    goal: &ExportGoal,
+    rows: usize,
+    json: bool,
+) -> Result<u8, Error> {
+    let processors = &plugins::load(config, &goal.processors, &plugins::runtime(config, false)?)?;
+    let own: Vec<String> = goal.columns.iter().map(|column| column.header.clone()).collect();
+    let (mut shown, mut columns) = (Vec::new(), own.clone());
+    if let Some(store) = &Store::open_read_only(&config.settings.store)? {
+        let (opened, stop) = (&connection.open(&config.root)?, &AtomicBool::new(false));
+        let run = "preview";
+        let export = Export { config, connection, goal, opened, processors, store, run, dry: true, stop };
+        let (mut sessions, all) = export.open(&goal.file)?;
+        columns = all;
+        export.pages(&Selection::All(None), &store.names(), jiff::Timestamp::now(), |page| {
+            let mut batch = page.batch;
+            let before: Vec<Json> =
+                (0..batch.rows()).map(|row| cells(&batch, row, &columns, own.len())).collect();
+            for session in &mut sessions {
+                let file = goal.file.clone();
+                let failed = |error| Error::Processor { file, batch: Some(1), error };
+                session.process(&mut batch).map_err(failed)?;
+            }
+            for (row, before) in before.into_iter().enumerate() {
+                shown.push(after(&batch, row, &columns, before));
+            }
+            Ok(shown.len() < rows)
+        })?;
+    }
+    for (line, row) in (1..).zip(&mut shown) {
+        row["line"] = Json::from(line);
+    }
+    show(&goal.file, (&own, &columns), shown, rows, json)
 }
 
 fn cells(batch: &RecordBatch, row: usize, names: &[String], columns: usize) -> Json {

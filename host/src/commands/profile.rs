@@ -1,16 +1,24 @@
 //! `sluicebox profile`.
 
+use std::collections::HashSet;
 use std::path::Path;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use serde_json::Value as Json;
 use sluicebox_model::{
-    CellFormat, Event, EventKey, Identifier, NumberFormat, PropertySchema, RecordId, TimeFormat, Value,
+    CellFormat, Event, EventKey, Identifier, NumberFormat, PropertySchema, Record, RecordId, TimeFormat,
+    Value,
 };
-use sluicebox_store::{Store, StoreError};
+use sluicebox_store::{Owner, Store, StoreError};
 
 use crate::cli::print;
 use crate::config::Config;
+use crate::erasure;
 use crate::error::Error;
+use crate::plan::unique;
+use crate::provenance;
+use crate::segments::groups_of;
 use crate::view::{self, text};
 
 /// How to read profiles.
@@ -20,9 +28,24 @@ pub(crate) enum Command {
     Get {
         /// The profile's id.
         id: String,
+        /// Shows which run and file set each property last, and when.
+        #[arg(long)]
+        explain: bool,
         /// As JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Shows everything that is held about one person, as JSON: the profile, its groups, who set what, and rows of theirs
+    /// among the rejected ones.
+    Export {
+        /// The profile's id.
+        id: String,
+    },
+    /// Removes a profile with all that is held about it. The next import does not bring it back, unless its goal says
+    /// `restore_erased = true`.
+    Erase {
+        /// The profile's id.
+        id: String,
     },
     /// Shows the profiles with this value.
     Find {
@@ -53,10 +76,15 @@ pub(crate) enum Command {
 /// If the store fails, or has no profile of that id.
 pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
     let config = Config::load(folder)?;
+    if let Command::Erase { id } = command {
+        return erase(&config, id);
+    }
     let store = Store::open_read_only(&config.settings.store)?;
     let store = store.as_ref();
     match command {
-        Command::Get { id, json } => get(store, id, *json)?,
+        Command::Get { id, explain, json } => get(store, id, *explain, *json)?,
+        Command::Export { id } => export(&config, store, id)?,
+        Command::Erase { .. } => {}
         Command::Find { condition, json } => find(&config, store, condition, *json)?,
         Command::List { json } => {
             if let Some(store) = store {
@@ -112,14 +140,71 @@ pub(super) fn show(profile: Option<serde_json::Value>, json: bool) -> Result<(),
     }
 }
 
-fn get(store: Option<&Store>, id: &str, json: bool) -> Result<(), Error> {
+/// The store and the profile of an id.
+fn load<'s>(store: Option<&'s Store>, id: &str) -> Result<(&'s Store, RecordId, Record, Json), Error> {
     let missing = || Error::NotFound(format!("there is no profile `{id}`"));
     let wanted: RecordId = id.parse().map_err(|_| missing())?;
     let store = store.ok_or_else(missing)?;
     let (id, record) = store.load(wanted)?.ok_or_else(missing)?;
     let events = store.events_of(id)?;
     let profile = view::profile(&store.names(), id, &record, events).ok_or_else(missing)?;
+    Ok((store, id, record, profile))
+}
+
+fn get(store: Option<&Store>, id: &str, explain: bool, json: bool) -> Result<(), Error> {
+    let (store, id, record, mut profile) = load(store, id)?;
+    if explain && let Json::Object(object) = &mut profile {
+        object.insert("explain".to_owned(), provenance::of(store, id, &record)?);
+    }
     show(Some(profile), json)
+}
+
+fn export(config: &Config, store: Option<&Store>, id: &str) -> Result<(), Error> {
+    let (store, id, record, profile) = load(store, id)?;
+    let names = store.names();
+    let groups: Vec<String> = config.schema.groups.iter().map(|group| group.name.clone()).collect();
+    let held = groups_of(&config.schema, store, &names, &groups, &record)?;
+    let groups = held.iter().filter_map(|(_, id, group)| view::group(&names, *id, group));
+    let rejected = erasure::find_rejected(config, &identifiers(config, store, &record))?;
+    let rejected = rejected.into_iter().map(|(file, row)| {
+        let row: serde_json::Map<String, Json> =
+            row.into_iter().map(|(name, cell)| (name, cell.into())).collect();
+        serde_json::json!({ "file": file.strip_prefix(config.data()).unwrap_or(&file), "row": row })
+    });
+    let before = store.before(id)?.into_iter().filter_map(|before| {
+        let record = before.record?;
+        Some(view::profile(&names, id, &record, Vec::new()))
+    });
+    print(serde_json::json!({
+        "profile": profile,
+        "groups": groups.collect::<Vec<_>>(),
+        "explain": provenance::of(store, id, &record)?,
+        "before": before.collect::<Vec<_>>(),
+        "rejected": rejected.collect::<Vec<_>>(),
+    }))
+}
+
+/// The values that identify a profile, as cells show them.
+fn identifiers(config: &Config, store: &Store, record: &Record) -> HashSet<String> {
+    let unique = config.schema.properties.iter().filter(|property| property.unique);
+    let ids = unique.filter_map(|property| store.known_property(Owner::Profile, &property.name));
+    ids.flat_map(|id| record.values(id)).map(|value| value.to_string()).collect()
+}
+
+fn erase(config: &Config, id: &str) -> Result<u8, Error> {
+    let missing = || Error::NotFound(format!("there is no profile `{id}`"));
+    let wanted: RecordId = id.parse().map_err(|_| missing())?;
+    if !config.settings.store.join("CURRENT").exists() {
+        return Err(missing());
+    }
+    let store = Store::open(&config.settings.store)?;
+    let (found, record) = store.load(wanted)?.ok_or_else(missing)?;
+    let values = identifiers(config, &store, &record);
+    let key = erasure::key_or_new(config)?;
+    store.erase(found, &unique(&config.schema, &store)?, &key, Timestamp::now().as_millisecond())?;
+    let rows = erasure::clean_rejected(config, &values)?;
+    print(format!("{found} is erased, with its events; {rows} rejected rows of it too"))?;
+    Ok(0)
 }
 
 fn find(config: &Config, store: Option<&Store>, condition: &str, json: bool) -> Result<(), Error> {

@@ -9,8 +9,11 @@ use jiff::Timestamp;
 use sluicebox_store::{Commit, DryCopy, Store, StoreError};
 
 use crate::cli::print;
-use crate::config::{Config, Connection, ImportGoal, Opened};
+use crate::config::{Config, Connection, Goal, Opened};
+use crate::diff;
+use crate::erasure;
 use crate::error::Error;
+use crate::export::Export;
 use crate::import::Import;
 use crate::linked;
 use crate::plan::unique;
@@ -29,6 +32,9 @@ pub(crate) struct Arguments {
     /// Reports what would change, and writes nothing.
     #[arg(long)]
     dry_run: bool,
+    /// With --dry-run: shows each profile that would be created or changed, with its values before and after.
+    #[arg(long, requires = "dry_run")]
+    diff: bool,
     /// One JSON object a goal.
     #[arg(long)]
     json: bool,
@@ -39,7 +45,7 @@ struct Selected<'c> {
     connection: &'c Connection,
     /// The way to its files, if a goal of it runs.
     opened: Option<Opened>,
-    goals: Vec<(&'c ImportGoal, Option<Vec<Processor>>)>,
+    goals: Vec<(Goal<'c>, Option<Vec<Processor>>)>,
 }
 
 /// Runs the goals, one after the other.
@@ -60,6 +66,9 @@ pub(crate) fn run(folder: &Path, arguments: &Arguments) -> Result<u8, Error> {
     }
     index(&config, &store)?;
     expire(&config, &store)?;
+    store.trim_changes()?;
+    store.forget_before(overwritten_from(&config))?;
+    let erasure_key = erasure::key(&config)?;
 
     let mut failed = false;
     for Selected { connection, opened, goals } in &selected {
@@ -68,20 +77,38 @@ pub(crate) fn run(folder: &Path, arguments: &Arguments) -> Result<u8, Error> {
             let report = match (processors, opened) {
                 (None, _) | (_, None) => skipped(&run, connection, goal),
                 (Some(processors), Some(opened)) => {
-                    let dry = copy.is_some();
-                    let import = Import {
-                        config: &config,
-                        connection,
-                        goal,
-                        location: &opened.location,
-                        decoding: opened.decoding(&config.settings, goal),
-                        processors,
-                        store: &store,
-                        run: &run,
-                        dry,
-                        stop: &stop,
+                    let (config, store, run, stop) = (&config, &store, run.as_str(), &*stop);
+                    let (dry, erasure_key) = (copy.is_some(), erasure_key.as_ref());
+                    let kept = match goal {
+                        Goal::Import(goal) => {
+                            let decoding = opened.decoding(&config.settings, goal);
+                            let location = &opened.location;
+                            let keep = arguments.diff || config.settings.undo.is_some();
+                            let import = Import {
+                                config,
+                                connection,
+                                goal,
+                                location,
+                                decoding,
+                                processors,
+                                store,
+                                erasure_key,
+                                keep,
+                                run,
+                                dry,
+                                stop,
+                            };
+                            import.run()?
+                        }
+                        Goal::Export(goal) => {
+                            Export { config, connection, goal, opened, processors, store, run, dry, stop }
+                                .run()?
+                        }
                     };
-                    import.run()?.report
+                    if arguments.diff {
+                        diff::show(store, &kept, arguments.json)?;
+                    }
+                    kept.report
                 }
             };
             failed |= report.status == Status::Failed;
@@ -114,7 +141,7 @@ fn select<'c>(config: &'c Config, arguments: &Arguments) -> Result<Vec<Selected<
     connections.sort_by(|a, b| a.stem.cmp(&b.stem));
     connections.dedup_by(|a, b| a.stem == b.stem);
     for name in &arguments.goals {
-        if !connections.iter().any(|connection| connection.goals.iter().any(|goal| goal.name == *name)) {
+        if !connections.iter().any(|connection| connection.goal_names().contains(name)) {
             let known = connections.iter().flat_map(|connection| connection.goal_names()).collect();
             return Err(Error::Unknown { kind: "goal", name: name.clone(), known });
         }
@@ -123,13 +150,13 @@ fn select<'c>(config: &'c Config, arguments: &Arguments) -> Result<Vec<Selected<
     let mut selected = Vec::new();
     for connection in connections {
         let mut goals = Vec::new();
-        for goal in &connection.goals {
-            if !arguments.goals.is_empty() && !arguments.goals.contains(&goal.name) {
+        for goal in connection.all_goals() {
+            if !arguments.goals.is_empty() && !arguments.goals.iter().any(|name| name == goal.name()) {
                 continue;
             }
-            let runs = connection.enabled && goal.enabled;
-            let processors = runs.then(|| plugins::load(config, goal, &runtime)).transpose()?;
-            goals.push((goal, processors));
+            let runs = connection.enabled && goal.enabled();
+            let load = || plugins::load(config, goal.processors(), &runtime);
+            goals.push((goal, runs.then(load).transpose()?));
         }
         let runs = goals.iter().any(|(_, processors)| processors.is_some());
         let opened = runs.then(|| connection.open(&config.root)).transpose()?;
@@ -138,14 +165,15 @@ fn select<'c>(config: &'c Config, arguments: &Arguments) -> Result<Vec<Selected<
     Ok(selected)
 }
 
-fn skipped(run: &str, connection: &Connection, goal: &ImportGoal) -> Report {
+fn skipped(run: &str, connection: &Connection, goal: &Goal<'_>) -> Report {
+    let has_linked = matches!(goal, Goal::Import(goal) if !goal.linked.is_empty());
     Report {
         run: run.to_owned(),
         connection: connection.name.clone(),
-        goal: goal.name.clone(),
-        kind: goal.target.kind().key().to_owned(),
+        goal: goal.name().to_owned(),
+        kind: goal.kind().to_owned(),
         status: Status::Skipped,
-        linked: (!goal.linked.is_empty()).then(LinkedRows::default),
+        linked: has_linked.then(LinkedRows::default),
         ..Report::default()
     }
 }
@@ -184,6 +212,12 @@ fn expire(config: &Config, store: &Store) -> Result<(), Error> {
     Ok(())
 }
 
+/// What was overwritten before this time is forgotten.
+fn overwritten_from(config: &Config) -> i64 {
+    let kept = config.settings.undo.unwrap_or_default().as_millis();
+    Timestamp::now().as_millisecond().saturating_sub(i64::try_from(kept).unwrap_or(i64::MAX))
+}
+
 fn index(config: &Config, store: &Store) -> Result<(), Error> {
     let unique = unique(&config.schema, store)?;
     store.index(&unique).map_err(|(property, error)| match error {
@@ -197,7 +231,7 @@ fn index(config: &Config, store: &Store) -> Result<(), Error> {
 }
 
 /// The id of a run: when it began, and four digits that tell runs of one second apart.
-fn run_id() -> String {
+pub(crate) fn run_id() -> String {
     let now = Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
     let random = uuid::Uuid::now_v7().simple().to_string();
     format!("{now}-{}", random.get(28..).unwrap_or_default())

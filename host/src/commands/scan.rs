@@ -5,15 +5,17 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value as Json, json};
-use sluicebox_files::{FoundFile, Location};
+use sluicebox_files::{FileError, FoundFile, Location, Pattern};
 use sluicebox_store::{DryCopy, FileState, Store};
 
 use crate::cli::print;
-use crate::config::{Config, Connection};
+use crate::config::{Config, Connection, ExportGoal, Goal};
 use crate::error::Error;
+use crate::export::Export;
 use crate::import::Import;
 use crate::plugins;
 use crate::sets::FileSet;
+use crate::walk::Selection;
 
 /// Shows the files that a goal would take, whether they were imported already, and their fields; without a goal what
 /// there is in the location.
@@ -24,8 +26,11 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: Option<&str>, json: boo
     let config = Config::load(folder)?;
     let connection = config.connection(connection)?;
     let Some(goal) = goal else { return location(&config, connection, json) };
-    let goal = super::goal(connection, goal)?;
-    let processors = plugins::load(&config, goal, &plugins::runtime(&config, false)?)?;
+    let goal = match super::goal(connection, goal)? {
+        Goal::Import(goal) => goal,
+        Goal::Export(goal) => return export(&config, connection, goal, json),
+    };
+    let processors = plugins::load(&config, &goal.processors, &plugins::runtime(&config, false)?)?;
     let held = Store::open_read_only(&config.settings.store)?;
     let scratch;
     let store = match held {
@@ -44,6 +49,8 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: Option<&str>, json: boo
         decoding: opened.decoding(&config.settings, goal),
         processors: &processors,
         store: &store,
+        erasure_key: None,
+        keep: false,
         run: "scan",
         dry: true,
         stop: &stop,
@@ -142,6 +149,55 @@ fn entry(
         "linked": linked,
         "error": error,
     })
+}
+
+/// The files that are in an export's folder already, and how many profiles there are for it.
+fn export(config: &Config, connection: &Connection, goal: &ExportGoal, json: bool) -> Result<u8, Error> {
+    let opened = connection.open(&config.root)?;
+    let all = Pattern::wildcard("*").map_err(|error| Error::Failed(error.to_string()))?;
+    let files = match opened.location.list(&goal.directory, &[&all]) {
+        Ok(listing) => listing.files,
+        // The export makes the folder.
+        Err(FileError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(Error::Location { place: connection.name.clone(), error }),
+    };
+    let processors = plugins::load(config, &goal.processors, &plugins::runtime(config, false)?)?;
+    let (mut available, mut next) = (0, 0);
+    if let Some(store) = &Store::open_read_only(&config.settings.store)? {
+        let (opened, processors, stop) = (&opened, &processors, &AtomicBool::new(false));
+        let export =
+            Export { config, connection, goal, opened, processors, store, run: "scan", dry: true, stop };
+        let names = store.names();
+        let count = |selection: &Selection| {
+            let mut rows = 0;
+            export.pages(selection, &names, jiff::Timestamp::now(), |page| {
+                rows += page.batch.rows() as u64;
+                Ok(true)
+            })?;
+            Ok::<_, Error>(rows)
+        };
+        available = count(&Selection::All(None))?;
+        next = match export.selection()? {
+            Selection::All(None) => available,
+            selection => count(&selection)?,
+        };
+    }
+    if json {
+        let listed = files.iter().map(|file| json!({ "name": file.name, "size": file.size }));
+        print(json!({
+            "connection": connection.name,
+            "goal": goal.name,
+            "files": listed.collect::<Vec<_>>(),
+            "fields": goal.columns.iter().map(|column| &column.header).collect::<Vec<_>>(),
+            "profiles": { "available": available, "next": next },
+        }))?;
+        return Ok(0);
+    }
+    for file in &files {
+        print(format!("{}  {} bytes", file.name, file.size))?;
+    }
+    print(format!("{available} profiles are available, {next} of them for the next run"))?;
+    Ok(0)
 }
 
 /// The buckets and folders of a connection.

@@ -1,10 +1,11 @@
 use std::path::{Path, PathBuf};
 
-use sluicebox_files::{Decoding, Directory, Location, PrivateKey, S3, S3Options};
+use sluicebox_files::{Decoding, Directory, Location, PrivateKey, PublicKey, S3, S3Options};
 use sluicebox_model::Schema;
 use sluicebox_processors::Limits;
 
-use super::goal::{self, ImportGoal};
+use super::export::{self, EXPORT_PROFILES, ExportGoal};
+use super::goal::{self, ImportGoal, ProcessorEntry};
 use super::reader::{Section, unknown};
 use super::settings::Settings;
 use super::value::Secret;
@@ -27,6 +28,51 @@ pub(crate) struct Connection {
     pub pgp: Option<PgpEntry>,
     /// In the order in which they run: imports of groups, then of profiles.
     pub goals: Vec<ImportGoal>,
+    /// In the order in which they run, after the imports.
+    pub exports: Vec<ExportGoal>,
+}
+
+/// A goal of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Goal<'c> {
+    /// It takes files.
+    Import(&'c ImportGoal),
+    /// It makes files.
+    Export(&'c ExportGoal),
+}
+
+impl<'c> Goal<'c> {
+    /// Its name.
+    pub(crate) fn name(&self) -> &'c str {
+        match self {
+            Self::Import(goal) => &goal.name,
+            Self::Export(goal) => &goal.name,
+        }
+    }
+
+    /// Whether it runs.
+    pub(crate) fn enabled(&self) -> bool {
+        match self {
+            Self::Import(goal) => goal.enabled,
+            Self::Export(goal) => goal.enabled,
+        }
+    }
+
+    /// The key of such goals in a connection's file.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Import(goal) => goal.target.kind().key(),
+            Self::Export(_) => EXPORT_PROFILES,
+        }
+    }
+
+    /// Its processors, in their order.
+    pub(crate) fn processors(&self) -> &'c [ProcessorEntry] {
+        match self {
+            Self::Import(goal) => &goal.processors,
+            Self::Export(goal) => &goal.processors,
+        }
+    }
 }
 
 /// Where a connection's files are.
@@ -54,12 +100,15 @@ pub(crate) struct BucketEntry {
 pub(crate) struct PgpEntry {
     private_key: Option<Secret>,
     passphrase: Option<Secret>,
+    public_key: Option<Secret>,
 }
 
 /// The way to a connection's files.
 pub(crate) struct Opened {
     pub location: Location,
     key: Option<PrivateKey>,
+    /// What exported files are encrypted for.
+    pub public_key: Option<PublicKey>,
 }
 
 impl Opened {
@@ -72,7 +121,17 @@ impl Opened {
 impl Connection {
     /// The names of its goals.
     pub(crate) fn goal_names(&self) -> Vec<String> {
-        self.goals.iter().map(|goal| goal.name.clone()).collect()
+        self.all_goals().map(|goal| goal.name().to_owned()).collect()
+    }
+
+    /// Its goals in the order in which they run.
+    pub(crate) fn all_goals(&self) -> impl Iterator<Item = Goal<'_>> {
+        self.goals.iter().map(Goal::Import).chain(self.exports.iter().map(Goal::Export))
+    }
+
+    /// The processors of all its goals.
+    pub(crate) fn processors(&self) -> impl Iterator<Item = &ProcessorEntry> {
+        self.all_goals().flat_map(|goal| goal.processors())
     }
 
     /// Whose permissions count, for messages; the key itself may be a secret.
@@ -92,7 +151,8 @@ impl Connection {
     /// # Errors
     /// If a secret is not where it should be, or is no key.
     pub(crate) fn open(&self, root: &Path) -> Result<Opened, Error> {
-        Ok(Opened { location: self.open_location(root)?, key: self.open_key(root)? })
+        let public_key = self.open_public_key(root)?;
+        Ok(Opened { location: self.open_location(root)?, key: self.open_key(root)?, public_key })
     }
 
     fn open_location(&self, root: &Path) -> Result<Location, Error> {
@@ -122,6 +182,14 @@ impl Connection {
         let Some(secret) = &pgp.private_key else { return Ok(None) };
         let passphrase = pgp.passphrase.as_ref().map(|passphrase| passphrase.text(root)).transpose()?;
         let key = PrivateKey::read(&secret.bytes(root)?, passphrase.as_deref());
+        let key = key
+            .map_err(|error| Error::Secret { place: secret.place().to_owned(), reason: error.to_string() });
+        key.map(Some)
+    }
+
+    fn open_public_key(&self, root: &Path) -> Result<Option<PublicKey>, Error> {
+        let Some(secret) = self.pgp.as_ref().and_then(|pgp| pgp.public_key.as_ref()) else { return Ok(None) };
+        let key = PublicKey::read(&secret.bytes(root)?);
         let key = key
             .map_err(|error| Error::Secret { place: secret.place().to_owned(), reason: error.to_string() });
         key.map(Some)
@@ -156,11 +224,22 @@ pub(crate) fn read(
             goals.push(goal);
         }
     }
-    if let Some(entry) = file.get("export_profiles") {
-        entry.problem("`export_profiles` is not supported in this version");
+    let mut exports: Vec<ExportGoal> = Vec::new();
+    for section in file.sections(EXPORT_PROFILES) {
+        let Some(goal) = export::read(schema, limits, &section) else { continue };
+        let twice = exports.iter().map(|other| &other.name).chain(goals.iter().map(|other| &other.name));
+        if twice.into_iter().any(|other| *other == goal.name) {
+            section.problem(format!("two goals are named `{}`", goal.name));
+        }
+        if pgp.as_ref().is_some_and(|pgp| pgp.public_key.is_none()) {
+            section.problem(
+                "the connection's files are encrypted, and [pgp] has no `public_key` to encrypt an export for",
+            );
+        }
+        exports.push(goal);
     }
     file.finish();
-    Connection { stem: stem.to_owned(), name, enabled, objectives, location, pgp, goals }
+    Connection { stem: stem.to_owned(), name, enabled, objectives, location, pgp, goals, exports }
 }
 
 fn objectives(file: &Section<'_>, schema: &Schema) -> Vec<String> {
@@ -219,7 +298,6 @@ fn bucket(location: &Section<'_>) -> BucketEntry {
 fn pgp(section: &Section<'_>) -> PgpEntry {
     let private_key = Secret::read(section, "private_key");
     let passphrase = Secret::read(section, "passphrase");
-    // Files are encrypted with it on their way out.
     let public_key = Secret::read(section, "public_key");
     if private_key.is_none() && public_key.is_none() {
         section.problem("[pgp] needs a `private_key` for imports or a `public_key` for exports");
@@ -228,5 +306,5 @@ fn pgp(section: &Section<'_>) -> PgpEntry {
         section.problem("`passphrase` is that of the `private_key`, which is missing");
     }
     section.finish();
-    PgpEntry { private_key, passphrase }
+    PgpEntry { private_key, passphrase, public_key }
 }

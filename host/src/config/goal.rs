@@ -101,6 +101,8 @@ pub(crate) struct ImportGoal {
     pub pattern: String,
     pub after_import: AfterImport,
     pub create: bool,
+    /// Whether a row may create a profile again that was erased.
+    pub restore_erased: bool,
     pub on_ambiguous: OnAmbiguous,
     pub max_rejected: MaxRejected,
     pub timezone: TimeZone,
@@ -168,11 +170,7 @@ pub(crate) struct AllFields {
 
 /// `None` if its files are not known, which is among the problems.
 pub(crate) fn read(schema: &Schema, limits: Limits, kind: Kind, goal: &Section<'_>) -> Option<ImportGoal> {
-    let name = goal.required("name").to_owned();
-    let fits = |character: char| character.is_ascii_alphanumeric() || " _.-".contains(character);
-    if !name.chars().all(fits) || name.trim() != name || name.starts_with('.') {
-        goal.problem("the name of a goal is made of A-Z, a-z, 0-9, space, `_`, `.` and `-`");
-    }
+    let name = name(goal);
     let target = match kind {
         Kind::Groups => Target::Groups(group(goal, schema)),
         Kind::Profiles => Target::Profiles(domain_group(goal, schema)),
@@ -200,6 +198,7 @@ pub(crate) fn read(schema: &Schema, limits: Limits, kind: Kind, goal: &Section<'
     let enabled = goal.flag("enabled", true);
     let directory = directory(goal);
     let create = goal.flag("create", true);
+    let restore_erased = goal.flag("restore_erased", false);
     let on_ambiguous = goal.choice("on_ambiguous", &OnAmbiguous::NAMES, OnAmbiguous::default());
     let (max_rejected, timezone, all_fields) = (max_rejected(goal), timezone(goal), all_fields(goal));
     let processors = goal.sections("processors");
@@ -215,6 +214,7 @@ pub(crate) fn read(schema: &Schema, limits: Limits, kind: Kind, goal: &Section<'
         pattern,
         after_import,
         create,
+        restore_erased,
         on_ambiguous,
         max_rejected,
         timezone,
@@ -231,6 +231,16 @@ pub(crate) fn read(schema: &Schema, limits: Limits, kind: Kind, goal: &Section<'
     };
     read.settings = settings(&read, schema, goal);
     Some(read)
+}
+
+/// The name of a goal.
+pub(crate) fn name(goal: &Section<'_>) -> String {
+    let name = goal.required("name");
+    let fits = |character: char| character.is_ascii_alphanumeric() || " _.-".contains(character);
+    if !name.chars().all(fits) || name.trim() != name || name.starts_with('.') {
+        goal.problem("the name of a goal is made of A-Z, a-z, 0-9, space, `_`, `.` and `-`");
+    }
+    name.to_owned()
 }
 
 /// What of a property decides about how a cell becomes its value.
@@ -320,7 +330,7 @@ pub(crate) fn pattern_text<'d>(section: &Section<'d>) -> Option<(Entry<'d>, &'d 
     Some((entry, text, regex))
 }
 
-fn directory(goal: &Section<'_>) -> String {
+pub(crate) fn directory(goal: &Section<'_>) -> String {
     let Some(entry) = goal.get("directory") else { return String::new() };
     let directory = entry.text().unwrap_or_default();
     stays_inside(&entry, directory);
@@ -367,7 +377,7 @@ fn max_rejected(goal: &Section<'_>) -> MaxRejected {
     })
 }
 
-fn timezone(goal: &Section<'_>) -> TimeZone {
+pub(crate) fn timezone(goal: &Section<'_>) -> TimeZone {
     let Some(entry) = goal.get("timezone") else { return TimeZone::UTC };
     let Some(name) = entry.text() else { return TimeZone::UTC };
     TimeZone::get(name).unwrap_or_else(|_| {
@@ -431,7 +441,7 @@ fn csv(goal: &Section<'_>) -> (CsvOptions, Encoding, NumberFormat) {
 }
 
 /// `Some(None)` is `none`, where that is allowed.
-fn character(section: &Section<'_>, key: &'static str, or_none: bool) -> Option<Option<char>> {
+pub(crate) fn character(section: &Section<'_>, key: &'static str, or_none: bool) -> Option<Option<char>> {
     let entry = section.get(key)?;
     let text = entry.text()?;
     let mut characters = text.chars();
@@ -446,7 +456,7 @@ fn character(section: &Section<'_>, key: &'static str, or_none: bool) -> Option<
     }
 }
 
-fn ascii(section: &Section<'_>, key: &'static str, default: Option<u8>) -> Option<u8> {
+pub(crate) fn ascii(section: &Section<'_>, key: &'static str, default: Option<u8>) -> Option<u8> {
     match character(section, key, true) {
         None => default,
         Some(None) => None,
@@ -458,7 +468,7 @@ fn ascii(section: &Section<'_>, key: &'static str, default: Option<u8>) -> Optio
     }
 }
 
-fn processor(limits: Limits, linked: &[LinkedEntry], section: &Section<'_>) -> ProcessorEntry {
+pub(crate) fn processor(limits: Limits, linked: &[LinkedEntry], section: &Section<'_>) -> ProcessorEntry {
     let file = section.get("file").and_then(|entry| linked::file(linked, &entry)).flatten();
     let limits = match section.section("limits") {
         Some(own) => {

@@ -4,6 +4,7 @@
 
 mod connection;
 mod events;
+mod export;
 mod goal;
 mod linked;
 mod reader;
@@ -17,8 +18,9 @@ use std::path::{Path, PathBuf};
 
 use sluicebox_model::Schema;
 
-pub(crate) use connection::{Connection, Opened};
+pub(crate) use connection::{Connection, Goal, Opened};
 pub(crate) use events::{EventEntry, NestedEntry};
+pub(crate) use export::{ColumnSource, EXPORT_PROFILES, ExportGoal, ExportedEvents, ValueFormat, WhenEmpty};
 pub(crate) use goal::{
     AfterImport, ImportGoal, MaxRejected, ProcessorEntry, Target, ValueEntry, property_settings,
 };

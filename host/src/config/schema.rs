@@ -1,11 +1,12 @@
 use std::time::Duration;
 
+use sluicebox_matching::segment_problem;
 use sluicebox_model::{
-    EventType, GroupType, NestedType, Permission, PropertySchema, READ_ONLY_PROPERTIES, Schema, ValueType,
-    system_properties,
+    EventType, GroupType, Lifecycle, NestedType, Permission, PropertySchema, READ_ONLY_PROPERTIES, Schema,
+    Segment, ValueType, system_properties,
 };
 
-use super::reader::Section;
+use super::reader::{Entry, Section, nearest, unknown};
 use super::value::duration;
 
 pub(crate) fn read(file: Section<'_>) -> Schema {
@@ -42,25 +43,58 @@ pub(crate) fn read(file: Section<'_>) -> Schema {
         event
     });
     let events = events.collect();
-    for (_, segment) in file.named("segments") {
-        segment.required("where");
-        segment.finish();
-    }
-    for (_, lifecycle) in file.named("lifecycles") {
-        for stage in lifecycle.sections("stages") {
-            stage.required("name");
-            stage.required("segment");
-            stage.finish();
-        }
-        lifecycle.finish();
-    }
     let mut domain_groups = names(&file, "domain_groups");
     if !domain_groups.iter().any(|name| name == "default") {
         domain_groups.push("default".to_owned());
     }
     let objectives = names(&file, "objectives");
+    let mut schema = Schema { properties, groups, events, objectives, domain_groups, ..Schema::default() };
+    schema.segments = segments(&file, &schema);
+    schema.lifecycles = lifecycles(&file, &schema);
     file.finish();
-    Schema { properties, groups, events, objectives, domain_groups }
+    schema
+}
+
+fn segments(file: &Section<'_>, schema: &Schema) -> Vec<Segment> {
+    let read = |(name, section): (&str, Section<'_>)| {
+        let expression = section.required("where").to_owned();
+        if let Some(entry) = section.get("where") {
+            let near = |name: &str, known: Vec<&str>| nearest(name, known).map(str::to_owned);
+            if let Some(problem) = segment_problem(&expression, schema, &near) {
+                entry.problem(format!("`where`: {problem}"));
+            }
+        }
+        section.finish();
+        Segment { name: name.to_owned(), expression }
+    };
+    file.named("segments").into_iter().map(read).collect()
+}
+
+fn lifecycles(file: &Section<'_>, schema: &Schema) -> Vec<Lifecycle> {
+    let stage = |section: &Section<'_>| {
+        let (name, segment) = (section.required("name").to_owned(), section.required("segment").to_owned());
+        if let Some(entry) = section.get("segment") {
+            known_segment(&entry, &segment, schema);
+        }
+        section.finish();
+        (name, segment)
+    };
+    let read = |(name, section): (&str, Section<'_>)| {
+        let stages: Vec<(String, String)> = section.sections("stages").iter().map(stage).collect();
+        if stages.is_empty() {
+            section.problem("a lifecycle needs `stages`");
+        }
+        section.finish();
+        Lifecycle { name: name.to_owned(), stages }
+    };
+    file.named("lifecycles").into_iter().map(read).collect()
+}
+
+/// Reports a segment that there is not.
+pub(crate) fn known_segment(entry: &Entry<'_>, name: &str, schema: &Schema) {
+    if schema.segment(name).is_none() {
+        entry.problem(unknown("segment", name, schema.segments.iter().map(|segment| segment.name.as_str())));
+    }
 }
 
 /// Names with nothing to say about them yet.

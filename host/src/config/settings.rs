@@ -1,6 +1,7 @@
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use sluicebox_files::Expansion;
 use sluicebox_processors::Limits;
@@ -21,6 +22,8 @@ pub(crate) struct Settings {
     pub expansion: Expansion,
     /// How imports work.
     pub tuning: Tuning,
+    /// How long it is kept what runs overwrite, so that they can be undone; absent = not at all.
+    pub undo: Option<Duration>,
 }
 
 /// How imports work. Nothing of it changes a result.
@@ -40,6 +43,7 @@ pub(crate) fn read(root: &Path, file: Section<'_>, problems: &Problems) -> Setti
         plugins: root.join("plugins"),
         limits: Limits::default(),
         expansion: Expansion::default(),
+        undo: None,
         tuning: Tuning {
             threads: thread::available_parallelism().map_or(1, NonZero::get),
             batch_rows: 1024,
@@ -72,6 +76,10 @@ pub(crate) fn read(root: &Path, file: Section<'_>, problems: &Problems) -> Setti
         tuning.batch_rows = count(&import, "batch_rows", tuning.batch_rows, 65_536);
         tuning.commit_rows = count(&import, "commit_rows", tuning.commit_rows, 10_000_000);
         import.finish();
+    }
+    if let Some(undo) = file.section("undo") {
+        settings.undo = undo.has("keep").then(|| duration(&undo, "keep", Duration::ZERO));
+        undo.finish();
     }
     for key in ["smtp", "server"] {
         if file.has(key) {

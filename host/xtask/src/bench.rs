@@ -60,6 +60,81 @@ pub(crate) fn run(rows: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Exports every profile, in several forms, and then a thousand that changed.
+pub(crate) fn export(rows: u64) -> anyhow::Result<()> {
+    let binary = host()?;
+    let work = target()?.join("bench-export");
+    if work.exists() {
+        fs::remove_dir_all(&work)?;
+    }
+    let incoming = work.join("exchange/incoming");
+    fs::create_dir_all(&incoming)?;
+    fs::create_dir_all(work.join("connections"))?;
+    fs::write(
+        work.join("schema.toml"),
+        format!("{SCHEMA}\n[segments.dutch]\nwhere = \"profile.country == 'NL'\"\n"),
+    )?;
+    fs::write(work.join("connections/shop.toml"), connection(NORMALIZER))?;
+    let columns: String =
+        COLUMNS.iter().map(|name| format!("[[export_profiles.columns]]\nproperty = \"{name}\"\n")).collect();
+    let goal = |name: &str, more: &str| {
+        format!("[[export_profiles]]\nname = \"{name}\"\nfile = \"{name}.csv\"\n{more}{columns}")
+    };
+    let location = "[location]\nkind = \"directory\"\npath = \"exchange\"\n";
+    let normalizer = NORMALIZER.replace("import_profiles", "export_profiles");
+    let goals = [
+        goal("all", ""),
+        goal("zstd", "compression = \"zstd\"\n"),
+        goal("segment", "segment = \"dutch\"\n"),
+        goal("processor", &normalizer).replacen(&normalizer, "", 1) + &normalizer,
+    ];
+    fs::write(work.join("connections/out.toml"), format!("{location}{}", goals.concat()))?;
+    customers(&incoming.join("customers_1.csv"), rows, 0)?;
+    let import = || run_command(Command::new(&binary).arg("-C").arg(&work).args(["run", "shop"]));
+    import()?;
+    println!("\n{rows} profiles of 12 columns; {} threads\n", thread::available_parallelism()?);
+    println!("| export | profiles | profiles/s | wall s | peak MB |");
+    println!("| --- | --- | --- | --- | --- |");
+    for name in ["all", "zstd", "segment", "processor"] {
+        exported(&binary, &work, name, name, rows)?;
+    }
+    customers(&incoming.join("customers_2.csv"), rows, 1)?;
+    let changed = fs::read_to_string(incoming.join("customers_2.csv"))?;
+    fs::write(incoming.join("customers_2.csv"), changed.lines().take(1001).collect::<Vec<_>>().join("\n"))?;
+    import()?;
+    exported(&binary, &work, "all", "1000 that changed", 1000)?;
+    fs::remove_dir_all(&work)?;
+    Ok(())
+}
+
+const COLUMNS: [&str; 12] = [
+    "id",
+    "email",
+    "first_name",
+    "last_name",
+    "phone",
+    "city",
+    "country",
+    "birthdate",
+    "lifetime_spend",
+    "score",
+    "tags",
+    "updated_at",
+];
+
+fn exported(binary: &Path, work: &Path, goal: &str, name: &str, looked_at: u64) -> anyhow::Result<()> {
+    let mut command = Command::new(binary);
+    command.arg("-C").arg(work).args(["run", "out", "--json", "--goal", goal]);
+    let (report, wall, peak) = watched(&mut command)?;
+    let Some(rows) =
+        report.pointer("/rows/merged").filter(|_| report.get("status") == Some(&"succeeded".into()))
+    else {
+        bail!("{name}: {report}");
+    };
+    println!("| {name} | {rows} | {:.0} | {wall:.2} | {} |", looked_at as f64 / wall, peak / 1000);
+    Ok(())
+}
+
 /// SeaweedFS lets everybody do everything: it listens on the loopback address alone.
 const ANYBODY: &str = r#"{"identities": [
   {"name": "anonymous", "actions": ["Admin", "Read", "Write", "List"]},
@@ -157,23 +232,11 @@ pub(crate) fn host() -> anyhow::Result<PathBuf> {
 }
 
 fn measure(binary: &Path, work: &Path, name: &str, rows: u64) -> anyhow::Result<()> {
-    let begun = Instant::now();
     let mut command = Command::new(binary);
-    command.arg("-C").arg(work).args(["run", "--json"]).stdout(Stdio::piped());
-    let mut child = command.spawn()?;
-    let status = PathBuf::from(format!("/proc/{}/status", child.id()));
-    let mut peak = 0;
-    while child.try_wait()?.is_none() {
-        peak = peak.max(high_water(&status).unwrap_or_default());
-        thread::sleep(Duration::from_millis(10));
-    }
-    let wall = begun.elapsed().as_secs_f64();
-    let mut line = String::new();
-    child.stdout.take().context("no output")?.read_to_string(&mut line)?;
-    let report: Value = serde_json::from_str(&line).context(line.clone())?;
+    let (report, wall, peak) = watched(command.arg("-C").arg(work).args(["run", "--json"]))?;
     if report.get("status") != Some(&"succeeded".into()) || report.pointer("/rows/read") != Some(&rows.into())
     {
-        bail!("{name}: {line}");
+        bail!("{name}: {report}");
     }
     let seconds = |stage: &str| {
         let milliseconds = report.pointer(&format!("/stages_ms/{stage}")).and_then(Value::as_f64);
@@ -189,6 +252,22 @@ fn measure(binary: &Path, work: &Path, name: &str, rows: u64) -> anyhow::Result<
         seconds("commit"),
     );
     Ok(())
+}
+
+/// Runs one goal; answers with its report, the seconds that it took and the most memory that it had, in kB.
+fn watched(command: &mut Command) -> anyhow::Result<(Value, f64, u64)> {
+    let begun = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let status = PathBuf::from(format!("/proc/{}/status", child.id()));
+    let mut peak = 0;
+    while child.try_wait()?.is_none() {
+        peak = peak.max(high_water(&status).unwrap_or_default());
+        thread::sleep(Duration::from_millis(10));
+    }
+    let wall = begun.elapsed().as_secs_f64();
+    let mut line = String::new();
+    child.stdout.take().context("no output")?.read_to_string(&mut line)?;
+    Ok((serde_json::from_str(&line).context(line.clone())?, wall, peak))
 }
 
 /// The most memory that a process has had so far, in kB.

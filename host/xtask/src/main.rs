@@ -48,6 +48,9 @@ enum Task {
         /// The same file from a folder and from a bucket of SeaweedFS instead. 16000000 rows are 2 GB.
         #[arg(long)]
         s3: bool,
+        /// Exports of all profiles and of a thousand that changed instead.
+        #[arg(long, conflicts_with = "s3")]
+        export: bool,
     },
 }
 
@@ -58,7 +61,8 @@ fn main() -> anyhow::Result<()> {
         Task::BuildPlugins { hostile: true } => plugins::build().and_then(|()| plugins::build_hostile()),
         Task::Demo { rows } => demo::run(rows),
         Task::Test => test::run(),
-        Task::Bench { rows, s3: false } => bench::run(rows),
-        Task::Bench { rows, s3: true } => bench::bucket(rows),
+        Task::Bench { rows, export: true, .. } => bench::export(rows),
+        Task::Bench { rows, s3: true, .. } => bench::bucket(rows),
+        Task::Bench { rows, .. } => bench::run(rows),
     }
 }

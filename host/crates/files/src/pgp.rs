@@ -5,11 +5,15 @@
 //! copy of it lies anywhere meanwhile.
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pgp::composed::{DecryptionOptions, Deserializable, Message, SignedSecretKey, TheRing};
-use pgp::types::{Password, Seipdv1ReadMode, Tag};
+use pgp::composed::{
+    DecryptionOptions, Deserializable, Message, MessageBuilder, SignedPublicKey, SignedSecretKey, TheRing,
+};
+use pgp::crypto::sym::SymmetricKeyAlgorithm;
+use pgp::packet::{PublicKey as PrimaryKey, PublicSubkey, Signature, SignatureType};
+use pgp::types::{KeyDetails, Password, Seipdv1ReadMode, Tag, Timestamp};
 
 use crate::FileError;
 
@@ -28,6 +32,17 @@ pub enum PgpError {
     /// The private key is locked.
     #[error("the private key is protected by a passphrase; set pgp.passphrase")]
     NoPassphrase,
+    /// The public key cannot be read.
+    #[error("the public key cannot be read; expected an OpenPGP public key, armored or binary")]
+    NoPublicKey,
+    /// A private key where a public one belongs.
+    #[error("the key is a private key; public_key needs the partner's public one")]
+    PrivateKey,
+    /// The public key is of no use for encryption.
+    #[error(
+        "the public key cannot be encrypted for: it has expired, was revoked or is for signatures alone; ask the partner for a new one"
+    )]
+    Unusable,
     /// The passphrase does not open the private key.
     #[error("the passphrase does not open the private key; check pgp.passphrase")]
     WrongPassphrase,
@@ -98,6 +113,105 @@ impl PrivateKey {
             (false, Some(_)) => Err(PgpError::WrongPassphrase),
         }
     }
+}
+
+/// The public keys of whoever is to read an exported file.
+#[derive(Clone)]
+pub struct PublicKey(Arc<Vec<Recipient>>);
+
+enum Recipient {
+    Primary(PrimaryKey),
+    Subkey(PublicSubkey),
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PublicKey")
+    }
+}
+
+impl PublicKey {
+    /// Reads one or more public keys, armored or binary. A file is encrypted for each of them.
+    ///
+    /// # Errors
+    /// If there is no public key, or one of them is not for encryption any more.
+    pub fn read(bytes: &[u8]) -> Result<Self, PgpError> {
+        if bytes.windows(32).any(|window| window == b"-----BEGIN PGP PRIVATE KEY BLOCK") {
+            return Err(PgpError::PrivateKey);
+        }
+        let (found, _) = SignedPublicKey::from_reader_many(bytes).map_err(|_| PgpError::NoPublicKey)?;
+        let mut recipients = Vec::new();
+        for key in found {
+            recipients.push(recipient(&key.map_err(|_| PgpError::NoPublicKey)?)?);
+        }
+        if recipients.is_empty() { Err(PgpError::NoPublicKey) } else { Ok(Self(Arc::new(recipients))) }
+    }
+}
+
+/// The newest part of a key that is for encryption, whose signatures hold, and that has neither expired nor been
+/// revoked. (RFC 9580, 5.2.3.13 and 5.2.3.29.)
+fn recipient(key: &SignedPublicKey) -> Result<Recipient, PgpError> {
+    let primary = &key.primary_key;
+    let expired = |created: Timestamp, signature: &Signature| {
+        signature.key_expiration_time().is_some_and(|time| {
+            let end = u64::from(created.as_secs()) + u64::from(time.as_secs());
+            time.as_secs() > 0 && end < u64::from(Timestamp::now().as_secs())
+        })
+    };
+    let newest =
+        |signatures: &[Signature]| signatures.iter().max_by_key(|signature| signature.created()).cloned();
+    let own: Vec<Signature> = key
+        .details
+        .users
+        .iter()
+        .flat_map(|user| {
+            user.signatures
+                .iter()
+                .filter(|signature| signature.verify_certification(primary, Tag::UserId, &user.id).is_ok())
+        })
+        .chain(&key.details.direct_signatures)
+        .cloned()
+        .collect();
+    let Some(certificate) = newest(&own) else { return Err(PgpError::Unusable) };
+    if !key.details.revocation_signatures.is_empty() || expired(primary.created_at(), &certificate) {
+        return Err(PgpError::Unusable);
+    }
+    let for_encryption = |signature: &Signature| {
+        let flags = signature.key_flags();
+        flags.encrypt_comms() || flags.encrypt_storage()
+    };
+    let usable = key.public_subkeys.iter().filter(|subkey| {
+        let revoked = |signature: &Signature| signature.typ() == Some(SignatureType::SubkeyRevocation);
+        let binding = newest(&subkey.signatures);
+        subkey.verify_bindings(primary).is_ok()
+            && !subkey.signatures.iter().any(revoked)
+            && binding.is_some_and(|binding| {
+                for_encryption(&binding) && !expired(subkey.key.created_at(), &binding)
+            })
+    });
+    match usable.max_by_key(|subkey| subkey.key.created_at()) {
+        Some(subkey) => Ok(Recipient::Subkey(subkey.key.clone())),
+        None if for_encryption(&certificate) => Ok(Recipient::Primary(primary.clone())),
+        None => Err(PgpError::Unusable),
+    }
+}
+
+/// Encrypts a text, as it streams by, with AES-256 and integrity protection that every OpenPGP program reads.
+pub(crate) fn encrypt(text: impl Read, key: &PublicKey, out: &mut impl Write) -> Result<(), FileError> {
+    let mut random = rand::rngs::OsRng;
+    let mut message =
+        MessageBuilder::from_reader("", text).seipd_v1(&mut random, SymmetricKeyAlgorithm::AES256);
+    for recipient in key.0.iter() {
+        let added = match recipient {
+            Recipient::Primary(key) => message.encrypt_to_key(&mut random, key).map(|_| ()),
+            Recipient::Subkey(key) => message.encrypt_to_key(&mut random, key).map(|_| ()),
+        };
+        added.map_err(|_| PgpError::Unusable)?;
+    }
+    message.to_writer(random, out).map_err(|error| match error {
+        pgp::errors::Error::IO { source, .. } => FileError::Io(source),
+        _ => FileError::Io(io::Error::other("the encryption failed")),
+    })
 }
 
 /// Whether a file that begins so is an armored OpenPGP message, which nothing else looks like.

@@ -102,6 +102,7 @@ struct Work<'g, 'w> {
     plan: &'w Plan,
     gathered: &'g Gathered,
     context: Context,
+    erased: &'w [bool],
     entries: Vec<Entry>,
     places: Places,
     holders: Vec<Holder>,
@@ -116,15 +117,16 @@ struct Work<'g, 'w> {
 }
 
 impl Gathered {
-    /// Applies the rows in file order. `found[n]` is whom the n-th identifier finds; `ids` and `records` are
-    /// [`Gathered::records`] and what was loaded for each; `events` answers for the events of these records.
+    /// Applies the rows in file order. `found[n]` is whom the n-th identifier finds; `erased[n]`, empty where nothing
+    /// ever was, whether the person of whom it was is to stay away; `ids` and `records` are [`Gathered::records`] and
+    /// what was loaded for each; `events` answers for the events of these records.
     pub fn apply(
         &self,
         plan: &Plan,
         context: Context,
         found: &[Option<RecordId>],
-        ids: &[RecordId],
-        records: Vec<Option<(RecordId, Record)>>,
+        erased: &[bool],
+        (ids, records): (&[RecordId], Vec<Option<(RecordId, Record)>>),
         events: &mut dyn HeldEvents,
     ) -> Applied<'_> {
         let loaded = Loaded::new(ids, records);
@@ -150,6 +152,7 @@ impl Gathered {
             plan,
             gathered: self,
             context,
+            erased,
             entries,
             places: loaded.places,
             holders,
@@ -229,8 +232,12 @@ impl Work<'_, '_> {
         }
         let may_create =
             self.plan.create && lookups.iter().any(|lookup| matches!(lookup, Lookup::Property { .. }));
+        let is_erased = |lookup: &Lookup| match lookup {
+            Lookup::Property { key, .. } => self.erased.get(slot(slots, *key)) == Some(&true),
+            Lookup::Record(_) => false,
+        };
         let target = match (found.as_slice(), self.plan.on_ambiguous) {
-            ([], _) if may_create => None,
+            ([], _) if may_create && !lookups.iter().any(is_erased) => None,
             ([], _) => {
                 self.applied.counts.excluded += 1;
                 return None;

@@ -2,17 +2,19 @@
 //!
 //! `prepare` turns a batch's cells into typed values, identifiers and events; `Gathered` collects the identifiers of
 //! many batches so that the store can look them up in one sorted sweep; `apply` walks the rows in file order;
-//! `timeline` puts their events in place.
+//! `timeline` puts their events in place. `segments` tells which profiles an expression holds of.
 
 mod apply;
 mod gather;
 mod plan;
 mod prepare;
 mod rules;
+mod segments;
 mod timeline;
 
 pub use apply::{Applied, Context, Counts};
 pub use gather::Gathered;
 pub use plan::{EventPlan, FieldPlan, IdentifierPlan, NestedPlan, OnAmbiguous, Plan, ValuePlan};
 pub use prepare::{Prepared, prepare};
+pub use segments::{EventSum, Names, Nearest, Needs, Person, Segments, segment_problem};
 pub use timeline::HeldEvents;

@@ -19,8 +19,8 @@ pub use linked::{LinkedRow, LinkedRows, at_path};
 pub use number::{NumberFormat, add_exactly};
 pub use record::{Class, Property, Record, Touch};
 pub use schema::{
-    EventType, GroupType, MergeRule, NestedType, Permission, PropertySchema, READ_ONLY_PROPERTIES, Schema,
-    property, system_properties,
+    EventType, GroupType, Lifecycle, MergeRule, NestedType, Permission, PropertySchema, READ_ONLY_PROPERTIES,
+    Schema, Segment, property, system_properties,
 };
 pub use value::{CellFormat, Misfit, TimeFormat, Value, ValueType, time_format_error};
 

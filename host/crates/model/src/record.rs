@@ -160,6 +160,12 @@ impl Record {
         self.set_packed(id, &packed);
     }
 
+    /// Takes a property's values away.
+    pub fn clear(&mut self, id: PropertyId) {
+        let place = self.place(id).0;
+        self.packed.drain(place);
+    }
+
     /// A hash of the properties and events: records with equal ones have equal fingerprints.
     pub fn fingerprint(&self) -> u64 {
         xxh3_64(&self.packed).wrapping_add(self.events)
@@ -228,6 +234,9 @@ mod tests {
         assert_eq!(record.values(PropertyId(5)), [Value::Text("longer than before".into())]);
         assert_eq!(record.get(PropertyId(9)), Some(text("9")));
         assert_eq!(record.get(PropertyId(7)), None);
+        record.clear(PropertyId(5));
+        record.clear(PropertyId(7));
+        assert_eq!(record.properties().map(|(id, _)| id.0).collect::<Vec<_>>(), [0, 1, 9, 300]);
     }
 
     #[test]

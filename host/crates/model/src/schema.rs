@@ -134,6 +134,28 @@ pub struct Schema {
     pub objectives: Vec<String>,
     /// The names of the domain groups; `default` is always there.
     pub domain_groups: Vec<String>,
+    /// In the order of the file.
+    pub segments: Vec<Segment>,
+    /// In the order of the file.
+    pub lifecycles: Vec<Lifecycle>,
+}
+
+/// A set of profiles, by what they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// The name.
+    pub name: String,
+    /// What holds of its profiles: an expression of the [Common Expression Language](https://cel.dev).
+    pub expression: String,
+}
+
+/// Stages that profiles go through; a profile is in the first whose segment holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lifecycle {
+    /// The name.
+    pub name: String,
+    /// The names of the stages and of their segments.
+    pub stages: Vec<(String, String)>,
 }
 
 impl Schema {
@@ -145,6 +167,11 @@ impl Schema {
     /// The type of groups of that name.
     pub fn group(&self, name: &str) -> Option<&GroupType> {
         self.groups.iter().find(|group| group.name == name)
+    }
+
+    /// The segment of that name.
+    pub fn segment(&self, name: &str) -> Option<&Segment> {
+        self.segments.iter().find(|segment| segment.name == name)
     }
 
     /// The type of events of that name.

@@ -4,9 +4,18 @@
 //! batches to one instance under `limits`, and `outcome` checks every byte of what comes back before it is used.
 //! Nothing here knows where rows come from or what is done with them.
 
+mod arena;
 mod bindings;
 mod cache;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "it tests"
+)]
+pub mod fuzz;
 mod limits;
 mod outcome;
 mod runtime;

@@ -157,9 +157,8 @@ impl Runtime {
             return Err(Fault::World { expected: format!("{INTERFACE}@{VERSION}"), found });
         }
         let imports: Vec<String> = world.imports(&self.engine).map(|(name, _)| shown(name)).collect();
-        let foreign =
-            |name: &&String| !name.starts_with("sluicebox:processor/") && !name.starts_with("wasi:");
-        let foreign: Vec<&str> = imports.iter().filter(foreign).map(String::as_str).collect();
+        let foreign: Vec<&str> =
+            imports.iter().map(String::as_str).filter(|name| !is_offered(name)).collect();
         if foreign.is_empty() { Ok(imports) } else { Err(Fault::Imports(foreign.join(", "))) }
     }
 }
@@ -208,6 +207,16 @@ impl Plugin {
             Ok(session) => Ok(session),
             Err(fault) => Err(PluginError { plugin: self.name().to_owned(), fault }),
         }
+    }
+}
+
+/// Whether a processor may import this: the log, and of WASI 0.2 what every program expects, which is empty here.
+fn is_offered(import: &str) -> bool {
+    const WASI: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
+    let wasi = import.strip_prefix("wasi:").and_then(|name| name.split_once('/'));
+    match wasi {
+        Some((package, interface)) => WASI.contains(&package) && interface.contains("@0.2."),
+        None => import.starts_with("sluicebox:processor/"),
     }
 }
 

@@ -4,6 +4,7 @@ use sluicebox_model::{RecordBatch, Verdict};
 use wasmtime::component::ResourceAny;
 use wasmtime::{Store, Trap};
 
+use crate::arena;
 use crate::bindings::{Batch, Failure, Guest, World, WorldPre};
 use crate::error::shown;
 use crate::limits::{Refused, State, TABLE_ELEMENTS};
@@ -206,7 +207,12 @@ impl Session {
         if batch.rows() == 0 {
             return Ok(());
         }
-        self.fill(batch)?;
+        arena::fill(batch, self.columns.get(..self.wanted).unwrap_or_default(), &mut self.input);
+        let size = self.input.data.len() + self.input.offsets.len() * 4;
+        let limit = self.instance.limits.memory;
+        if size > limit {
+            return Err(Fault::Batch { size, limit });
+        }
         let (resource, input) = (self.resource, &self.input);
         let outcome = self
             .instance
@@ -228,38 +234,6 @@ impl Session {
             }
         }
         Ok(())
-    }
-
-    /// Copies the wanted columns into one arena.
-    fn fill(&mut self, batch: &RecordBatch) -> Result<(), Fault> {
-        let input = &mut self.input;
-        input.data.clear();
-        input.offsets.clear();
-        input.validity.clear();
-        let rows = batch.rows();
-        input.rows = u32::try_from(rows).unwrap_or(u32::MAX);
-        let end = |data: &Vec<u8>| u32::try_from(data.len()).unwrap_or(u32::MAX);
-        let mut every_cell_has_a_value = true;
-        for column in self.columns.iter().take(self.wanted) {
-            input.offsets.push(end(&input.data));
-            let mut byte = 0;
-            for row in 0..rows {
-                let cell = batch.cell(row, *column);
-                input.data.extend_from_slice(cell.as_bytes());
-                input.offsets.push(end(&input.data));
-                every_cell_has_a_value &= !cell.is_empty();
-                byte |= u8::from(!cell.is_empty()) << (row % 8);
-                if row % 8 == 7 || row + 1 == rows {
-                    input.validity.push(byte);
-                    byte = 0;
-                }
-            }
-        }
-        if every_cell_has_a_value {
-            input.validity.clear();
-        }
-        let (size, limit) = (input.data.len() + input.offsets.len() * 4, self.instance.limits.memory);
-        if size > limit { Err(Fault::Batch { size, limit }) } else { Ok(()) }
     }
 }
 

@@ -3,9 +3,11 @@ use std::borrow::Cow;
 use rocksdb::WriteBatch;
 use sluicebox_model::{Event, EventKey, Record, RecordId};
 
+use crate::changes::Changed;
 use crate::encode::{encode, encode_event, merged_into};
+use crate::exports::{ExportState, export_key};
 use crate::keys::{
-    self, DIGEST, EVENTS, GOAL_RUN, HISTORY, IDENTIFIERS, LEDGER, RECORDS, RUNNING, UNFINISHED,
+    self, CHANGES, DIGEST, EVENTS, GOAL_RUN, HISTORY, IDENTIFIERS, LEDGER, NOW, RECORDS, RUNNING, UNFINISHED,
 };
 use crate::open::durable;
 use crate::{Store, StoreError};
@@ -53,6 +55,10 @@ pub struct Commit<'a> {
     pub goal_run: Option<(u64, Vec<u8>)>,
     /// Whether that goal run is over.
     pub ends_goal_run: bool,
+    /// Where the changes come from; the records that changed are those that were modified at its time.
+    pub changed: Option<Changed<'a>>,
+    /// What an export goal remembers of a run that succeeded.
+    pub export: Option<([u8; 32], ExportState)>,
 }
 
 impl Commit<'_> {
@@ -81,6 +87,23 @@ impl Store {
             bytes.clear();
             encode(record, &mut bytes);
             batch.put_cf(records, id.0, &bytes);
+        }
+        if let Some(changed) = &commit.changed {
+            let ids = commit.records.iter().filter(|(_, record)| record.modified == changed.now);
+            let ids = ids.map(|(id, _)| *id).collect::<Vec<_>>();
+            let run = commit.goal_run.as_ref().map_or(0, |(number, _)| *number);
+            let number = self.db.latest_sequence_number();
+            if let Some((key, list)) = changed.entry(&ids, run, number) {
+                batch.put_cf(self.family(CHANGES)?, key, list);
+            }
+            if changed.keep {
+                let merged = commit.merged.iter().map(|(id, _)| *id);
+                let events = commit.events.iter().map(|(key, _)| key);
+                self.keep(changed.now, number, ids.into_iter().chain(merged), events, &mut batch)?;
+            }
+        }
+        if let Some((goal, state)) = &commit.export {
+            batch.put(export_key(goal), state.encode());
         }
         for (from, to) in &commit.merged {
             batch.put_cf(records, from.0, merged_into(*to));
@@ -119,11 +142,24 @@ impl Store {
         Ok(())
     }
 
-    /// Begins a goal run, whose number is greater than all before it. `report` makes its first report.
+    /// Begins a goal run; answers with its number, greater than all before it, and its time in milliseconds since the
+    /// epoch: that of the clock, or later than all before it where the clock was set back. `report` makes its first
+    /// report.
     ///
     /// # Errors
     /// If the store fails.
-    pub fn begin_goal_run(&self, report: impl FnOnce(u64) -> Vec<u8>) -> Result<u64, StoreError> {
+    pub fn begin_goal_run(
+        &self,
+        clock: i64,
+        report: impl FnOnce(u64) -> Vec<u8>,
+    ) -> Result<(u64, i64), StoreError> {
+        let before = match self.db.get(NOW)? {
+            None => i64::MIN,
+            Some(bytes) => {
+                keys::read_i64(&bytes).ok_or(StoreError::Damaged("the time of the last goal run"))?
+            }
+        };
+        let now = clock.max(before.saturating_add(1));
         let last = match self.db.get(GOAL_RUN)? {
             None => 0,
             Some(bytes) => keys::read_u64(&bytes).ok_or(StoreError::Damaged("the number of goal runs"))?,
@@ -132,9 +168,10 @@ impl Store {
         let mut batch = WriteBatch::default();
         batch.put(GOAL_RUN, number.to_be_bytes());
         batch.put(RUNNING, number.to_be_bytes());
+        batch.put(NOW, now.to_be_bytes());
         batch.put(keys::key(HISTORY, &number.to_be_bytes()), report(number));
         self.db.write_opt(batch, &durable())?;
-        Ok(number)
+        Ok((number, now))
     }
 
     /// Remembers what [`Store::digest`] answers for a version of an object.

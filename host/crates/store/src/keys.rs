@@ -5,6 +5,8 @@
 //! | `default` | `m` `format` | version of this layout, u32 |
 //! | `default` | `m` `goal-run` | number of the last goal run, u64 |
 //! | `default` | `m` `running` | number of the goal run under way, u64; absent when none is |
+//! | `default` | `m` `now` | the time of the last goal run, in milliseconds i64: each one's is later than all before |
+//! | `default` | `m` `changes` | what changed after this time, in milliseconds i64, is listed in `changes` |
 //! | `default` | `m` `expired` | when old events were removed last, in seconds i64, and for each type its number u32 and how long it is kept, in seconds i64 |
 //! | `default` | `d` name | number of a property or space, u32 (see [`Store::property`](crate::Store::property)) |
 //! | `default` | `u` property u32 | present when the values of the property are in `identifiers` |
@@ -12,8 +14,12 @@
 //! | `default` | `h` goal run u64 | the goal run's report, as the host writes it |
 //! | `default` | `e` 32-byte hash of an object's version | 32-byte digest of its content |
 //! | `default` | `f` 32-byte hash of a goal and a file | what is still to do with files that are imported, as the host writes it |
+//! | `default` | `x` 32-byte hash of an export goal | its last successful run's time, i64, and 32-byte hash of its settings |
 //! | `records` | 16-byte record id | a record, or the id of the record that it was merged into (see `encode`) |
 //! | `identifiers` | space u32, property u32, text (see [`Identifier`](sluicebox_model::Identifier)) | 16-byte record id |
+//! | `changes` | time of a goal run, i64, number of the commit, u64 | what the commit changed: goal run u64, length u32 and text of the file's name, 16-byte record ids, sorted |
+//! | `undo` | time of a goal run, i64, 16-byte record id, number of the commit, u64, then nothing, or an event's type and id as in `events` | what the commit overwrote there: the stored bytes; empty = nothing was there |
+//! | `default` | `t` 32-byte keyed hash of an identifier | when it was erased, in milliseconds i64 |
 //! | `events` | 16-byte record id, type u32, the event's id (one of more than 64 bytes: a zero byte and its BLAKE3 hash) | an event (see `encode`) |
 
 use sluicebox_model::EventKey;
@@ -22,10 +28,14 @@ pub(crate) const FORMAT: &[u8] = b"mformat";
 pub(crate) const GOAL_RUN: &[u8] = b"mgoal-run";
 pub(crate) const EXPIRED: &[u8] = b"mexpired";
 pub(crate) const RUNNING: &[u8] = b"mrunning";
+pub(crate) const NOW: &[u8] = b"mnow";
+pub(crate) const LISTED: &[u8] = b"mchanges";
 
 pub(crate) const RECORDS: &str = "records";
 pub(crate) const IDENTIFIERS: &str = "identifiers";
 pub(crate) const EVENTS: &str = "events";
+pub(crate) const CHANGES: &str = "changes";
+pub(crate) const UNDO: &str = "undo";
 
 pub(crate) const NAME: u8 = b'd';
 pub(crate) const INDEXED: u8 = b'u';
@@ -33,6 +43,8 @@ pub(crate) const LEDGER: u8 = b'l';
 pub(crate) const HISTORY: u8 = b'h';
 pub(crate) const DIGEST: u8 = b'e';
 pub(crate) const UNFINISHED: u8 = b'f';
+pub(crate) const EXPORT: u8 = b'x';
+pub(crate) const ERASED: u8 = b't';
 
 /// Bytes of a text that a key holds as they are; no text begins with the zero byte that marks a hash.
 const LONGEST_TEXT: usize = 64;
@@ -66,6 +78,10 @@ pub(crate) fn key(kind: u8, rest: &[u8]) -> Vec<u8> {
 
 pub(crate) fn read_u64(bytes: &[u8]) -> Option<u64> {
     bytes.try_into().ok().map(u64::from_be_bytes)
+}
+
+pub(crate) fn read_i64(bytes: &[u8]) -> Option<i64> {
+    bytes.try_into().ok().map(i64::from_be_bytes)
 }
 
 pub(crate) fn read_u32(bytes: &[u8]) -> Option<u32> {

@@ -5,22 +5,37 @@
 //! - `encode`: how a record becomes bytes;
 //! - `open`: options, the lock, the copy for a dry run;
 //! - `read` and `commit`: what an import does with it;
+//! - `changes`: which records changed when, so that an export of few changes does not read the whole store;
+//! - `exports`: what an export reads, and what it remembers;
+//! - `undo`: what commits overwrote, and how it is put back;
+//! - `erase`: removes a person;
+//! - `upkeep`: verifies, measures, compacts, backs up and restores;
 //! - `scratch`: the rows of linked files, for the time of an import;
 //! - `expire`: removes events that are too old;
 //! - `index`: makes a property identify that did not before.
 
+mod changes;
 mod commit;
 mod encode;
+mod erase;
 mod error;
 mod expire;
+mod exports;
 mod index;
 mod keys;
 mod open;
 mod read;
 mod scratch;
+mod undo;
+mod upkeep;
 
+pub use changes::Changed;
 pub use commit::{Commit, FileState};
+pub use erase::ErasureKey;
 pub use error::StoreError;
+pub use exports::{ExportState, StoredRecords};
 pub use open::{DryCopy, Names, Owner, Store};
 pub use read::Unfinished;
 pub use scratch::Scratch;
+pub use undo::{Before, Left, LeftWhat, Undone};
+pub use upkeep::{Stats, Verified};

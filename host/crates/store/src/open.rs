@@ -12,10 +12,10 @@ use rocksdb::{
 use sluicebox_model::{EventTypeId, NestedTypeId, PropertyId, SpaceId};
 
 use crate::StoreError;
-use crate::keys::{self, EVENTS, FORMAT, IDENTIFIERS, NAME, RECORDS};
+use crate::keys::{self, CHANGES, EVENTS, FORMAT, IDENTIFIERS, LISTED, NAME, RECORDS, UNDO};
 
 /// The newest layout that this version reads, and the one that it writes.
-const LAYOUT: u32 = 3;
+pub(crate) const LAYOUT: u32 = 3;
 const LOCK_FILE: &str = "sluicebox.lock";
 const MEBIBYTE: usize = 1024 * 1024;
 
@@ -32,7 +32,7 @@ impl Drop for Store {
         // What only the log holds would be read from it the next time, which takes longer. All of it is durable already,
         // so that a failure changes nothing.
         if self.lock.is_some() {
-            let families = [RECORDS, IDENTIFIERS, EVENTS].map(|name| self.db.cf_handle(name));
+            let families = [RECORDS, IDENTIFIERS, EVENTS, CHANGES, UNDO].map(|name| self.db.cf_handle(name));
             for family in families.into_iter().flatten() {
                 let _ = self.db.flush_cf(family);
             }
@@ -105,6 +105,12 @@ impl Store {
         options.create_missing_column_families(true);
         let db = DB::open_cf_descriptors(&options, path, column_families())?;
         let store = Self::check(db, Some(lock))?;
+        if store.db.get(LISTED)?.is_none() {
+            // What a store of an older version changed is listed nowhere.
+            let new = store.db.get(FORMAT)?.is_none();
+            let from = if new { 0 } else { jiff::Timestamp::now().as_millisecond() };
+            store.db.put_opt(LISTED, from.to_be_bytes(), &durable())?;
+        }
         if store.db.get(FORMAT)?.as_deref() != Some(LAYOUT.to_be_bytes().as_slice()) {
             // What older layouts have is read as it is.
             store.db.put_opt(FORMAT, LAYOUT.to_be_bytes(), &durable())?;
@@ -318,7 +324,7 @@ pub(crate) fn folder(path: &Path) -> Result<(), StoreError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io(path))
 }
 
-fn lock(path: &Path) -> Result<File, StoreError> {
+pub(crate) fn lock(path: &Path) -> Result<File, StoreError> {
     let place = path.join(LOCK_FILE);
     let mut file = OpenOptions::new()
         .read(true)
@@ -387,5 +393,7 @@ fn column_families() -> Vec<ColumnFamilyDescriptor> {
         family(RECORDS, 40 * MEBIBYTE),
         family(IDENTIFIERS, 20 * MEBIBYTE),
         family(EVENTS, 20 * MEBIBYTE),
+        family(CHANGES, 8 * MEBIBYTE),
+        family(UNDO, 20 * MEBIBYTE),
     ]
 }

@@ -5,6 +5,7 @@ mod build;
 mod install;
 mod lock;
 mod new;
+mod push;
 mod sample;
 mod show;
 mod test;
@@ -77,11 +78,18 @@ pub(crate) enum Command {
     Lock,
     /// Puts a plugin into the plugin folder.
     Install {
-        /// A .wasm file, or the folder of a plugin that was built.
-        source: PathBuf,
+        /// A .wasm file, the folder of a plugin that was built, or a place in a registry: oci://REGISTRY/NAME:TAG.
+        source: String,
         /// The name that goals give it; else that of the file.
         #[arg(long)]
         name: Option<String>,
+    },
+    /// Puts a plugin into a registry, from where `install` gets it.
+    Push {
+        /// A .wasm file, or the folder of a plugin that was built.
+        source: PathBuf,
+        /// Where: oci://REGISTRY/NAME:TAG.
+        target: String,
     },
 }
 
@@ -102,7 +110,8 @@ pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
             bench::run(&folder.join(dir), component.as_ref().map(|file| folder.join(file)).as_deref(), *json)
         }
         Command::Lock => lock::run(folder),
-        Command::Install { source, name } => install::run(folder, &folder.join(source), name.as_deref()),
+        Command::Install { source, name } => install::run(folder, source, name.as_deref()),
+        Command::Push { source, target } => push::run(&folder.join(source), target),
     }
 }
 

@@ -3,6 +3,7 @@
 mod directory;
 mod object;
 mod s3;
+mod upload;
 
 use std::fmt;
 use std::io::{self, Read, Seek};
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 pub use directory::Directory;
 pub use s3::{Permission, S3, S3Error, S3Options, S3Problem};
+pub(crate) use upload::Upload;
 
 use crate::{FileError, Pattern};
 use directory::Identity;
@@ -37,6 +39,26 @@ impl Location {
         };
         listing.files.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
         Ok(listing)
+    }
+
+    /// Begins a file.
+    pub(crate) fn create(&self, directory: &str, name: &str, tag: &str) -> Result<Upload, FileError> {
+        match self {
+            Self::Directory(location) => Upload::to_path(&location.root, directory, name, tag),
+            Self::S3(location) => Ok(Upload::to_object(location, directory, name)),
+        }
+    }
+
+    /// Removes what a process that died left of files that were being written under this tag. In a bucket such files
+    /// are invisible and a rule of its life cycle removes them.
+    ///
+    /// # Errors
+    /// If that cannot be done.
+    pub fn clear(&self, directory: &str, tag: &str) -> Result<(), FileError> {
+        match self {
+            Self::Directory(location) => Ok(upload::clear_path(&location.root, directory, tag)?),
+            Self::S3(_) => Ok(()),
+        }
     }
 }
 

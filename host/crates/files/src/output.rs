@@ -1,0 +1,203 @@
+//! An exported file on its way: compressed, encrypted, and under its name only when it is whole.
+
+use std::io::{self, PipeWriter, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use flate2::write::GzEncoder;
+
+use crate::location::Upload;
+use crate::{FileError, Location, PublicKey, pgp};
+
+/// How an exported file is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// gzip, RFC 1952.
+    Gzip,
+    /// Zstandard, RFC 8878.
+    Zstd,
+}
+
+impl Compression {
+    /// What is added to a file's name.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Gzip => ".gz",
+            Self::Zstd => ".zst",
+        }
+    }
+}
+
+/// How the text of an exported file becomes its bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Packing {
+    /// First it is compressed.
+    pub compression: Compression,
+    /// Then it is encrypted, if there is a key.
+    pub key: Option<PublicKey>,
+}
+
+impl Packing {
+    /// The name of a file with what is added for its compression and encryption, unless it ends so already.
+    pub fn name(&self, name: &str) -> String {
+        let mut name = name.to_owned();
+        let encrypted = if self.key.is_some() { ".pgp" } else { "" };
+        let whole = [self.compression.suffix(), encrypted].concat();
+        if !name.ends_with(&whole) {
+            if !name.ends_with(self.compression.suffix()) {
+                name.push_str(self.compression.suffix());
+            }
+            name.push_str(encrypted);
+        }
+        name
+    }
+}
+
+/// A file that is being written. Nothing is under its name before [`Output::finish`]; dropped before that, it is gone.
+pub struct Output(Box<dyn Sink>);
+
+/// One stage of a file's way out.
+pub(crate) trait Sink: Write + Send {
+    /// Ends the file; answers with its size.
+    fn finish(self: Box<Self>) -> Result<u64, FileError>;
+}
+
+impl Output {
+    /// Begins a file in `directory` of the location. `tag` is in the name that it has meanwhile, for
+    /// [`Location::clear`].
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn create(
+        location: &Location,
+        directory: &str,
+        name: &str,
+        tag: &str,
+        packing: &Packing,
+    ) -> Result<Self, FileError> {
+        let mut sink: Box<dyn Sink> = Box::new(location.create(directory, &packing.name(name), tag)?);
+        if let Some(key) = &packing.key {
+            sink = Box::new(Encrypted::new(sink, key.clone())?);
+        }
+        Ok(Self(match packing.compression {
+            Compression::None => sink,
+            Compression::Gzip => Box::new(GzEncoder::new(sink, flate2::Compression::new(6))),
+            Compression::Zstd => Box::new(zstd::Encoder::new(sink, 3)?),
+        }))
+    }
+
+    /// Ends the file and gives it its name; answers with its size in bytes.
+    ///
+    /// # Errors
+    /// If that fails; nothing is under the name then.
+    pub fn finish(mut self) -> Result<u64, FileError> {
+        self.0.flush()?;
+        self.0.finish()
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Sink for Upload {
+    fn finish(self: Box<Self>) -> Result<u64, FileError> {
+        self.complete()
+    }
+}
+
+impl Sink for GzEncoder<Box<dyn Sink>> {
+    fn finish(self: Box<Self>) -> Result<u64, FileError> {
+        GzEncoder::finish(*self)?.finish()
+    }
+}
+
+impl Sink for zstd::Encoder<'static, Box<dyn Sink>> {
+    fn finish(self: Box<Self>) -> Result<u64, FileError> {
+        zstd::Encoder::finish(*self)?.finish()
+    }
+}
+
+/// Encrypts on a thread of its own, for the OpenPGP crate reads its text rather than have it written.
+struct Encrypted {
+    text: Option<PipeWriter>,
+    /// Whether the text came to its end.
+    whole: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<u64, FileError>>>,
+}
+
+impl Encrypted {
+    fn new(mut sink: Box<dyn Sink>, key: PublicKey) -> Result<Self, FileError> {
+        let (read, text) = io::pipe()?;
+        let whole = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&whole);
+        let work = move || {
+            pgp::encrypt(read, &key, &mut sink)?;
+            if ended.load(Ordering::Acquire) { sink.finish() } else { Err(FileError::BrokenOff) }
+        };
+        let thread = thread::Builder::new().name("encrypt".to_owned()).spawn(work)?;
+        Ok(Self { text: Some(text), whole, thread: Some(thread) })
+    }
+
+    fn join(&mut self) -> Result<u64, FileError> {
+        self.text = None;
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(done)) => done,
+            _ => Err(FileError::Io(io::Error::other("the encryption failed"))),
+        }
+    }
+}
+
+impl Write for Encrypted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.text {
+            Some(text) => text.write(bytes),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Sink for Encrypted {
+    fn finish(mut self: Box<Self>) -> Result<u64, FileError> {
+        self.whole.store(true, Ordering::Release);
+        self.join()
+    }
+}
+
+impl Drop for Encrypted {
+    fn drop(&mut self) {
+        // The thread sees the end of a text that is not whole, and drops the file.
+        let _ = self.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_how_a_file_is_packed() {
+        let check = |compression, name: &str, expected: &str| {
+            assert_eq!(Packing { compression, key: None }.name(name), expected);
+        };
+        check(Compression::None, "a.csv", "a.csv");
+        check(Compression::Gzip, "a.csv", "a.csv.gz");
+        check(Compression::Gzip, "a.csv.gz", "a.csv.gz");
+        check(Compression::Zstd, "a.csv", "a.csv.zst");
+    }
+}

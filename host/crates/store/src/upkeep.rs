@@ -1,0 +1,257 @@
+//! Looks after a store: is it whole, how large is it; backups.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rocksdb::checkpoint::Checkpoint;
+use rocksdb::{BottommostLevelCompaction, CompactOptions, IteratorMode};
+use sluicebox_model::{Identifier, PropertyId, RecordId, SpaceId};
+
+use crate::encode::{Stored, decode};
+use crate::keys::{self, CHANGES, EVENTS, FORMAT, IDENTIFIERS, RECORDS, UNDO};
+use crate::open::{folder, io, lock};
+use crate::read::record_id;
+use crate::{Store, StoreError};
+
+/// Problems that are described; more are counted.
+const DESCRIBED: usize = 20;
+
+/// What was found in a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Profiles and groups, by their domain group or type.
+    pub records: BTreeMap<SpaceId, u64>,
+    /// Records that were merged into another.
+    pub merged: u64,
+    /// Entries of the index of identifiers.
+    pub identifiers: u64,
+    /// Events.
+    pub events: u64,
+    /// How many problems there are.
+    pub problems: u64,
+    /// The first of them. No value is in them.
+    pub described: Vec<String>,
+}
+
+impl Verified {
+    fn problem(&mut self, problem: String) {
+        self.problems += 1;
+        if self.described.len() < DESCRIBED {
+            self.described.push(problem);
+        }
+    }
+}
+
+/// How large a store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// The version of its layout.
+    pub layout: u32,
+    /// For each family about how many entries it has, and its bytes on the disk.
+    pub families: Vec<(&'static str, u64, u64)>,
+    /// All its bytes on the disk, the log included.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Reads every record, identifier, event and list of changes, and holds each against those that it goes with.
+    /// `unique` are the properties whose values identify.
+    ///
+    /// # Errors
+    /// If the store cannot be read; what is wrong in it is in the answer.
+    pub fn verify(&self, unique: &[PropertyId]) -> Result<Verified, StoreError> {
+        let mut found = Verified::default();
+        let sums = self.verify_events(&mut found)?;
+        let changed = self.last_changes()?;
+        let listed_from = self.listed_from()?;
+        for entry in self.db.iterator_cf(self.family(RECORDS)?, IteratorMode::Start) {
+            let (id, bytes) = entry?;
+            let (Ok(id), Ok(stored)) = (record_id(&id), decode(&bytes)) else {
+                found.problem("a record cannot be decoded".to_owned());
+                continue;
+            };
+            let record = match stored {
+                Stored::MergedInto(to) => {
+                    found.merged += 1;
+                    if self.load(to)?.is_none() {
+                        found.problem(format!("record {id} was merged into {to}, which is not there"));
+                    }
+                    continue;
+                }
+                Stored::Record(record) => record,
+            };
+            *found.records.entry(record.space).or_default() += 1;
+            for property in unique {
+                for value in record.values(*property) {
+                    let holder = self.find(&Identifier::new(record.space, *property, &value))?;
+                    if holder != Some(id) {
+                        let holder = holder.map_or("nobody".to_owned(), |holder| holder.to_string());
+                        found.problem(format!(
+                            "record {id}: a value of property {} finds {holder}",
+                            property.0
+                        ));
+                    }
+                }
+            }
+            if record.events != sums.get(&id).copied().unwrap_or_default() {
+                found.problem(format!(
+                    "record {id}: the sum of its events is not that of those that are there"
+                ));
+            }
+            if record.modified > listed_from && changed.get(&id) != Some(&record.modified) {
+                found.problem(format!("record {id}: its last change is in no list"));
+            }
+        }
+        self.verify_identifiers(unique, &mut found)?;
+        Ok(found)
+    }
+
+    /// Answers with the sum of the events' fingerprints for each record.
+    fn verify_events(&self, found: &mut Verified) -> Result<HashMap<RecordId, u64>, StoreError> {
+        let mut sums: HashMap<RecordId, u64> = HashMap::new();
+        for entry in self.events()? {
+            found.events += 1;
+            match entry {
+                Ok((key, event)) => {
+                    let sum = sums.entry(key.record).or_default();
+                    *sum = sum.wrapping_add(event.fingerprint(&key));
+                }
+                Err(StoreError::Damaged(_)) => found.problem("an event cannot be decoded".to_owned()),
+                Err(error) => return Err(error),
+            }
+        }
+        for record in sums.keys() {
+            let stored = self.db.get_pinned_cf(self.family(RECORDS)?, record.0)?;
+            if !stored.is_some_and(|bytes| matches!(decode(&bytes), Ok(Stored::Record(_)))) {
+                found.problem(format!("there are events of record {record}, which is not there"));
+            }
+        }
+        Ok(sums)
+    }
+
+    fn verify_identifiers(&self, unique: &[PropertyId], found: &mut Verified) -> Result<(), StoreError> {
+        for entry in self.db.iterator_cf(self.family(IDENTIFIERS)?, IteratorMode::Start) {
+            let (key, id) = entry?;
+            found.identifiers += 1;
+            let numbers = key.split_first_chunk().and_then(|(space, rest)| {
+                let (property, _) = rest.split_first_chunk()?;
+                Some((SpaceId(u32::from_be_bytes(*space)), PropertyId(u32::from_be_bytes(*property))))
+            });
+            let (Some((space, property)), Ok(id)) = (numbers, record_id(&id)) else {
+                found.problem("an identifier cannot be decoded".to_owned());
+                continue;
+            };
+            // What is left of a property that identified once.
+            if !unique.contains(&property) {
+                continue;
+            }
+            let holds = self.load(id)?.is_some_and(|(held, record)| {
+                let values = record.values(property);
+                held == id
+                    && record.space == space
+                    && values.iter().any(|value| Identifier::new(space, property, value).0 == *key)
+            });
+            if !holds {
+                found.problem(format!(
+                    "an identifier of property {} finds record {id}, which does not hold it",
+                    property.0
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// How large the store is.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn stats(&self) -> Result<Stats, StoreError> {
+        let mut families = Vec::new();
+        for name in [RECORDS, IDENTIFIERS, EVENTS, CHANGES, UNDO] {
+            let Some(family) = self.db.cf_handle(name) else { continue };
+            let number = |property: &str| self.db.property_int_value_cf(family, property);
+            let entries = number("rocksdb.estimate-num-keys")?.unwrap_or_default();
+            families.push((name, entries, number("rocksdb.total-sst-files-size")?.unwrap_or_default()));
+        }
+        let layout = self.db.get(FORMAT)?.and_then(|format| keys::read_u32(&format)).unwrap_or_default();
+        Ok(Stats { layout, families, bytes: size(self.db.path())? })
+    }
+
+    /// Writes all files anew, as small as they get.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn compact(&self) -> Result<(), StoreError> {
+        let mut options = CompactOptions::default();
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        for name in [RECORDS, IDENTIFIERS, EVENTS, CHANGES, UNDO] {
+            let family = self.family(name)?;
+            self.db.flush_cf(family)?;
+            self.db.compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options);
+        }
+        Ok(())
+    }
+
+    /// Copies the store as it is now into a folder that is not there yet; on the same disk files are shared, which never
+    /// change.
+    ///
+    /// # Errors
+    /// If the folder is there, or cannot be made.
+    pub fn back_up(&self, to: &Path) -> Result<(), StoreError> {
+        if to.exists() {
+            return Err(io(to)(std::io::ErrorKind::AlreadyExists.into()));
+        }
+        if let Some(parent) = to.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            folder(parent)?;
+        }
+        Checkpoint::new(&self.db)?.create_checkpoint(to)?;
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(to, fs::Permissions::from_mode(0o700)).map_err(io(to))
+    }
+
+    /// Puts a backup in place of the store at `path`; answers where the store lies that was there before.
+    ///
+    /// # Errors
+    /// If the backup is no store, a process works with the store, or the disk is full; the store is as before then.
+    pub fn restore(backup: &Path, path: &Path) -> Result<Option<PathBuf>, StoreError> {
+        if Self::open_read_only(backup)?.is_none() {
+            return Err(io(backup)(std::io::Error::other("there is no backup of a store")));
+        }
+        let beside = |suffix: &str| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        let incoming = beside(".restoring");
+        let _ = fs::remove_dir_all(&incoming);
+        folder(&incoming)?;
+        for entry in fs::read_dir(backup).map_err(io(backup))? {
+            let entry = entry.map_err(io(backup))?;
+            if entry.path().is_file() && entry.file_name() != "LOCK" {
+                let to = incoming.join(entry.file_name());
+                fs::copy(entry.path(), &to).map_err(io(&to))?;
+                fs::File::open(&to).and_then(|file| file.sync_all()).map_err(io(&to))?;
+            }
+        }
+        if !path.exists() {
+            fs::rename(&incoming, path).map_err(io(path))?;
+            return Ok(None);
+        }
+        let held = lock(path)?;
+        let now = jiff::Timestamp::now().as_second();
+        let before = beside(&format!(".before-restore-{now}"));
+        fs::rename(path, &before).map_err(io(path))?;
+        fs::rename(&incoming, path).map_err(io(path))?;
+        drop(held);
+        Ok(Some(before))
+    }
+}
+
+fn size(folder: &Path) -> Result<u64, StoreError> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).map_err(io(folder))? {
+        bytes += entry.and_then(|entry| entry.metadata()).map_err(io(folder))?.len();
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,4 @@
+//! A processor answers anything.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| sluicebox_processors::fuzz::outcome(bytes));

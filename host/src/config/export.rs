@@ -1,0 +1,383 @@
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::{Value as Json, json};
+use sluicebox_files::{Compression, CsvFormat, Encoding, LineEnd};
+use sluicebox_model::{
+    PropertySchema, READ_ONLY_PROPERTIES, Schema, Segment, ValueType, property, time_format_error,
+};
+use sluicebox_processors::Limits;
+use toml::de::DeValue;
+
+use super::goal::{
+    ProcessorEntry, ascii, character, directory, known_property, name, processor, property_settings, timezone,
+};
+use super::reader::{Entry, Section, nearest, unknown};
+use super::schema::known_segment;
+use super::value::stays_inside;
+
+/// The key of such goals in a connection's file, and their kind in reports.
+pub(crate) const EXPORT_PROFILES: &str = "export_profiles";
+
+/// An export goal.
+#[derive(Debug)]
+pub(crate) struct ExportGoal {
+    pub name: String,
+    pub enabled: bool,
+    /// Only profiles in it; absent = all.
+    pub segment: Option<String>,
+    /// Inside the location.
+    pub directory: String,
+    /// The name of the file, with `{date}` and the like.
+    pub file: String,
+    /// Whether only what changed since the last successful run is exported.
+    pub changed_only: bool,
+    pub compression: Compression,
+    /// What becomes of an export without rows.
+    pub when_empty: WhenEmpty,
+    pub timezone: TimeZone,
+    pub csv: CsvFormat,
+    pub values: ValueFormat,
+    pub processors: Vec<ProcessorEntry>,
+    pub columns: Vec<ColumnEntry>,
+    pub events: Option<ExportedEvents>,
+    /// What of the configuration decides about the result: when it changes, all is exported again.
+    pub settings: Json,
+}
+
+/// What becomes of an export without rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhenEmpty {
+    /// A file with the header alone.
+    File,
+    /// No file.
+    Skip,
+}
+
+/// How values are written into cells.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ValueFormat {
+    /// Between the values of a list.
+    pub list_separator: String,
+    /// `strftime` directives; absent = ISO.
+    pub date: Option<String>,
+    /// `strftime` directives; absent = RFC 3339 in UTC.
+    pub datetime: Option<String>,
+    /// Between a number's whole part and its decimals.
+    pub decimal: char,
+}
+
+impl Default for ValueFormat {
+    fn default() -> Self {
+        Self { list_separator: "|".to_owned(), date: None, datetime: None, decimal: '.' }
+    }
+}
+
+/// A column of the exported file.
+#[derive(Clone, Debug)]
+pub(crate) struct ColumnEntry {
+    pub header: String,
+    pub source: ColumnSource,
+}
+
+/// What stands in a column.
+#[derive(Clone, Debug)]
+pub(crate) enum ColumnSource {
+    Property(PropertySchema),
+    ProfileId,
+    /// When the profile was created, or changed last.
+    Created,
+    Modified,
+    /// The names of the segments that the profile is in; of these.
+    Segments(Vec<String>),
+    /// The stage of each lifecycle that the profile is in, as `lifecycle:stage`.
+    Lifecycles,
+    Text(String),
+}
+
+/// Which events are exported beside the profiles.
+#[derive(Clone, Debug)]
+pub(crate) struct ExportedEvents {
+    /// In the order of the schema.
+    pub types: Vec<String>,
+    /// From this moment on.
+    pub since: Option<Timestamp>,
+    /// Before this moment.
+    pub until: Option<Timestamp>,
+}
+
+/// `None` if it names what is not there, which is among the problems.
+pub(crate) fn read(schema: &Schema, limits: Limits, goal: &Section<'_>) -> Option<ExportGoal> {
+    let name = name(goal);
+    let segment = goal.text("segment").map(str::to_owned);
+    if let (Some(name), Some(entry)) = (&segment, goal.get("segment")) {
+        known_segment(&entry, name, schema);
+    }
+    let (csv, values) = csv(goal);
+    let columns: Vec<ColumnEntry> =
+        goal.sections("columns").iter().filter_map(|section| column(section, schema)).collect();
+    if columns.is_empty() {
+        goal.problem("the goal needs at least one [[export_profiles.columns]]");
+    }
+    for (place, column) in columns.iter().enumerate() {
+        if columns.iter().take(place).any(|other| other.header == column.header) {
+            goal.problem(format!("two columns have the header `{}`", column.header));
+        }
+    }
+    let processors = goal.sections("processors");
+    let names = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
+    let mut read = ExportGoal {
+        name,
+        enabled: goal.flag("enabled", true),
+        segment,
+        directory: directory(goal),
+        file: file(goal),
+        changed_only: goal.flag("changed_only", true),
+        compression: goal.choice("compression", &names, Compression::None),
+        when_empty: goal.choice(
+            "when_empty",
+            &[("file", WhenEmpty::File), ("skip", WhenEmpty::Skip)],
+            WhenEmpty::File,
+        ),
+        timezone: timezone(goal),
+        csv: CsvFormat { formula_guard: goal.flag("formula_guard", false), ..csv },
+        values,
+        processors: processors.iter().map(|section| processor(limits, &[], section)).collect(),
+        columns,
+        events: goal.section("events").map(|section| events(&section, schema)),
+        settings: Json::Null,
+    };
+    goal.finish();
+    read.settings = settings(&read, schema);
+    Some(read)
+}
+
+/// Everything that decides what stands in the files but the processors.
+fn settings(goal: &ExportGoal, schema: &Schema) -> Json {
+    let segment =
+        |name: &String| schema.segment(name).map(|Segment { expression, .. }| json!([name, expression]));
+    let columns = goal.columns.iter().map(|column| match &column.source {
+        ColumnSource::Property(property) => json!([column.header, "property", property_settings(property)]),
+        ColumnSource::ProfileId => json!([column.header, "profile_id"]),
+        ColumnSource::Created => json!([column.header, "created"]),
+        ColumnSource::Modified => json!([column.header, "modified"]),
+        ColumnSource::Segments(names) => {
+            json!([column.header, "segments", names.iter().map(segment).collect::<Vec<_>>()])
+        }
+        ColumnSource::Lifecycles => {
+            let stages = schema.lifecycles.iter().map(|lifecycle| {
+                let stages = lifecycle.stages.iter().map(|(name, of)| json!([name, segment(of)]));
+                json!([lifecycle.name, stages.collect::<Vec<_>>()])
+            });
+            json!([column.header, "lifecycles", stages.collect::<Vec<_>>()])
+        }
+        ColumnSource::Text(text) => json!([column.header, "text", text]),
+    });
+    let events = goal.events.as_ref().map(|events| {
+        let moment = |moment: &Option<Timestamp>| moment.map(|moment| moment.to_string());
+        json!([events.types, moment(&events.since), moment(&events.until)])
+    });
+    json!({
+        "segment": goal.segment.as_ref().map(segment),
+        "columns": columns.collect::<Vec<_>>(),
+        "events": events,
+        "csv": format!("{:?} {:?}", goal.csv, goal.values),
+        "timezone": goal.timezone.iana_name(),
+        "compression": format!("{:?}", goal.compression),
+        "directory": goal.directory,
+        "file": goal.file,
+    })
+}
+
+fn file(goal: &Section<'_>) -> String {
+    let file = goal.required("file");
+    let Some(entry) = goal.get("file") else { return file.to_owned() };
+    stays_inside(&entry, file);
+    if file.contains('/') {
+        entry.problem("`file` is a name; the folder goes into `directory`");
+    }
+    let mut rest = file;
+    while let Some((_, after)) = rest.split_once('{') {
+        let (name, after) = after.split_once('}').unwrap_or((after, ""));
+        if !PLACEHOLDERS.contains(&name) {
+            let hint = nearest(name, PLACEHOLDERS).map_or_else(
+                || format!("; there are: {}", PLACEHOLDERS.join(", ")),
+                |near| format!("; did you mean `{{{near}}}`?"),
+            );
+            entry.problem(format!("`file`: there is no `{{{name}}}`{hint}"));
+        }
+        rest = after;
+    }
+    file.to_owned()
+}
+
+/// What a file's name may have in braces.
+pub(crate) const PLACEHOLDERS: [&str; 5] = ["date", "time", "run", "goal", "connection"];
+
+fn csv(goal: &Section<'_>) -> (CsvFormat, ValueFormat) {
+    let (mut format, mut values) = (CsvFormat::default(), ValueFormat::default());
+    let Some(csv) = goal.section("csv") else { return (format, values) };
+    if let Some(delimiter) = character(&csv, "delimiter", false) {
+        format.delimiter = delimiter.unwrap_or(format.delimiter);
+    }
+    format.quote = ascii(&csv, "quote", Some(format.quote)).unwrap_or_else(|| {
+        csv.problem("`quote`: an export needs a quote, or cells run into each other");
+        format.quote
+    });
+    format.quote_all = csv.choice("quoting", &[("minimal", false), ("all", true)], false);
+    format.header = csv.flag("header", format.header);
+    format.bom = csv.flag("bom", format.bom);
+    format.line_end =
+        csv.choice("line_end", &[("lf", LineEnd::Lf), ("crlf", LineEnd::CrLf)], format.line_end);
+    if let Some(entry) = csv.get("encoding")
+        && let Some(name) = entry.text()
+    {
+        match Encoding::named(name) {
+            Some(encoding) => format.encoding = encoding,
+            None => entry.problem(format!(
+                "`encoding`: there is no `{name}`; expected utf-8, windows-1252 or another name of the WHATWG encoding standard"
+            )),
+        }
+    }
+    if let Some(separator) = csv.text("list_separator") {
+        values.list_separator = separator.to_owned();
+    }
+    values.date = time_format(&csv, "date_format", ValueType::Date);
+    values.datetime = time_format(&csv, "datetime_format", ValueType::DateTime);
+    if let Some(decimal) = character(&csv, "decimal", false).flatten() {
+        values.decimal = decimal;
+    }
+    if char::from(format.quote) == format.delimiter || "\r\n".contains(format.delimiter) {
+        csv.problem("`delimiter` and `quote` must differ, and neither ends a line");
+    }
+    csv.finish();
+    (format, values)
+}
+
+fn time_format(csv: &Section<'_>, key: &'static str, value_type: ValueType) -> Option<String> {
+    let format = csv.text(key)?;
+    if let (Some(error), Some(entry)) = (time_format_error(format, value_type), csv.get(key)) {
+        entry.problem(format!("`{key}`: {error}"));
+    }
+    Some(format.to_owned())
+}
+
+fn column(section: &Section<'_>, schema: &Schema) -> Option<ColumnEntry> {
+    let header = section.text("header").map(str::to_owned);
+    let property = section.get("property");
+    let segments = section.get("segments");
+    let flags = ["profile_id", "lifecycles", "viewed_interactions", "permission_level"]
+        .map(|key| section.flag(key, false).then_some(key));
+    let text = section.get("text");
+    section.finish();
+    let mut sources: Vec<(&str, Option<ColumnSource>)> = Vec::new();
+    if let Some(entry) = property {
+        sources.push((entry.text()?, own_property(&entry, schema)));
+    }
+    if let Some(entry) = segments {
+        sources.push(("segments", Some(ColumnSource::Segments(segment_names(entry, schema)))));
+    }
+    if let Some(entry) = text {
+        sources.push(("text", Some(ColumnSource::Text(entry.text()?.to_owned()))));
+    }
+    for key in flags.into_iter().flatten() {
+        sources.push((
+            key,
+            match key {
+                "profile_id" => Some(ColumnSource::ProfileId),
+                "lifecycles" => Some(ColumnSource::Lifecycles),
+                system => property_of(schema, system).map(ColumnSource::Property),
+            },
+        ));
+    }
+    let several = sources.len() > 1;
+    let first = sources.into_iter().next();
+    match first {
+        Some((name, source)) if !several => {
+            Some(ColumnEntry { header: header.unwrap_or_else(|| name.to_owned()), source: source? })
+        }
+        _ => {
+            section.problem(
+                "a column needs one of `property`, `profile_id`, `segments`, `lifecycles`, `viewed_interactions`, \
+                 `permission_level` and `text`",
+            );
+            None
+        }
+    }
+}
+
+fn own_property(entry: &Entry<'_>, schema: &Schema) -> Option<ColumnSource> {
+    match entry.text()? {
+        "created" => Some(ColumnSource::Created),
+        "modified" => Some(ColumnSource::Modified),
+        name => {
+            debug_assert!(!READ_ONLY_PROPERTIES.contains(&name));
+            known_property(entry, name, &schema.properties).cloned().map(ColumnSource::Property)
+        }
+    }
+}
+
+fn property_of(schema: &Schema, name: &str) -> Option<PropertySchema> {
+    property(&schema.properties, name).cloned()
+}
+
+fn segment_names(entry: Entry<'_>, schema: &Schema) -> Vec<String> {
+    let all = || schema.segments.iter().map(|segment| segment.name.clone()).collect();
+    match entry.value() {
+        DeValue::String(text) if text == "all" => all(),
+        DeValue::Array(_) => {
+            let mut names = Vec::new();
+            for entry in entry.array() {
+                let Some(name) = entry.text() else { continue };
+                known_segment(&entry, name, schema);
+                names.push(name.to_owned());
+            }
+            names
+        }
+        _ => {
+            entry.problem("`segments`: expected \"all\" or an array of names");
+            Vec::new()
+        }
+    }
+}
+
+fn events(section: &Section<'_>, schema: &Schema) -> ExportedEvents {
+    let known: Vec<&str> = schema.events.iter().map(|event| event.name.as_str()).collect();
+    let types = match section.get("types") {
+        None => known.iter().map(|name| (*name).to_owned()).collect(),
+        Some(entry) => match entry.value() {
+            DeValue::String(text) if text == "all" => known.iter().map(|name| (*name).to_owned()).collect(),
+            DeValue::Array(_) => {
+                let mut names = Vec::new();
+                for entry in entry.array() {
+                    let Some(name) = entry.text() else { continue };
+                    if !known.contains(&name) {
+                        entry.problem(unknown("event", name, known.iter().copied()));
+                    }
+                    names.push(name.to_owned());
+                }
+                names
+            }
+            _ => {
+                entry.problem("`types`: expected \"all\" or an array of names");
+                Vec::new()
+            }
+        },
+    };
+    let (since, until) = (moment(section, "since"), moment(section, "until"));
+    section.finish();
+    ExportedEvents { types, since, until }
+}
+
+/// RFC 3339, as a text or as TOML's own.
+fn moment(section: &Section<'_>, key: &'static str) -> Option<Timestamp> {
+    let entry = section.get(key)?;
+    let moment = match entry.value() {
+        DeValue::String(text) => text.parse().ok(),
+        DeValue::Datetime(moment) => moment.to_string().parse().ok(),
+        _ => None,
+    };
+    if moment.is_none() {
+        entry.problem(format!("`{key}`: expected a moment such as \"2026-01-01T00:00:00Z\""));
+    }
+    moment
+}

@@ -1,0 +1,66 @@
+//! Who set the properties of a profile: from what runs overwrote, and from the lists of what they changed.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value as Json, json};
+use sluicebox_model::{PropertyId, Record, RecordId};
+use sluicebox_store::{Store, StoreError};
+
+use crate::error::Error;
+use crate::report::Kept;
+
+/// For each property of a profile the run and file that set it last, and when; `null` where that was before what is
+/// kept.
+///
+/// # Errors
+/// If the store fails.
+pub(crate) fn of(store: &Store, id: RecordId, record: &Record) -> Result<Json, Error> {
+    let names = store.names();
+    let runs = runs(store)?;
+    let before = store.before(id)?;
+    let mut explained = Map::new();
+    for (property, _) in record.properties() {
+        let Some(name) = names.properties.get(&property) else { continue };
+        let at = set_at(record, &before, property);
+        let by = at.map(|at| Ok::<_, StoreError>((at, store.changed_by(id, at)?))).transpose()?;
+        let told = by.and_then(|(at, by)| {
+            let (number, file) = by?;
+            let run = runs.get(&number)?;
+            let file = if file.is_empty() { Json::Null } else { file.into() };
+            let at = Timestamp::from_millisecond(at).ok()?;
+            Some(json!({
+                "run": run.report.run, "connection": run.report.connection, "goal": run.report.goal, "file": file,
+                "at": at.to_string(),
+            }))
+        });
+        explained.insert(name.clone(), told.unwrap_or(Json::Null));
+    }
+    Ok(Json::Object(explained))
+}
+
+/// The time of the run that gave a property its value; `None` = it was before what is kept.
+fn set_at(record: &Record, before: &[sluicebox_store::Before], property: PropertyId) -> Option<i64> {
+    let is = record.get_packed(property);
+    let changed = before.iter().find(|before| match &before.record {
+        Some(record) => record.get_packed(property) != is,
+        None => true,
+    });
+    match changed {
+        Some(before) => Some(before.at),
+        // Nothing was overwritten since it was created, or nothing of that is kept.
+        None if record.modified == record.created => Some(record.created),
+        None => before.last().is_some_and(|first| first.at > record.created).then_some(record.created),
+    }
+}
+
+fn runs(store: &Store) -> Result<HashMap<u64, Kept>, Error> {
+    let mut runs = HashMap::new();
+    for entry in store.history() {
+        let (number, bytes) = entry?;
+        if let Some(kept) = Kept::decode(&bytes) {
+            runs.insert(number, kept);
+        }
+    }
+    Ok(runs)
+}
