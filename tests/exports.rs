@@ -282,15 +282,15 @@ fn other_programs_read_the_same_cells() {
     let standard = "import csv, json; rows = list(csv.reader(open('out/people.csv', newline=''))); print(json.dumps(rows[1:]))";
     assert_eq!(python(standard), expected);
     let duckdb = "import duckdb, json; rows = duckdb.sql(\"select * from read_csv('out/people.csv', header=true, \
-                  all_varchar=true, nullstr=[], strict_mode=true)\").fetchall(); print(json.dumps([[cell or '' for cell in row] for row in rows]))";
+                  all_varchar=true, strict_mode=true)\").fetchall(); print(json.dumps([[cell or '' for cell in row] for row in rows]))";
     assert_eq!(python(duckdb), expected);
 }
 
 #[test]
 fn a_bucket_gets_whole_files_compressed_and_encrypted() {
     let (server, gpg) = (server(), Gpg::new());
-    let private = gpg.key("partner@x.example", "rsa2048", "secret words");
-    assert!(!private.is_empty());
+    gpg.key("partner@x.example", "default", "secret words");
+    gpg.key("signer@x.example", "rsa2048", "secret words");
     server.bucket("exports");
     let workspace = filled(60_000);
     workspace.write("secret", "admin-secret\n");
@@ -319,6 +319,10 @@ fn a_bucket_gets_whole_files_compressed_and_encrypted() {
         "connections/b-out.toml",
         format!("{location}[pgp]\npublic_key = {{ file = 'partner.asc' }}\n{encrypted}"),
     );
+    workspace.write("partner.asc", gpg.public_key("signer@x.example"));
+    let refused = workspace.sluicebox(&["run", "b-out"]);
+    assert!(refused.stderr.contains("the public key cannot be encrypted for"), "{}", refused.stderr);
+    workspace.write("partner.asc", gpg.public_key("partner@x.example"));
     let reports = run(&workspace, &["b-out"]);
     assert_eq!(reports[0]["files"][0]["name"], "safe/people.csv.zst.pgp");
     let message = server.get("exports", "safe/people.csv.zst.pgp");

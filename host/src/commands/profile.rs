@@ -202,6 +202,9 @@ fn erase(config: &Config, id: &str) -> Result<u8, Error> {
     let values = identifiers(config, &store, &record);
     let key = erasure::key_or_new(config)?;
     store.erase(found, &unique(&config.schema, &store)?, &key, Timestamp::now().as_millisecond())?;
+    drop(store);
+    // Then nothing of it is left in the list of the store's files either.
+    drop(Store::open(&config.settings.store)?);
     let rows = erasure::clean_rejected(config, &values)?;
     print(format!("{found} is erased, with its events; {rows} rejected rows of it too"))?;
     Ok(0)

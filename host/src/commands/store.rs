@@ -30,12 +30,12 @@ pub(crate) enum Command {
     /// Copies the store into a folder, which must not be there yet.
     Backup {
         /// The folder.
-        folder: PathBuf,
+        to: PathBuf,
     },
     /// Puts a backup in place of the store, which is kept beside it.
     Restore {
         /// The folder of the backup.
-        folder: PathBuf,
+        from: PathBuf,
     },
 }
 
@@ -60,13 +60,13 @@ pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
             print(format!("{before} bytes before, {after} bytes now"))?;
             Ok(0)
         }
-        Command::Backup { folder: to } => {
+        Command::Backup { to } => {
             let to = folder.join(to);
             write()?.back_up(&to)?;
             print(format!("{}: a copy of the store as it is now", to.display()))?;
             Ok(0)
         }
-        Command::Restore { folder: from } => {
+        Command::Restore { from } => {
             let from = folder.join(from);
             match Store::restore(&from, path)? {
                 None => print(format!("{}: restored", path.display()))?,

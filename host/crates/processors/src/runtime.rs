@@ -22,7 +22,7 @@ const LARGEST_COMPONENT: usize = 64 << 20;
 const COMPILE_TIME: Duration = Duration::from_secs(60);
 const STACK: usize = 512 << 10;
 /// How many of a plugin's functions a trap's message names.
-const FRAMES: usize = 8;
+const FRAMES: usize = 40;
 const INTERFACE: &str = "sluicebox:processor/processor";
 /// The contract's version that this host speaks, and with it every older one of the same major number.
 const VERSION: &str = "1.0.0";
@@ -253,17 +253,34 @@ pub(crate) fn chain(error: &wasmtime::Error) -> String {
     shown(&causes.join(": "))
 }
 
-/// Why a plugin broke off, and the functions in which it did, innermost first.
+/// Why a plugin broke off, and the functions in which it did, innermost first; those of Rust's own panics are left out.
 pub(crate) fn trap(error: &wasmtime::Error) -> String {
     let mut text = error.root_cause().to_string();
-    for frame in error.downcast_ref::<WasmBacktrace>().iter().flat_map(|trace| trace.frames()) {
-        let symbol = frame.symbols().first();
-        let name = symbol.and_then(|symbol| symbol.name()).or(frame.func_name()).unwrap_or("a function");
-        // Writing to a String does not fail.
-        let _ = write!(text, "; in {name}");
-        if let Some((file, line)) = symbol.and_then(|symbol| symbol.file().zip(symbol.line())) {
-            let _ = write!(text, " ({file}:{line})");
-        }
-    }
+    let frames: Vec<String> = error
+        .downcast_ref::<WasmBacktrace>()
+        .iter()
+        .flat_map(|trace| trace.frames())
+        .map(|frame| {
+            let symbol = frame.symbols().first();
+            let name = symbol.and_then(|symbol| symbol.name()).or(frame.func_name()).unwrap_or("a function");
+            let mut shown = format!("{:#}", rustc_demangle::demangle(name));
+            if let Some((file, line)) = symbol.and_then(|symbol| symbol.file().zip(symbol.line())) {
+                // Writing to a String does not fail.
+                let _ = write!(shown, " ({file}:{line})");
+            }
+            shown
+        })
+        .collect();
+    let of_panic = |frame: &&String| PANIC.iter().any(|start| frame.starts_with(start));
+    let from = frames.iter().take_while(of_panic).count();
+    let own = frames.get(from..).filter(|own| !own.is_empty()).unwrap_or(&frames);
+    own.iter().take(SHOWN_FRAMES).for_each(|frame| {
+        let _ = write!(text, "; in {frame}");
+    });
     shown(&text)
 }
+
+/// How the names of functions begin in which a panic of Rust ends.
+const PANIC: [&str; 6] = ["__rustc::", "std::", "core::", "<core::", "<std::", "rust_"];
+/// Frames that a message has.
+const SHOWN_FRAMES: usize = 8;

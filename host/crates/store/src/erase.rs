@@ -2,7 +2,7 @@ use rocksdb::{BottommostLevelCompaction, CompactOptions, IteratorMode, WriteBatc
 use sluicebox_model::{Identifier, PropertyId, RecordId};
 
 use crate::encode::{Stored, decode};
-use crate::keys::{self, ERASED, EVENTS, IDENTIFIERS, RECORDS, UNDO};
+use crate::keys::{self, CHANGES, ERASED, EVENTS, IDENTIFIERS, RECORDS, UNDO};
 use crate::open::durable;
 use crate::read::record_id;
 use crate::{Store, StoreError};
@@ -17,7 +17,9 @@ fn tombstone(key: &ErasureKey, identifier: &[u8]) -> Vec<u8> {
 
 impl Store {
     /// Removes a record, its identifiers, its events and what was overwritten of it, and remembers keyed hashes of its
-    /// identifiers. Then the files in which they lay are written anew without them. Answers whether it was there.
+    /// identifiers. Then the files in which they lay are written anew without them; only the list of the files, which
+    /// has the first and last key of each, is written anew when the store is opened the next time. Answers whether it was
+    /// there.
     ///
     /// # Errors
     /// If the store fails or is damaged.
@@ -69,13 +71,14 @@ impl Store {
     fn rewrite(&self) -> Result<(), StoreError> {
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        for name in [RECORDS, IDENTIFIERS, EVENTS, UNDO] {
-            let family = self.family(name)?;
-            self.db.flush_cf(family)?;
-            self.db.compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options);
+        // The log lives as long as a family has something in it that is in no table.
+        for name in ["default", CHANGES, RECORDS, IDENTIFIERS, EVENTS, UNDO] {
+            self.db.flush_cf(self.family(name)?)?;
         }
-        // With everything flushed, the log that held the values is of no use any more.
-        Ok(self.db.flush_wal(true)?)
+        for name in [RECORDS, IDENTIFIERS, EVENTS, UNDO] {
+            self.db.compact_range_cf_opt(self.family(name)?, None::<&[u8]>, None::<&[u8]>, &options);
+        }
+        Ok(())
     }
 
     /// Which of sorted identifiers were erased; empty if none ever was.

@@ -360,6 +360,8 @@ fn database_options() -> Options {
     let mut options = Options::default();
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(2);
+    // What it tells of its work has keys in it, which are people's identifiers.
+    options.set_log_level(rocksdb::LogLevel::Error);
     options.set_max_total_wal_size(256 * MEBIBYTE as u64);
     options.set_bytes_per_sync(MEBIBYTE as u64);
     options
