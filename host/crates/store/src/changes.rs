@@ -136,6 +136,15 @@ impl Store {
         let (family, records) = (self.family(CHANGES)?, self.family(RECORDS)?);
         let held = self.db.property_int_value_cf(records, "rocksdb.estimate-num-keys")?.unwrap_or_default();
         let most = held.max(FEWEST_LISTED);
+        let bytes = self
+            .db
+            .property_int_value_cf(family, "rocksdb.estimate-live-data-size")?
+            .unwrap_or_default()
+            + self.db.property_int_value_cf(family, "rocksdb.cur-size-all-mem-tables")?.unwrap_or_default();
+        // Nothing in them is shorter than the ids; compressed they may be half as long.
+        if bytes * 2 / 16 <= most {
+            return Ok(());
+        }
         let mut listed = 0;
         let mut batch = WriteBatch::default();
         let mut from = None;

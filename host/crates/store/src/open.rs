@@ -18,6 +18,8 @@ use crate::keys::{self, CHANGES, EVENTS, FORMAT, IDENTIFIERS, LISTED, NAME, RECO
 pub(crate) const LAYOUT: u32 = 3;
 const LOCK_FILE: &str = "sluicebox.lock";
 const MEBIBYTE: usize = 1024 * 1024;
+/// Bytes that are left to the log when the store is closed.
+const MOST_IN_LOG: u64 = 8 << 20;
 
 /// An open store.
 pub struct Store {
@@ -29,10 +31,12 @@ pub struct Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // What only the log holds would be read from it the next time, which takes longer. All of it is durable already,
-        // so that a failure changes nothing.
-        if self.lock.is_some() {
-            let families = [RECORDS, IDENTIFIERS, EVENTS, CHANGES, UNDO].map(|name| self.db.cf_handle(name));
+        // What only the log holds would be read from it the next time, which takes longer if it is much. All of it is
+        // durable already, so that a failure changes nothing.
+        let families = [RECORDS, IDENTIFIERS, EVENTS, CHANGES, UNDO].map(|name| self.db.cf_handle(name));
+        let held = |family| self.db.property_int_value_cf(family, "rocksdb.cur-size-all-mem-tables");
+        let held = families.iter().flatten().filter_map(|family| held(family).ok().flatten()).sum::<u64>();
+        if self.lock.is_some() && held > MOST_IN_LOG {
             for family in families.into_iter().flatten() {
                 let _ = self.db.flush_cf(family);
             }
@@ -359,12 +363,16 @@ pub(crate) fn lock(path: &Path) -> Result<File, StoreError> {
 fn database_options() -> Options {
     let mut options = Options::default();
     options.set_max_background_jobs(2);
+    // A thread is not worth what it takes to open a table.
+    options.set_max_file_opening_threads(1);
+    options.set_skip_stats_update_on_db_open(true);
     options.set_keep_log_file_num(2);
     // What it tells of its work has keys in it, which are people's identifiers.
     options.set_log_level(rocksdb::LogLevel::Error);
     options.set_max_total_wal_size(256 * MEBIBYTE as u64);
     options.set_bytes_per_sync(MEBIBYTE as u64);
-    options
+    // What the log holds stays there when the store is opened: small runs would write many small tables.
+    options.get_options_from_string("avoid_flush_during_recovery=true").unwrap_or(options)
 }
 
 /// Records are read at random by id and identifiers by whole keys that are mostly absent while a store grows:

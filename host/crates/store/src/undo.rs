@@ -106,8 +106,13 @@ impl Store {
     /// # Errors
     /// If the store fails.
     pub fn forget_before(&self, time: i64) -> Result<(), StoreError> {
+        let family = self.family(UNDO)?;
+        let first = self.db.iterator_cf(family, IteratorMode::Start).next().transpose()?;
+        if first.is_none_or(|(key, _)| *key >= time.max(0).to_be_bytes()[..]) {
+            return Ok(());
+        }
         // Times are after 1970: as big-endian integers they sort as they should.
-        self.db.delete_range_cf(self.family(UNDO)?, [0; 8].as_slice(), &time.max(0).to_be_bytes())?;
+        self.db.delete_range_cf(family, [0; 8].as_slice(), &time.max(0).to_be_bytes())?;
         Ok(())
     }
 
