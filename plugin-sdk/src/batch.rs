@@ -4,32 +4,36 @@ use crate::columns::ColumnId;
 /// Some consecutive rows of the columns that a processor wanted. Reading a cell allocates nothing.
 #[derive(Debug)]
 pub struct Batch {
-    inner: types::Batch,
+    rows: usize,
+    data: String,
+    offsets: Vec<u32>,
 }
 
 impl Batch {
+    /// The host hands over nothing but UTF-8, which is checked once for all cells.
     pub(crate) fn new(inner: types::Batch) -> Self {
-        Self { inner }
+        let data = String::from_utf8(inner.data).unwrap_or_default();
+        Self { rows: inner.rows as usize, data, offsets: inner.offsets }
     }
 
     /// The number of rows.
     pub fn rows(&self) -> usize {
-        self.inner.rows as usize
+        self.rows
     }
 
     /// The cells of a wanted column, one a row; empty = no value. A column that the processor adds has none.
     pub fn column(&self, column: ColumnId) -> Column<'_> {
-        let ColumnId::Wanted(place) = column else { return Column { data: &[], offsets: &[] } };
+        let ColumnId::Wanted(place) = column else { return Column { data: "", offsets: &[] } };
         let from = place as usize * (self.rows() + 1);
-        let offsets = self.inner.offsets.get(from..=from + self.rows()).unwrap_or_default();
-        Column { data: &self.inner.data, offsets }
+        let offsets = self.offsets.get(from..=from + self.rows()).unwrap_or_default();
+        Column { data: &self.data, offsets }
     }
 }
 
 /// The cells of a column, one a row.
 #[derive(Clone, Copy, Debug)]
 pub struct Column<'a> {
-    data: &'a [u8],
+    data: &'a str,
     offsets: &'a [u32],
 }
 
@@ -61,7 +65,6 @@ impl<'a> IntoIterator for Column<'a> {
     }
 }
 
-fn text(data: &[u8], from: u32, to: u32) -> &str {
-    let bytes = data.get(from as usize..to as usize).unwrap_or_default();
-    str::from_utf8(bytes).unwrap_or_default()
+fn text(data: &str, from: u32, to: u32) -> &str {
+    data.get(from as usize..to as usize).unwrap_or_default()
 }

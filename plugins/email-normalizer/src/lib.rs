@@ -1,12 +1,14 @@
 //! Brings e-mail addresses into one form, so that they identify. The README shows what it does to which cell.
 
 mod address;
+mod plain;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sluicebox_sdk::{Batch, Cells, ColumnId, Columns, Failure, Output, Processor, register};
 
 use crate::address::normalize;
+use crate::plain::Plain;
 
 /// Which columns, and how far to go.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -116,6 +118,9 @@ impl EmailNormalizer {
     }
 
     fn write_one(&self, cell: &str, out: &mut String) -> bool {
+        if let Plain::Written = plain::write(cell, &self.rules, out) {
+            return true;
+        }
         if cell.trim().is_empty() {
             return true;
         }

@@ -13,6 +13,7 @@ pub struct Header {
 
 impl Header {
     /// What a cell holds as a value; empty = no value.
+    #[inline]
     fn clean<'a>(&self, cell: &'a str) -> &'a str {
         // Nearly no cell has white space around it, which one look at its ends tells.
         let plain = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_graphic);
@@ -223,6 +224,7 @@ impl RecordBatch {
     }
 
     /// The cell as the file has it.
+    #[inline]
     pub fn raw(&self, row: usize, column: usize) -> &str {
         let cell = row * self.header.columns.len() + column;
         let from = match cell.checked_sub(1) {
@@ -234,6 +236,7 @@ impl RecordBatch {
     }
 
     /// The value of a cell after the processors so far; empty = no value.
+    #[inline]
     pub fn cell(&self, row: usize, column: usize) -> &str {
         match self.overlays.get(column) {
             Some(Some(changed)) => changed.cell(row),
