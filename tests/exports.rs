@@ -260,6 +260,18 @@ fn only_changes_are_exported_whatever_they_are() {
 }
 
 #[test]
+fn names_of_files_are_filled_in() {
+    let workspace = filled(10);
+    let goal = export_goal("out", "").replace("people.csv", "{connection}_{goal}_{date}_{time}_{run}.csv");
+    workspace.write("connections/b-out.toml", goal);
+    let reports = run(&workspace, &[]);
+    let name = reports[1]["files"][0]["name"].as_str().unwrap();
+    let expected = r"^b-out_people_\d{4}-\d\d-\d\d_\d{6}_\d{8}-\d{6}-[0-9a-f]{4}\.csv$";
+    assert!(regex::Regex::new(expected).unwrap().is_match(name), "{name}");
+    assert_eq!(exported(&workspace, name).len(), 10);
+}
+
+#[test]
 fn other_programs_read_the_same_cells() {
     let workspace = filled(500);
     workspace.write(

@@ -242,7 +242,7 @@ impl Report {
         let (rows, profiles) = (self.rows, self.profiles);
         if self.kind == EXPORT_PROFILES {
             let mut line = format!(
-                "{} / {}: {status}: {} profiles in the segment ({} exported, {} excluded, {} dropped, {} rejected)",
+                "{} / {}: {status}: {} profiles selected ({} exported, {} excluded, {} dropped, {} rejected)",
                 self.connection,
                 self.goal,
                 rows.read,

@@ -184,7 +184,6 @@ fn settings(goal: &ExportGoal, schema: &Schema) -> Json {
         "timezone": goal.timezone.iana_name(),
         "compression": format!("{:?}", goal.compression),
         "directory": goal.directory,
-        "file": goal.file,
     })
 }
 
