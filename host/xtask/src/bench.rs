@@ -46,6 +46,10 @@ pub(crate) fn run(rows: u64) -> anyhow::Result<()> {
         fs::create_dir_all(work.join("connections"))?;
         fs::write(work.join("schema.toml"), SCHEMA)?;
         fs::write(work.join("connections/shop.toml"), connection(&processors))?;
+        // A plugin is compiled once on a machine, not once an import.
+        run_command(
+            Command::new(&binary).arg("-C").arg(&work).args(["run", "--json"]).stdout(Stdio::null()),
+        )?;
         let (first, second) = (incoming.join("customers_1.csv"), incoming.join("customers_2.csv"));
         customers(&first, rows, 0)?;
         measure(&binary, &work, &format!("{name}: create"), rows)?;

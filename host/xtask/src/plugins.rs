@@ -26,11 +26,10 @@ fn build_from(folder: &Path) -> anyhow::Result<()> {
         }
     }
     names.sort();
-    let mut command = guest_cargo()?;
+    // One by one: built together, each would get the features that any of them asks for, and take longer to compile.
     for name in &names {
-        command.args(["--package", name]);
+        run(guest_cargo()?.args(["--package", name]))?;
     }
-    run(&mut command)?;
     let built = folder.join("built");
     fs::create_dir_all(&built)?;
     for name in &names {
