@@ -368,6 +368,18 @@ fn large_files_go_to_a_bucket_in_parts_and_are_never_seen_in_part() {
     let goal = goal.split_once("path = 'out'\n").unwrap().1;
     workspace.write("connections/b-out.toml", format!("{}{goal}", server.location("large", "admin", None)));
     run(&workspace, &["a-in"]);
+    // Killed in the middle of the upload, there is nothing to see of it.
+    for wait in [60, 150, 240, 330] {
+        let mut killed =
+            workspace.command(&["run", "b-out"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        thread::sleep(Duration::from_millis(wait));
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        let seen = server.keys("large").iter().any(|key| key == "people.csv");
+        assert!(
+            !seen || server.get("large", "people.csv").iter().filter(|byte| **byte == b'\n').count() == 1001
+        );
+    }
     let mut child =
         workspace.command(&["run", "b-out"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let whole = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count() == 1001;

@@ -173,6 +173,8 @@ fn each_property_says_who_set_it() {
     assert_eq!(by("name"), (second, "in/2.csv".to_owned()));
     assert_eq!(by("spent"), (third, "in/3.csv".to_owned()));
     assert_eq!(by("email").0, first);
+    let text = workspace.sluicebox(&["profile", "get", &id(&workspace, "email=ann@x"), "--explain"]).stdout;
+    assert!(text.contains(&format!("card: set by run {first} (shop / people) from in/1.csv at ")), "{text}");
 }
 
 #[test]

@@ -1,32 +1,76 @@
-//! What a run changed of each profile: its values before and after.
+//! What each row of a dry run would change: a profile's values before and after.
 
 use serde_json::{Map, Value as Json, json};
-use sluicebox_model::{Property, PropertyId, Record};
-use sluicebox_store::{Names, Store};
+use sluicebox_matching::Applied;
+use sluicebox_model::{Property, PropertyId, Record, RecordId};
+use sluicebox_store::Names;
 
 use crate::cli::print;
 use crate::error::Error;
-use crate::report::Kept;
 use crate::view;
 
-/// Shows every record that a goal run created or changed. The run must have kept what it overwrote.
-///
-/// # Errors
-/// If the store fails.
-pub(crate) fn show(store: &Store, kept: &Kept, json: bool) -> Result<(), Error> {
-    let names = store.names();
-    for entry in store.changed_at(kept.at)? {
-        let (id, before) = entry?;
-        let Some((_, after)) = store.load(id)? else { continue };
-        let changes = changes(&names, before.as_ref(), &after);
-        let change = if before.is_none() { "created" } else { "updated" };
-        if json {
-            print(json!({
-                "goal": kept.report.goal, "profile_id": id.to_string(), "change": change, "properties": changes,
-            }))?;
-            continue;
+/// How differences are shown.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Diff {
+    /// One JSON object a row.
+    pub json: bool,
+}
+
+/// A row and the records that it found, as they were before it.
+pub(crate) struct Row<'a> {
+    pub goal: &'a str,
+    pub file: &'a str,
+    /// The record's place in the file, from 1.
+    pub number: u64,
+    pub before: &'a [(RecordId, Record)],
+}
+
+impl Diff {
+    /// Shows what a row did, and those before it that were rejected; nothing else may have been applied.
+    ///
+    /// # Errors
+    /// If nothing can be printed.
+    pub(crate) fn show(self, names: &Names, row: &Row<'_>, applied: &Applied<'_>) -> Result<(), Error> {
+        let counts = &applied.counts;
+        for rejected in &applied.rejected {
+            let row = Row { number: rejected.number + 1, ..*row };
+            self.print(&row, "rejected", Some(&rejected.reason), None)?;
         }
-        print(format!("{change} {id}"))?;
+        if counts.excluded > 0 || counts.dropped > 0 {
+            return self.print(row, if counts.dropped > 0 { "dropped" } else { "excluded" }, None, None);
+        }
+        for (id, after) in &applied.records {
+            let before = row.before.iter().find(|(known, _)| known == id).map(|(_, before)| before);
+            let changes = changes(names, before, after);
+            let change = match before {
+                None => "created",
+                Some(before) if changes.is_empty() && before.events == after.events => "unchanged",
+                Some(_) => "updated",
+            };
+            self.print(row, change, None, Some((*id, changes)))?;
+        }
+        applied.merged.iter().try_for_each(|(id, into)| {
+            self.print(row, "merged", Some(&format!("into {into}")), Some((*id, Map::new())))
+        })
+    }
+
+    fn print(
+        self,
+        row: &Row<'_>,
+        change: &str,
+        reason: Option<&str>,
+        record: Option<(RecordId, Map<String, Json>)>,
+    ) -> Result<(), Error> {
+        let id = record.as_ref().map(|(id, _)| id.to_string());
+        let changes = record.map(|(_, changes)| changes).unwrap_or_default();
+        if self.json {
+            return print(json!({
+                "goal": row.goal, "file": row.file, "row": row.number, "change": change, "reason": reason,
+                "profile_id": id, "properties": changes,
+            }));
+        }
+        let words = [Some(change), id.as_deref(), reason].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        print(format!("{}, row {}: {words}", row.file, row.number))?;
         for (name, pair) in &changes {
             match (&pair["before"], &pair["after"]) {
                 (Json::Null, after) => print(format!("  + {name}: {after}"))?,
@@ -34,8 +78,8 @@ pub(crate) fn show(store: &Store, kept: &Kept, json: bool) -> Result<(), Error> 
                 (before, after) => print(format!("  {name}: {before} → {after}"))?,
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The properties that differ, by name.

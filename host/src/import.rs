@@ -14,6 +14,7 @@ use sluicebox_processors::{Session, Usage};
 use sluicebox_store::{Changed, Commit, ErasureKey, FileState, Store};
 
 use crate::config::{Config, Connection, ImportGoal, MaxRejected, property_settings};
+use crate::diff::{self, Diff};
 use crate::error::Error;
 use crate::events::StoredEvents;
 use crate::linked::LinkedFiles;
@@ -26,7 +27,7 @@ use crate::sets::{self, FileSet, Sets};
 use crate::unfinished::Unfinished;
 
 /// Rows wait for their commit up to this much memory.
-const STRETCH_BYTES: usize = 40 << 20;
+const STRETCH_BYTES: usize = 36 << 20;
 /// Batches between the reader and the worker.
 const QUEUE: usize = 4;
 
@@ -45,6 +46,8 @@ pub(crate) struct Import<'a> {
     pub erasure_key: Option<&'a ErasureKey>,
     /// Whether it is kept what the run overwrites.
     pub keep: bool,
+    /// Shows what each row changes; each is then applied by itself.
+    pub diff: Option<Diff>,
     /// The id of the connection's run.
     pub run: &'a str,
     /// Whether the store is a copy: files stay as they are and rejected rows are only counted.
@@ -214,6 +217,10 @@ impl Import<'_> {
         }
     }
 
+    fn rows_a_time(&self, rows: usize) -> usize {
+        if self.diff.is_some() { 1 } else { rows }
+    }
+
     pub(crate) fn warn(&self, message: &str) {
         tracing::warn!(connection = self.connection.name, goal = self.goal.name, "{message}");
     }
@@ -290,7 +297,7 @@ impl Import<'_> {
             joined: &joined,
             links: &links,
             from: state.position,
-            most_rows: self.config.settings.tuning.commit_rows,
+            most_rows: self.rows_a_time(self.config.settings.tuning.commit_rows),
             progress: self.progress(file),
             clock: &clock,
             pending: Vec::new(),
@@ -385,7 +392,7 @@ impl Import<'_> {
         source: Source,
         linked: Option<usize>,
     ) -> Result<Option<OpenFile>, Error> {
-        self.open_with(file, source, linked, self.config.settings.tuning.batch_rows)
+        self.open_with(file, source, linked, self.rows_a_time(self.config.settings.tuning.batch_rows))
     }
 
     /// The same, in batches of so many rows.
@@ -651,6 +658,7 @@ impl Stretch<'_> {
         let failed = |error| Error::File { name: self.file.name.clone(), error };
         (self.unchanged)().map_err(failed)?;
 
+        let mut before = Vec::new();
         let applied = timed(&self.clock.match_and_merge, || {
             let found = store.find_sorted(&gathered.keys().collect::<Vec<_>>())?;
             let ids = gathered.records(&found);
@@ -661,6 +669,9 @@ impl Stretch<'_> {
                 }
                 _ => Vec::new(),
             };
+            if self.import.diff.is_some() {
+                before = records.iter().flatten().cloned().collect();
+            }
             let mut events = StoredEvents::preload(store, gathered.events(&found))?;
             let applied =
                 gathered.apply(self.plan, self.context(), &found, &erased, (&ids, records), &mut events);
@@ -670,6 +681,11 @@ impl Stretch<'_> {
             }
         })?;
 
+        if let Some(diff) = self.import.diff.filter(|_| end > self.position) {
+            let (goal, file) = (self.import.goal.name.as_str(), self.file.name.as_str());
+            let row = diff::Row { goal, file, number: end, before: &before };
+            diff.show(&store.names(), &row, &applied)?;
+        }
         let kept = &mut self.run.kept;
         kept.report.add(&applied.counts);
         let counts = self.linked_counts.take().unwrap_or_default();

@@ -100,6 +100,19 @@ pub(crate) fn text(record: &Json) -> String {
         properties.map(|(name, value)| format!("{indent}{name}: {}", plain(value))).collect::<Vec<_>>()
     };
     lines.extend(listed(&record["properties"], "  "));
+    for (name, by) in record["explain"].as_object().into_iter().flatten() {
+        lines.push(match by.as_object() {
+            None => format!("  {name}: set before what is kept"),
+            Some(_) => format!(
+                "  {name}: set by run {} ({} / {}) from {} at {}",
+                plain(&by["run"]),
+                plain(&by["connection"]),
+                plain(&by["goal"]),
+                by["file"].as_str().unwrap_or("no file"),
+                plain(&by["at"])
+            ),
+        });
+    }
     for event in record["events"].as_array().into_iter().flatten() {
         lines.push(format!(
             "  {} {} at {}",

@@ -59,6 +59,7 @@ pub(crate) fn run(folder: &Path, names: &[String]) -> Result<u8, Error> {
                     store: &store,
                     erasure_key: None,
                     keep: false,
+                    diff: None,
                     run: "check",
                     dry: true,
                     stop: &stop,

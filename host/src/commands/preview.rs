@@ -40,6 +40,7 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: &str, rows: usize, json
         store: &store,
         erasure_key: None,
         keep: false,
+        diff: None,
         run: "preview",
         dry: true,
         stop: &stop,

@@ -10,7 +10,7 @@ use sluicebox_store::{Commit, DryCopy, Store, StoreError};
 
 use crate::cli::print;
 use crate::config::{Config, Connection, Goal, Opened};
-use crate::diff;
+use crate::diff::Diff;
 use crate::erasure;
 use crate::error::Error;
 use crate::export::Export;
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     /// Reports what would change, and writes nothing.
     #[arg(long)]
     dry_run: bool,
-    /// With --dry-run: shows each profile that would be created or changed, with its values before and after.
+    /// With --dry-run: shows what each row would change, with the values before and after. It takes the rows one by one.
     #[arg(long, requires = "dry_run")]
     diff: bool,
     /// One JSON object a goal.
@@ -83,7 +83,8 @@ pub(crate) fn run(folder: &Path, arguments: &Arguments) -> Result<u8, Error> {
                         Goal::Import(goal) => {
                             let decoding = opened.decoding(&config.settings, goal);
                             let location = &opened.location;
-                            let keep = arguments.diff || config.settings.undo.is_some();
+                            let keep = config.settings.undo.is_some();
+                            let diff = arguments.diff.then_some(Diff { json: arguments.json });
                             let import = Import {
                                 config,
                                 connection,
@@ -94,6 +95,7 @@ pub(crate) fn run(folder: &Path, arguments: &Arguments) -> Result<u8, Error> {
                                 store,
                                 erasure_key,
                                 keep,
+                                diff,
                                 run,
                                 dry,
                                 stop,
@@ -105,9 +107,6 @@ pub(crate) fn run(folder: &Path, arguments: &Arguments) -> Result<u8, Error> {
                                 .run()?
                         }
                     };
-                    if arguments.diff {
-                        diff::show(store, &kept, arguments.json)?;
-                    }
                     kept.report
                 }
             };

@@ -51,6 +51,7 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: Option<&str>, json: boo
         store: &store,
         erasure_key: None,
         keep: false,
+        diff: None,
         run: "scan",
         dry: true,
         stop: &stop,

@@ -147,37 +147,6 @@ impl Store {
         Ok(states)
     }
 
-    /// The records that the goal run of a time changed, in the order of their ids, each as it was before.
-    ///
-    /// # Errors
-    /// If the store fails; an entry may be damaged.
-    pub fn changed_at(
-        &self,
-        at: i64,
-    ) -> Result<impl Iterator<Item = Result<(RecordId, Option<Record>), StoreError>> + '_, StoreError> {
-        let from = at.to_be_bytes();
-        let entries = self.db.iterator_cf(self.family(UNDO)?, IteratorMode::From(&from, Direction::Forward));
-        let mut last = None;
-        Ok(entries
-            .map_while(move |entry| {
-                let read = || {
-                    let (key, before) = entry?;
-                    // Of records, not of events; of several commits the first.
-                    let id = key.strip_prefix(from.as_slice()).map(|rest| rest.split_at_checked(16));
-                    Ok(match id {
-                        None => None,
-                        Some(Some((id, rest))) if rest.len() == 8 && last != Some(record_id(id)?) => {
-                            last = Some(record_id(id)?);
-                            Some(Some((record_id(id)?, decoded(&before)?)))
-                        }
-                        Some(_) => Some(None),
-                    })
-                };
-                read().transpose()
-            })
-            .filter_map(Result::transpose))
-    }
-
     fn overwritten_of(&self, at: i64, id: RecordId) -> Result<Overwritten, StoreError> {
         let mut found = Overwritten::default();
         let Some(family) = self.db.cf_handle(UNDO) else { return Ok(found) };
