@@ -36,7 +36,7 @@ const SEPARATOR: &str = "\u{1}";
 /// Goals that import what [`export_goal`] writes.
 fn import_goals(folder: &str, at: &str) -> String {
     let fields = FIELDS.map(|field| match field {
-        "tags" => format!("[[import_profiles.fields]]\ncolumn = 'tags'\nseparator = \"\\u0001\"\n"),
+        "tags" => "[[import_profiles.fields]]\ncolumn = 'tags'\nseparator = \"\\u0001\"\n".to_owned(),
         field => format!("[[import_profiles.fields]]\ncolumn = '{field}'\n"),
     });
     format!(

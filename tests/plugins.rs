@@ -1,6 +1,6 @@
 //! What an author of plugins does, from the folder that `plugin new` makes to a component that the host runs; and the
 //! plugins that must run for ever.
-#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails says where")]
 
 #[path = "servers/registry.rs"]
 mod registry;

@@ -68,14 +68,14 @@ pub(crate) fn clean_rejected(config: &Config, values: &HashSet<String>) -> Resul
     Ok(removed)
 }
 
+/// A row with its file: the names and cells of its columns.
+pub(crate) type FoundRow = (PathBuf, Vec<(String, String)>);
+
 /// The rejected rows that hold one of the values, each as the names and cells of its columns, with its file.
 ///
 /// # Errors
 /// If a file cannot be read.
-pub(crate) fn find_rejected(
-    config: &Config,
-    values: &HashSet<String>,
-) -> Result<Vec<(PathBuf, Vec<(String, String)>)>, Error> {
+pub(crate) fn find_rejected(config: &Config, values: &HashSet<String>) -> Result<Vec<FoundRow>, Error> {
     let mut found = Vec::new();
     for file in rejected_files(config)? {
         read(&file, &options(config, &file), |columns, cells| {

@@ -116,6 +116,9 @@ struct Work<'g, 'w> {
     applied: Applied<'g>,
 }
 
+/// What was loaded for each of some ids; a record may have another id, where records were merged.
+pub type Found = Vec<Option<(RecordId, Record)>>;
+
 impl Gathered {
     /// Applies the rows in file order. `found[n]` is whom the n-th identifier finds; `erased[n]`, empty where nothing
     /// ever was, whether the person of whom it was is to stay away; `ids` and `records` are [`Gathered::records`] and
@@ -126,7 +129,7 @@ impl Gathered {
         context: Context,
         found: &[Option<RecordId>],
         erased: &[bool],
-        (ids, records): (&[RecordId], Vec<Option<(RecordId, Record)>>),
+        (ids, records): (&[RecordId], Found),
         events: &mut dyn HeldEvents,
     ) -> Applied<'_> {
         let loaded = Loaded::new(ids, records);

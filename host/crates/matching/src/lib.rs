@@ -12,7 +12,7 @@ mod rules;
 mod segments;
 mod timeline;
 
-pub use apply::{Applied, Context, Counts};
+pub use apply::{Applied, Context, Counts, Found};
 pub use gather::Gathered;
 pub use plan::{EventPlan, FieldPlan, IdentifierPlan, NestedPlan, OnAmbiguous, Plan, ValuePlan};
 pub use prepare::{Prepared, prepare};

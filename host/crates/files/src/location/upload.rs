@@ -142,7 +142,7 @@ struct ObjectUpload {
 
 enum Part {
     OnItsWay(JoinHandle<Result<CompletedPart, FileError>>),
-    Arrived(CompletedPart),
+    Arrived(Box<CompletedPart>),
 }
 
 impl ObjectUpload {
@@ -189,7 +189,7 @@ impl ObjectUpload {
         if let Some(part @ Part::OnItsWay(_)) = self.sent.get_mut(self.done) {
             let Part::OnItsWay(sending) = part else { return Ok(()) };
             let arrived = self.s3.block_on(sending).map_err(io::Error::other)??;
-            *part = Part::Arrived(arrived);
+            *part = Part::Arrived(Box::new(arrived));
         }
         self.done += 1;
         Ok(())
@@ -213,7 +213,7 @@ impl ObjectUpload {
             }
             Some(upload) => {
                 let parts = self.sent.drain(..).filter_map(|part| match part {
-                    Part::Arrived(part) => Some(part),
+                    Part::Arrived(part) => Some(*part),
                     Part::OnItsWay(_) => None,
                 });
                 let whole = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
