@@ -269,6 +269,13 @@ fn names_of_files_are_filled_in() {
     let expected = r"^b-out_people_\d{4}-\d\d-\d\d_\d{6}_\d{8}-\d{6}-[0-9a-f]{4}\.csv$";
     assert!(regex::Regex::new(expected).unwrap().is_match(name), "{name}");
     assert_eq!(exported(&workspace, name).len(), 10);
+    // Of several runs within a second none takes the place of another's file.
+    let goal = export_goal("out", "changed_only = false\n").replace("people.csv", "people_{date}_{time}.csv");
+    workspace.write("connections/b-out.toml", goal);
+    let names: BTreeSet<String> = (0..4)
+        .map(|_| run(&workspace, &["b-out"])[0]["files"][0]["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names.len(), 4, "{names:?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use jiff::{Timestamp, ZonedDateTime};
+use jiff::{SignedDuration, Timestamp, ZonedDateTime};
 use sluicebox_files::{CsvOptions, FileError, Output, Packing, RowEncoder, Unencodable};
 use sluicebox_model::{
     Event, EventKey, EventType, EventTypeId, NestedTypeId, PropertyId, PropertySchema, RejectedRow,
@@ -81,7 +81,7 @@ impl Export<'_> {
             return Err(Error::Failed(broken));
         }
         let selection = self.selection()?;
-        let name = self.file_name(started);
+        let name = self.free_name(started);
         let names = self.store.names();
         let (mut sessions, columns) = self.open(&name)?;
         let mut files = Files::create(self, &name, &columns, &names)?;
@@ -234,6 +234,17 @@ impl Export<'_> {
             rejected.append(own, &files.profiles.name, &refused)?;
         }
         Ok(())
+    }
+
+    /// The name of the file. One with the time in it takes no other's place: of two runs within a second the second gets
+    /// the next.
+    fn free_name(&self, started: Timestamp) -> String {
+        let packing = Packing { compression: self.goal.compression, key: self.opened.public_key.clone() };
+        let taken = |name: &String| self.opened.location.exists(&self.goal.directory, &packing.name(name));
+        let seconds = if self.goal.file.contains("{time}") && !self.dry { 60 } else { 0 };
+        let later = |second| started.checked_add(SignedDuration::from_secs(second)).unwrap_or(started);
+        let names = (0..seconds).map(|second| self.file_name(later(second)));
+        names.into_iter().find(|name| !taken(name)).unwrap_or_else(|| self.file_name(started))
     }
 
     /// The name of the file, its placeholders filled in.

@@ -365,7 +365,6 @@ fn database_options() -> Options {
     options.set_max_background_jobs(2);
     // A thread is not worth what it takes to open a table.
     options.set_max_file_opening_threads(1);
-    options.set_skip_stats_update_on_db_open(true);
     options.set_keep_log_file_num(2);
     // What it tells of its work has keys in it, which are people's identifiers.
     options.set_log_level(rocksdb::LogLevel::Error);

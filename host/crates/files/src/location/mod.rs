@@ -49,6 +49,14 @@ impl Location {
         }
     }
 
+    /// Whether there is a file of that name, as far as one may know.
+    pub fn exists(&self, directory: &str, name: &str) -> bool {
+        match self {
+            Self::Directory(location) => location.root.join(directory).join(name).exists(),
+            Self::S3(location) => location.exists(directory, name),
+        }
+    }
+
     /// Removes what a process that died left of files that were being written under this tag. In a bucket such files
     /// are invisible and a rule of its life cycle removes them.
     ///

@@ -337,6 +337,19 @@ impl S3 {
         self.error(key, S3Problem::of(permission.name(), error))
     }
 
+    /// The key of a file in a folder of the bucket.
+    pub(super) fn key(directory: &str, name: &str) -> String {
+        match directory.trim_matches('/') {
+            "" => name.to_owned(),
+            directory => format!("{directory}/{name}"),
+        }
+    }
+
+    pub(super) fn exists(&self, directory: &str, name: &str) -> bool {
+        let head = self.client().head_object().bucket(self.bucket()).key(Self::key(directory, name));
+        self.block_on(head.send()).is_ok()
+    }
+
     /// What a folder of the bucket holds that one of `patterns` takes.
     pub(super) fn list(&self, directory: &str, patterns: &[&Pattern]) -> Result<Listing, FileError> {
         let directory = directory.trim_matches('/');

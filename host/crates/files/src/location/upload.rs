@@ -44,10 +44,7 @@ impl Upload {
 
     /// An object of a bucket.
     pub(super) fn to_object(s3: &S3, directory: &str, name: &str) -> Self {
-        let key = match directory.trim_matches('/') {
-            "" => name.to_owned(),
-            directory => format!("{directory}/{name}"),
-        };
+        let key = S3::key(directory, name);
         let (part, sent) = (Vec::new(), Vec::new());
         Self(Inner::Object(ObjectUpload { s3: s3.clone(), key, part, upload: None, sent, size: 0, done: 0 }))
     }
