@@ -145,7 +145,7 @@ fn select<'c>(config: &'c Config, arguments: &Arguments) -> Result<Vec<Selected<
             return Err(Error::Unknown { kind: "goal", name: name.clone(), known });
         }
     }
-    let runtime = plugins::runtime(config, !arguments.dry_run)?;
+    let mut runtime = None;
     let mut selected = Vec::new();
     for connection in connections {
         let mut goals = Vec::new();
@@ -153,9 +153,18 @@ fn select<'c>(config: &'c Config, arguments: &Arguments) -> Result<Vec<Selected<
             if !arguments.goals.is_empty() && !arguments.goals.iter().any(|name| name == goal.name()) {
                 continue;
             }
-            let runs = connection.enabled && goal.enabled();
-            let load = || plugins::load(config, goal.processors(), &runtime);
-            goals.push((goal, runs.then(load).transpose()?));
+            let processors = match goal.processors() {
+                _ if !(connection.enabled && goal.enabled()) => None,
+                [] => Some(Vec::new()),
+                entries => {
+                    let runtime = match &mut runtime {
+                        Some(runtime) => runtime,
+                        none => none.insert(plugins::runtime(config, !arguments.dry_run)?),
+                    };
+                    Some(plugins::load(config, entries, runtime)?)
+                }
+            };
+            goals.push((goal, processors));
         }
         let runs = goals.iter().any(|(_, processors)| processors.is_some());
         let opened = runs.then(|| connection.open(&config.root)).transpose()?;

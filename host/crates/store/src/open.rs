@@ -18,8 +18,10 @@ use crate::keys::{self, CHANGES, EVENTS, FORMAT, IDENTIFIERS, LISTED, NAME, RECO
 pub(crate) const LAYOUT: u32 = 3;
 const LOCK_FILE: &str = "sluicebox.lock";
 const MEBIBYTE: usize = 1024 * 1024;
+/// A small file of the log counts as so many bytes.
+const LEAST_LOG: u64 = 128 << 10;
 /// Bytes that are left to the log when the store is closed.
-const MOST_IN_LOG: u64 = 8 << 20;
+const MOST_IN_LOG: u64 = 4 << 20;
 
 /// An open store.
 pub struct Store {
@@ -33,14 +35,25 @@ impl Drop for Store {
     fn drop(&mut self) {
         // What only the log holds would be read from it the next time, which takes longer if it is much. All of it is
         // durable already, so that a failure changes nothing.
-        let families = [RECORDS, IDENTIFIERS, EVENTS, CHANGES, UNDO].map(|name| self.db.cf_handle(name));
-        let held = |family| self.db.property_int_value_cf(family, "rocksdb.cur-size-all-mem-tables");
-        let held = families.iter().flatten().filter_map(|family| held(family).ok().flatten()).sum::<u64>();
-        if self.lock.is_some() && held > MOST_IN_LOG {
-            for family in families.into_iter().flatten() {
+        if self.lock.is_none() || self.log_bytes() <= MOST_IN_LOG {
+            return;
+        }
+        // The log lives as long as any family has something in it that is in no table.
+        for name in ["default", RECORDS, IDENTIFIERS, EVENTS, CHANGES, UNDO] {
+            if let Some(family) = self.db.cf_handle(name) {
                 let _ = self.db.flush_cf(family);
             }
         }
+    }
+}
+
+impl Store {
+    /// The bytes of the files of the log, where opening one costs as much as reading some.
+    fn log_bytes(&self) -> u64 {
+        let entries = fs::read_dir(self.db.path()).into_iter().flatten().flatten();
+        let logs =
+            entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "log"));
+        logs.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len().max(LEAST_LOG)).sum()
     }
 }
 
