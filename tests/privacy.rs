@@ -183,7 +183,7 @@ fn an_erased_person_is_gone_and_stays_away() {
     import(
         &workspace,
         "1",
-        "ann@x.example,c1,Ann,10,o1,2026-01-01,5\nbob@x.example,c2,Bob,1,,,\nann@x.example,too,many,1,,,,cells\n",
+        "ann@x.example,card-4711,Ann,10,o1,2026-01-01,5\nbob@x.example,c2,Bob,1,,,\nann@x.example,too,many,1,,,,cells\n",
     );
     import(&workspace, "2", "ann@x.example,,Anna,1,,,\n");
     let ann = id(&workspace, "email=ann@x.example");
@@ -198,12 +198,12 @@ fn an_erased_person_is_gone_and_stays_away() {
     assert_eq!(workspace.sluicebox(&["profile", "get", &ann]).code, 1);
     whole(&workspace);
     // Not a byte of hers is left in any file of the store, nor among the rejected rows.
-    let traces = workspace.shell("grep -rlE 'ann@x.example|Anna|c1' data; true");
+    let traces = workspace.shell("grep -rlE 'ann@x.example|Anna|card-4711' data; true");
     assert_eq!(traces.stdout, "");
 
     // The files are imported again, for they changed; she stays away, and who is new comes in.
     import(&workspace, "1", "ann@x.example,c7,Ann,10,,,\nbob@x.example,c2,Bob,1,,,\n");
-    let report = import(&workspace, "3", "ann@x.example,,Ann,,,,\neve@x.example,c1,Eve,,,,\n");
+    let report = import(&workspace, "3", "ann@x.example,,Ann,,,,\neve@x.example,card-4711,Eve,,,,\n");
     assert!(!report.is_empty());
     assert!(
         find(&workspace, "email=ann@x.example").is_none()
