@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::plugins::Processor;
 use crate::progress::Progress;
 use crate::rejected::RejectedRows;
-use crate::report::{FileReport, FileStatus, Kept, ProcessorReport, Report, Status};
+use crate::report::{FileReport, FileStatus, Kept, ProcessorReport, Report};
 use crate::rows::{EventCells, Page, Rows};
 use crate::segments::Untold;
 use crate::walk::{Selection, walk};
@@ -48,12 +48,8 @@ impl Export<'_> {
         let begun = Instant::now();
         let started = Timestamp::now();
         let report = Report {
-            run: self.run.to_owned(),
-            connection: self.connection.name.clone(),
-            goal: self.goal.name.clone(),
-            kind: EXPORT_PROFILES.to_owned(),
             processors: self.processors.iter().map(ProcessorReport::of).collect(),
-            ..Report::default()
+            ..Report::of(self.run, &self.connection.name, &self.goal.name, EXPORT_PROFILES)
         };
         let mut kept = Kept { report, started: started.to_string(), ..Kept::default() };
         let (number, now) = self.store.begin_goal_run(started.as_millisecond(), |_| kept.encode())?;
@@ -61,10 +57,7 @@ impl Export<'_> {
         kept.at = now;
         let result = self.export(started, &mut kept);
 
-        let report = &mut kept.report;
-        report.status = if result.is_ok() { Status::Succeeded } else { Status::Failed };
-        report.error = result.as_ref().err().map(ToString::to_string);
-        report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        kept.report.end(result.as_ref().err(), begun.elapsed());
         // The files are in place: what changes from now on is for the next run.
         let state = ExportState { until: now, settings: self.settings() };
         let export = result.is_ok().then(|| (self.key(), state));
@@ -99,12 +92,8 @@ impl Export<'_> {
         for (processor, session) in kept.report.processors.iter_mut().zip(&sessions) {
             processor.add(session.usage());
         }
-        if let Err(Error::Processor { error, .. }) = &result
-            && error.fault.is_trap()
-            && let Some(processor) =
-                kept.report.processors.iter_mut().find(|processor| processor.plugin == error.plugin)
-        {
-            processor.traps += 1;
+        if let Err(error) = &result {
+            kept.report.trapped(error);
         }
         kept.rejected_files.clone_from(&rejected.written);
         result?;
@@ -236,10 +225,15 @@ impl Export<'_> {
         Ok(())
     }
 
+    /// How the text of a file becomes its bytes.
+    fn packing(&self) -> Packing {
+        Packing { compression: self.goal.compression, key: self.opened.public_key.clone() }
+    }
+
     /// The name of the file. One with the time in it takes no other's place: of two runs within a second the second gets
     /// the next.
     fn free_name(&self, started: Timestamp) -> String {
-        let packing = Packing { compression: self.goal.compression, key: self.opened.public_key.clone() };
+        let packing = self.packing();
         let taken = |name: &String| self.opened.location.exists(&self.goal.directory, &packing.name(name));
         let seconds = if self.goal.file.contains("{time}") && !self.dry { 60 } else { 0 };
         let later = |second| started.checked_add(SignedDuration::from_secs(second)).unwrap_or(started);
@@ -453,7 +447,7 @@ impl File {
         header: impl Iterator<Item = &'h str>,
     ) -> Result<Self, Error> {
         let goal = export.goal;
-        let packing = Packing { compression: goal.compression, key: export.opened.public_key.clone() };
+        let packing = export.packing();
         let own = name.replace(['/', '\\'], "_");
         let packed = packing.name(&own);
         let name = match goal.directory.as_str() {

@@ -22,7 +22,7 @@ use crate::plan::{Link, Resolved, Resolver};
 use crate::plugins::Processor;
 use crate::progress::Progress;
 use crate::rejected::RejectedRows;
-use crate::report::{self, FileReport, FileStatus, Kept, ProcessorReport, Report, Status};
+use crate::report::{self, FileReport, FileStatus, Kept, ProcessorReport, Report};
 use crate::sets::{self, FileSet, Sets};
 use crate::unfinished::Unfinished;
 
@@ -84,16 +84,6 @@ impl GoalRun {
             }
         }
     }
-
-    /// Counts the trap of a processor.
-    fn trapped(&mut self, error: &Error) {
-        let Error::Processor { error, .. } = error else { return };
-        let processors = &mut self.kept.report.processors;
-        let processor = processors.iter_mut().find(|processor| processor.plugin == error.plugin);
-        if let Some(processor) = processor.filter(|_| error.fault.is_trap()) {
-            processor.traps += 1;
-        }
-    }
 }
 
 fn timed<T>(total: &AtomicU64, work: impl FnOnce() -> T) -> T {
@@ -111,14 +101,11 @@ impl Import<'_> {
     pub(crate) fn run(&self) -> Result<Kept, Error> {
         let begun = Instant::now();
         let started = Timestamp::now();
+        let kind = self.goal.target.kind().key();
         let report = Report {
-            run: self.run.to_owned(),
-            connection: self.connection.name.clone(),
-            goal: self.goal.name.clone(),
-            kind: self.goal.target.kind().key().to_owned(),
             linked: (!self.goal.linked.is_empty()).then(report::LinkedRows::default),
             processors: self.processors.iter().map(ProcessorReport::of).collect(),
-            ..Report::default()
+            ..Report::of(self.run, &self.connection.name, &self.goal.name, kind)
         };
         let kept = Kept { report, started: started.to_string(), ..Kept::default() };
         let (number, now) = self.store.begin_goal_run(started.as_millisecond(), |_| kept.encode())?;
@@ -130,9 +117,7 @@ impl Import<'_> {
         let result = self.import_files(&mut run);
 
         let report = &mut run.kept.report;
-        report.status = if result.is_ok() { Status::Succeeded } else { Status::Failed };
-        report.error = result.as_ref().err().map(ToString::to_string);
-        report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        report.end(result.as_ref().err(), begun.elapsed());
         let milliseconds = |total: &AtomicU64| total.load(Ordering::Relaxed) / 1_000_000;
         report.stages_ms.parse = milliseconds(&run.clock.parse);
         report.stages_ms.processors = milliseconds(&run.clock.processors);
@@ -174,7 +159,7 @@ impl Import<'_> {
             let status = *result.as_ref().unwrap_or(&FileStatus::Failed);
             run.kept.report.files.push(FileReport { name, status, rows });
             if let Err(error) = result {
-                run.trapped(&error);
+                run.kept.report.trapped(&error);
                 if error.ends_goal() {
                     return Err(error);
                 }

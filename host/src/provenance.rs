@@ -1,11 +1,12 @@
 //! Who set the properties of a profile: from what runs overwrote, and from the lists of what they changed.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value as Json, json};
 use sluicebox_model::{PropertyId, Record, RecordId};
-use sluicebox_store::{Store, StoreError};
+use sluicebox_store::Store;
 
 use crate::error::Error;
 use crate::report::Kept;
@@ -19,15 +20,19 @@ pub(crate) fn of(store: &Store, id: RecordId, record: &Record) -> Result<Json, E
     let names = store.names();
     let runs = runs(store)?;
     let before = store.before(id)?;
-    let mut explained = Map::new();
+    let (mut explained, mut by_time) = (Map::new(), HashMap::new());
     for (property, _) in record.properties() {
         let Some(name) = names.properties.get(&property) else { continue };
         let at = set_at(record, &before, property);
-        let by = at.map(|at| Ok::<_, StoreError>((at, store.changed_by(id, at)?))).transpose()?;
-        let told = by.and_then(|(at, by)| {
-            let (number, file) = by?;
-            let run = runs.get(&number)?;
-            let file = if file.is_empty() { Json::Null } else { file.into() };
+        if let Some(at) = at
+            && let Entry::Vacant(unknown) = by_time.entry(at)
+        {
+            unknown.insert(store.changed_by(id, at)?);
+        }
+        let told = at.and_then(|at| {
+            let (number, file) = by_time.get(&at)?.as_ref()?;
+            let run = runs.get(number)?;
+            let file = if file.is_empty() { Json::Null } else { file.as_str().into() };
             let at = Timestamp::from_millisecond(at).ok()?;
             Some(json!({
                 "run": run.report.run, "connection": run.report.connection, "goal": run.report.goal, "file": file,

@@ -7,9 +7,9 @@ use oci_client::manifest::{OciDescriptor, OciImageManifest};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::error::Error;
+use crate::plugins::sha256;
 
 /// How a reference to a registry begins on the command line.
 const SCHEME: &str = "oci://";
@@ -89,7 +89,7 @@ impl Place {
     /// # Errors
     /// If the registry cannot be reached or refuses.
     pub(crate) fn push(&self, component: Vec<u8>) -> Result<String, Error> {
-        let digest: String = Sha256::digest(&component).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = sha256(&component);
         let config = json!({
             "created": jiff::Timestamp::now().to_string(),
             "architecture": "wasm",

@@ -1,11 +1,14 @@
 //! What a goal run did: printed by `run`, kept in the history.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use sluicebox_matching::Counts;
 use sluicebox_model::{Class, RecordId};
 use sluicebox_processors::Usage;
 
 use crate::config::EXPORT_PROFILES;
+use crate::error::Error;
 use crate::plugins::Processor;
 
 /// A goal run as `run --json` prints it.
@@ -212,6 +215,33 @@ impl Kept {
 }
 
 impl Report {
+    /// The first report of a goal run.
+    pub(crate) fn of(run: &str, connection: &str, goal: &str, kind: &str) -> Self {
+        Self {
+            run: run.to_owned(),
+            connection: connection.to_owned(),
+            goal: goal.to_owned(),
+            kind: kind.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// How a goal run ended that took this long.
+    pub(crate) fn end(&mut self, error: Option<&Error>, took: Duration) {
+        self.status = if error.is_none() { Status::Succeeded } else { Status::Failed };
+        self.error = error.map(ToString::to_string);
+        self.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    }
+
+    /// Counts the trap of a processor, if the error is one.
+    pub(crate) fn trapped(&mut self, error: &Error) {
+        let Error::Processor { error, .. } = error else { return };
+        let processor = self.processors.iter_mut().find(|processor| processor.plugin == error.plugin);
+        if let Some(processor) = processor.filter(|_| error.fault.is_trap()) {
+            processor.traps += 1;
+        }
+    }
+
     /// Adds what a commit did.
     pub(crate) fn add(&mut self, counts: &Counts) -> u64 {
         let read = counts.dropped + counts.rejected + counts.excluded + counts.merged;

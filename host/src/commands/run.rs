@@ -176,13 +176,9 @@ fn select<'c>(config: &'c Config, arguments: &Arguments) -> Result<Vec<Selected<
 fn skipped(run: &str, connection: &Connection, goal: &Goal<'_>) -> Report {
     let has_linked = matches!(goal, Goal::Import(goal) if !goal.linked.is_empty());
     Report {
-        run: run.to_owned(),
-        connection: connection.name.clone(),
-        goal: goal.name().to_owned(),
-        kind: goal.kind().to_owned(),
         status: Status::Skipped,
         linked: has_linked.then(LinkedRows::default),
-        ..Report::default()
+        ..Report::of(run, &connection.name, goal.name(), goal.kind())
     }
 }
 

@@ -11,7 +11,7 @@ use crate::cli::print;
 use crate::config::Config;
 use crate::error::Error;
 use crate::plan::unique;
-use crate::report::{Kept, Profiles, Report, Status};
+use crate::report::{Kept, Profiles, Report};
 
 /// What is left alone is shown up to this number.
 const SHOWN: usize = 1000;
@@ -63,21 +63,14 @@ fn undo(
     json: bool,
 ) -> Result<(), Error> {
     let (begun, started) = (Instant::now(), Timestamp::now());
-    let report = Report {
-        run: run.to_owned(),
-        connection: kept.report.connection.clone(),
-        goal: kept.report.goal.clone(),
-        kind: "undo".to_owned(),
-        ..Report::default()
-    };
+    let report = Report::of(run, &kept.report.connection, &kept.report.goal, "undo");
     let mut own = Kept { report, started: started.to_string(), ..Kept::default() };
     let (own_number, now) = store.begin_goal_run(started.as_millisecond(), |_| own.encode())?;
     own.at = now;
     let undone = store.undo((kept.at, number), (now, own_number), unique)?;
     let updated = i64::try_from(undone.restored + undone.removed).unwrap_or(i64::MAX);
     own.report.profiles = Profiles { updated, ..Profiles::default() };
-    own.report.status = Status::Succeeded;
-    own.report.duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    own.report.end(None, begun.elapsed());
     let end = Commit { goal_run: Some((own_number, own.encode())), ends_goal_run: true, ..Commit::default() };
     store.commit(end)?;
 

@@ -2,9 +2,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value as Json, json};
 use sluicebox_files::{Compression, CsvFormat, Encoding, LineEnd};
-use sluicebox_model::{
-    PropertySchema, READ_ONLY_PROPERTIES, Schema, Segment, ValueType, property, time_format_error,
-};
+use sluicebox_model::{PropertySchema, Schema, Segment, ValueType, time_format_error};
 use sluicebox_processors::Limits;
 use toml::de::DeValue;
 
@@ -273,7 +271,14 @@ fn column(section: &Section<'_>, schema: &Schema) -> Option<ColumnEntry> {
         sources.push((entry.text()?, own_property(&entry, schema)));
     }
     if let Some(entry) = segments {
-        sources.push(("segments", Some(ColumnSource::Segments(segment_names(entry, schema)))));
+        sources.push((
+            "segments",
+            Some(ColumnSource::Segments(names_or_all(
+                entry,
+                "segment",
+                schema.segments.iter().map(|segment| &segment.name),
+            ))),
+        ));
     }
     if let Some(entry) = text {
         sources.push(("text", Some(ColumnSource::Text(entry.text()?.to_owned()))));
@@ -284,7 +289,7 @@ fn column(section: &Section<'_>, schema: &Schema) -> Option<ColumnEntry> {
             match key {
                 "profile_id" => Some(ColumnSource::ProfileId),
                 "lifecycles" => Some(ColumnSource::Lifecycles),
-                system => property_of(schema, system).map(ColumnSource::Property),
+                system => schema.property(system).cloned().map(ColumnSource::Property),
             },
         ));
     }
@@ -308,59 +313,38 @@ fn own_property(entry: &Entry<'_>, schema: &Schema) -> Option<ColumnSource> {
     match entry.text()? {
         "created" => Some(ColumnSource::Created),
         "modified" => Some(ColumnSource::Modified),
-        name => {
-            debug_assert!(!READ_ONLY_PROPERTIES.contains(&name));
-            known_property(entry, name, &schema.properties).cloned().map(ColumnSource::Property)
-        }
+        name => known_property(entry, name, &schema.properties).cloned().map(ColumnSource::Property),
     }
 }
 
-fn property_of(schema: &Schema, name: &str) -> Option<PropertySchema> {
-    property(&schema.properties, name).cloned()
-}
-
-fn segment_names(entry: Entry<'_>, schema: &Schema) -> Vec<String> {
-    let all = || schema.segments.iter().map(|segment| segment.name.clone()).collect();
+/// Some of the schema's names, or all.
+fn names_or_all<'s>(entry: Entry<'_>, kind: &str, known: impl Iterator<Item = &'s String>) -> Vec<String> {
+    let known: Vec<&str> = known.map(String::as_str).collect();
     match entry.value() {
-        DeValue::String(text) if text == "all" => all(),
+        DeValue::String(text) if text == "all" => known.into_iter().map(str::to_owned).collect(),
         DeValue::Array(_) => {
             let mut names = Vec::new();
             for entry in entry.array() {
                 let Some(name) = entry.text() else { continue };
-                known_segment(&entry, name, schema);
+                if !known.contains(&name) {
+                    entry.problem(unknown(kind, name, known.iter().copied()));
+                }
                 names.push(name.to_owned());
             }
             names
         }
         _ => {
-            entry.problem("`segments`: expected \"all\" or an array of names");
+            entry.problem(format!("`{}`: expected \"all\" or an array of names", entry.key()));
             Vec::new()
         }
     }
 }
 
 fn events(section: &Section<'_>, schema: &Schema) -> ExportedEvents {
-    let known: Vec<&str> = schema.events.iter().map(|event| event.name.as_str()).collect();
+    let known = || schema.events.iter().map(|event| &event.name);
     let types = match section.get("types") {
-        None => known.iter().map(|name| (*name).to_owned()).collect(),
-        Some(entry) => match entry.value() {
-            DeValue::String(text) if text == "all" => known.iter().map(|name| (*name).to_owned()).collect(),
-            DeValue::Array(_) => {
-                let mut names = Vec::new();
-                for entry in entry.array() {
-                    let Some(name) = entry.text() else { continue };
-                    if !known.contains(&name) {
-                        entry.problem(unknown("event", name, known.iter().copied()));
-                    }
-                    names.push(name.to_owned());
-                }
-                names
-            }
-            _ => {
-                entry.problem("`types`: expected \"all\" or an array of names");
-                Vec::new()
-            }
-        },
+        None => known().cloned().collect(),
+        Some(entry) => names_or_all(entry, "event", known()),
     };
     let (since, until) = (moment(section, "since"), moment(section, "until"));
     section.finish();

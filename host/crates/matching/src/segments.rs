@@ -397,7 +397,7 @@ impl Walk<'_> {
 
 #[cfg(test)]
 mod tests {
-    use sluicebox_model::{EventType, PropertySchema, SpaceId, ValueType};
+    use sluicebox_model::{EventType, PropertySchema, SpaceId};
 
     use super::*;
 
@@ -449,7 +449,6 @@ mod tests {
             Err(why) => why.to_owned(),
         };
         assert_eq!(found, expected, "{expression}");
-        let _ = ValueType::Text;
     }
 
     #[test]

@@ -1,8 +1,8 @@
-use rocksdb::{BottommostLevelCompaction, CompactOptions, IteratorMode, WriteBatch};
+use rocksdb::{IteratorMode, WriteBatch};
 use sluicebox_model::{Identifier, PropertyId, RecordId};
 
 use crate::encode::{Stored, decode};
-use crate::keys::{self, CHANGES, ERASED, EVENTS, IDENTIFIERS, RECORDS, UNDO};
+use crate::keys::{self, ERASED, RECORDS};
 use crate::open::durable;
 use crate::read::record_id;
 use crate::{Store, StoreError};
@@ -45,7 +45,8 @@ impl Store {
             self.forget(merged, &mut batch)?;
         }
         self.db.write_opt(batch, &durable())?;
-        self.rewrite()?;
+        // What is deleted stays in RocksDB's files until they are written anew.
+        self.compact()?;
         Ok(true)
     }
 
@@ -65,20 +66,6 @@ impl Store {
             next += 1;
         }
         Ok(found.into_iter().skip(1).collect())
-    }
-
-    /// What is deleted stays in RocksDB's files until they are written anew.
-    fn rewrite(&self) -> Result<(), StoreError> {
-        let mut options = CompactOptions::default();
-        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        // The log lives as long as a family has something in it that is in no table.
-        for name in ["default", CHANGES, RECORDS, IDENTIFIERS, EVENTS, UNDO] {
-            self.db.flush_cf(self.family(name)?)?;
-        }
-        for name in [RECORDS, IDENTIFIERS, EVENTS, UNDO] {
-            self.db.compact_range_cf_opt(self.family(name)?, None::<&[u8]>, None::<&[u8]>, &options);
-        }
-        Ok(())
     }
 
     /// Which of sorted identifiers were erased; empty if none ever was.

@@ -37,6 +37,9 @@ pub(crate) const EVENTS: &str = "events";
 pub(crate) const CHANGES: &str = "changes";
 pub(crate) const UNDO: &str = "undo";
 
+/// Every family but `default`.
+pub(crate) const FAMILIES: [&str; 5] = [RECORDS, IDENTIFIERS, EVENTS, CHANGES, UNDO];
+
 pub(crate) const NAME: u8 = b'd';
 pub(crate) const INDEXED: u8 = b'u';
 pub(crate) const LEDGER: u8 = b'l';

@@ -12,7 +12,7 @@ use rocksdb::{
 use sluicebox_model::{EventTypeId, NestedTypeId, PropertyId, SpaceId};
 
 use crate::StoreError;
-use crate::keys::{self, CHANGES, EVENTS, FORMAT, IDENTIFIERS, LISTED, NAME, RECORDS, UNDO};
+use crate::keys::{self, CHANGES, EVENTS, FAMILIES, FORMAT, IDENTIFIERS, LISTED, NAME, RECORDS, UNDO};
 
 /// The newest layout that this version reads, and the one that it writes.
 pub(crate) const LAYOUT: u32 = 3;
@@ -38,16 +38,20 @@ impl Drop for Store {
         if self.lock.is_none() || self.log_bytes() <= MOST_IN_LOG {
             return;
         }
-        // The log lives as long as any family has something in it that is in no table.
-        for name in ["default", RECORDS, IDENTIFIERS, EVENTS, CHANGES, UNDO] {
-            if let Some(family) = self.db.cf_handle(name) {
-                let _ = self.db.flush_cf(family);
-            }
-        }
+        let _ = self.flush();
     }
 }
 
 impl Store {
+    /// Writes what only the log holds into tables. The log lives as long as any family has something in it that is in
+    /// no table.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        for name in FAMILIES.into_iter().chain(["default"]) {
+            self.db.flush_cf(self.family(name)?)?;
+        }
+        Ok(())
+    }
+
     /// The bytes of the files of the log, where opening one costs as much as reading some.
     fn log_bytes(&self) -> u64 {
         let entries = fs::read_dir(self.db.path()).into_iter().flatten().flatten();

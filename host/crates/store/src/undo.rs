@@ -185,7 +185,11 @@ impl Store {
         let from = at.to_be_bytes();
         let entries = self.db.iterator_cf(family, IteratorMode::From(&from, Direction::Forward));
         let mut group: Option<(RecordId, Overwritten)> = None;
-        let mut batch = Putting { batch: WriteBatch::default(), changed: Vec::new() };
+        let mut batch = Putting {
+            batch: WriteBatch::default(),
+            changed: Vec::new(),
+            later: self.kept_times()?.into_iter().filter(|time| *time > at).collect(),
+        };
         for entry in entries {
             let (key, before) = entry?;
             let Some(rest) = key.strip_prefix(from.as_slice()) else { break };
@@ -332,7 +336,8 @@ impl Store {
         (undone, putting): (&mut Undone, &mut Putting),
     ) -> Result<bool, StoreError> {
         let Some(before) = decoded(before)? else { return Ok(false) };
-        let after = if record.modified == at { record.clone() } else { self.after(at, id, record)? };
+        let after =
+            if record.modified == at { record.clone() } else { self.after(&putting.later, id, record)? };
         let mut ids: Vec<PropertyId> =
             before.properties().chain(after.properties()).map(|(property, _)| property).collect();
         ids.sort_unstable();
@@ -428,9 +433,9 @@ impl Store {
     }
 
     /// What a record was right after the goal run of a time: what the next one that changed it found.
-    fn after(&self, at: i64, id: RecordId, now: &Record) -> Result<Record, StoreError> {
-        for later in self.kept_times()?.into_iter().filter(|time| *time > at) {
-            if let Some(bytes) = self.overwritten_of(later, id)?.record {
+    fn after(&self, later: &[i64], id: RecordId, now: &Record) -> Result<Record, StoreError> {
+        for later in later {
+            if let Some(bytes) = self.overwritten_of(*later, id)?.record {
                 return Ok(decoded(&bytes)?.unwrap_or_else(|| now.clone()));
             }
         }
@@ -487,6 +492,8 @@ impl Store {
 struct Putting {
     batch: WriteBatch,
     changed: Vec<RecordId>,
+    /// The times of the goal runs after the one that is undone.
+    later: Vec<i64>,
 }
 
 impl Overwritten {

@@ -9,7 +9,7 @@ use rocksdb::{BottommostLevelCompaction, CompactOptions, IteratorMode};
 use sluicebox_model::{Identifier, PropertyId, RecordId, SpaceId};
 
 use crate::encode::{Stored, decode};
-use crate::keys::{self, CHANGES, EVENTS, FORMAT, IDENTIFIERS, RECORDS, UNDO};
+use crate::keys::{self, FAMILIES, FORMAT, IDENTIFIERS, RECORDS};
 use crate::open::{folder, io, lock};
 use crate::read::record_id;
 use crate::{Store, StoreError};
@@ -168,7 +168,7 @@ impl Store {
     /// If it cannot be read.
     pub fn stats(&self) -> Result<Stats, StoreError> {
         let mut families = Vec::new();
-        for name in [RECORDS, IDENTIFIERS, EVENTS, CHANGES, UNDO] {
+        for name in FAMILIES {
             let Some(family) = self.db.cf_handle(name) else { continue };
             let number = |property: &str| self.db.property_int_value_cf(family, property);
             let entries = number("rocksdb.estimate-num-keys")?.unwrap_or_default();
@@ -185,10 +185,9 @@ impl Store {
     pub fn compact(&self) -> Result<(), StoreError> {
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        for name in [RECORDS, IDENTIFIERS, EVENTS, CHANGES, UNDO] {
-            let family = self.family(name)?;
-            self.db.flush_cf(family)?;
-            self.db.compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &options);
+        self.flush()?;
+        for name in FAMILIES {
+            self.db.compact_range_cf_opt(self.family(name)?, None::<&[u8]>, None::<&[u8]>, &options);
         }
         Ok(())
     }
