@@ -2,15 +2,19 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::commands;
 use crate::error::Error;
 use crate::progress::LogWriter;
+use crate::service::traces::Traces;
 
 /// Moves customer records between delimited files and a profile store, through sandboxed processors.
 #[derive(Parser)]
@@ -72,6 +76,23 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Runs connections when they are due, and serves a page and an API to look in and to run them from.
+    Serve {
+        /// Where to listen, in place of [server] address.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        address: Option<SocketAddr>,
+    },
+    /// Shows the next runs of the connections that have a schedule.
+    Schedule {
+        /// The connections; all if none is named.
+        connections: Vec<String>,
+        /// How many.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        count: u16,
+        /// One JSON object a run.
+        #[arg(long)]
+        json: bool,
+    },
     /// Shows past goal runs.
     History {
         /// One run, with its last created or updated profiles.
@@ -110,7 +131,10 @@ enum Command {
 
 pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log(arguments.verbose, arguments.log_format);
+    let serves = matches!(arguments.command, Command::Serve { .. });
+    // Whoever leaves a service running wants to read later what it did.
+    let traces = serves.then(Traces::wanted).flatten();
+    log(arguments.verbose.max(u8::from(serves)), arguments.log_format, traces.as_ref());
     let folder = &arguments.folder;
     let done = match arguments.command {
         Command::Init { dir } => commands::init::run(&folder.join(dir)),
@@ -122,6 +146,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Preview { connection, goal, rows, json } => {
             commands::preview::run(folder, &connection, &goal, usize::from(rows), json)
         }
+        Command::Serve { address } => commands::serve::run(folder, address),
+        Command::Schedule { connections, count, json } => {
+            commands::schedule::run(folder, &connections, usize::from(count), json)
+        }
         Command::History { run, json } => commands::history::run(folder, run.as_deref(), json),
         Command::Profile(command) => commands::profile::run(folder, &command),
         Command::Group(command) => commands::group::run(folder, &command),
@@ -131,6 +159,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Undo { run, json } => commands::undo::run(folder, &run, json),
         Command::Plugin(command) => commands::plugin::run(folder, &command),
     };
+    if let Some(traces) = traces {
+        traces.finish();
+    }
     match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -158,7 +189,7 @@ pub(crate) fn print(line: impl fmt::Display) -> Result<(), Error> {
     }
 }
 
-fn log(verbose: u8, format: LogFormat) {
+fn log(verbose: u8, format: LogFormat, traces: Option<&Traces>) {
     let level = match verbose {
         0 => "warn",
         1 => "info",
@@ -166,12 +197,12 @@ fn log(verbose: u8, format: LogFormat) {
         _ => "trace",
     };
     // The crates below know nothing of people's data policy: only ours speak.
-    let filter = EnvFilter::new(format!("off,sluicebox={level},sluicebox_processors={level}"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogWriter).with_target(false);
-    let builder = builder.with_ansi(io::stderr().is_terminal());
+    let filter = || EnvFilter::new(format!("off,sluicebox={level},sluicebox_processors={level}"));
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| LogWriter).with_target(false);
+    let lines = lines.with_ansi(io::stderr().is_terminal());
+    let registry = tracing_subscriber::registry().with(traces.map(Traces::layer));
     match format {
-        LogFormat::Text => builder.without_time().init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => registry.with(lines.without_time().with_filter(filter())).init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true).with_filter(filter())).init(),
     }
 }

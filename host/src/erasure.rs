@@ -2,18 +2,17 @@
 //! rejected ones.
 
 use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufReader, BufWriter, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
-use sluicebox_files::{CsvOptions, Reader, RowWriter};
+use sluicebox_files::{CsvOptions, RowWriter};
 use sluicebox_store::ErasureKey;
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::rejected;
 
 /// Beside the store, and no part of it: see [`ErasureKey`].
 const KEY_FILE: &str = "erasure.key";
@@ -62,8 +61,8 @@ pub(crate) fn key_or_new(config: &Config) -> Result<ErasureKey, Error> {
 /// If a file cannot be read or written.
 pub(crate) fn clean_rejected(config: &Config, values: &HashSet<String>) -> Result<u64, Error> {
     let mut removed = 0;
-    for file in rejected_files(config)? {
-        removed += clean(&file, &options(config, &file), values)?;
+    for file in rejected::files(config)? {
+        removed += clean(&file, &rejected::options(config, &file), values)?;
     }
     Ok(removed)
 }
@@ -77,8 +76,8 @@ pub(crate) type FoundRow = (PathBuf, Vec<(String, String)>);
 /// If a file cannot be read.
 pub(crate) fn find_rejected(config: &Config, values: &HashSet<String>) -> Result<Vec<FoundRow>, Error> {
     let mut found = Vec::new();
-    for file in rejected_files(config)? {
-        read(&file, &options(config, &file), |columns, cells| {
+    for file in rejected::files(config)? {
+        rejected::read(&file, &rejected::options(config, &file), |columns, cells| {
             if cells.iter().any(|cell| values.contains(cell.trim())) {
                 let row = columns.iter().cloned().zip(cells.iter().map(|cell| (*cell).to_owned()));
                 found.push((file.clone(), row.collect()));
@@ -89,55 +88,6 @@ pub(crate) fn find_rejected(config: &Config, values: &HashSet<String>) -> Result
     Ok(found)
 }
 
-fn rejected_files(config: &Config) -> Result<Vec<PathBuf>, Error> {
-    let folder = config.data().join("rejected");
-    let mut files = Vec::new();
-    let Ok(runs) = fs::read_dir(&folder) else { return Ok(files) };
-    for run in runs.flatten() {
-        let entries = fs::read_dir(run.path()).map_err(|error| Error::io(&run.path(), error))?;
-        let csv = entries.flatten().map(|entry| entry.path());
-        files.extend(csv.filter(|path| path.extension().is_some_and(|extension| extension == "csv")));
-    }
-    files.sort();
-    Ok(files)
-}
-
-/// A file of rejected rows is written as its goal's files are; its name is the goal's, with a number where there are
-/// several.
-fn options(config: &Config, file: &Path) -> CsvOptions {
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    let numbered = stem.rsplit_once('-').filter(|(_, number)| number.parse::<u32>().is_ok());
-    let names = [Some(stem.as_ref()), numbered.map(|(name, _)| name)];
-    let goals = || config.connections.iter().flat_map(|connection| &connection.goals);
-    let goal = names.into_iter().flatten().find_map(|name| goals().find(|goal| goal.name == name));
-    let own = goal.map(|goal| goal.csv.clone()).unwrap_or_default();
-    CsvOptions { header: true, skip_rows: 0, trim: false, null_values: Vec::new(), ..own }
-}
-
-fn read(
-    file: &Path,
-    options: &CsvOptions,
-    mut row: impl FnMut(&[String], &[&str]) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let failed = |error| Error::File { name: file.display().to_string(), error };
-    let input = File::open(file).map_err(|error| Error::io(file, error))?;
-    let input = Box::new(BufReader::new(input));
-    let reader = Reader::open(input, Arc::new(AtomicU64::new(0)), options.clone(), 1024).map_err(failed)?;
-    let Some(mut reader) = reader else { return Ok(()) };
-    let columns = reader.header().columns.clone();
-    while let Some(batch) = reader.next_batch().map_err(failed)? {
-        for place in 0..batch.rows() {
-            let cells: Vec<&str> = (0..columns.len()).map(|column| batch.raw(place, column)).collect();
-            row(&columns, &cells)?;
-        }
-        for rejected in &batch.rejected {
-            let cells: Vec<&str> = rejected.cells.iter().map(String::as_str).collect();
-            row(&columns, &cells)?;
-        }
-    }
-    Ok(())
-}
-
 fn clean(file: &Path, options: &CsvOptions, values: &HashSet<String>) -> Result<u64, Error> {
     let temporary = file.with_extension("cleaning");
     let out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
@@ -145,7 +95,7 @@ fn clean(file: &Path, options: &CsvOptions, values: &HashSet<String>) -> Result<
     let mut writer = RowWriter::new(BufWriter::new(out), options);
     let (mut removed, mut begun) = (0, false);
     let io = |error| Error::io(&temporary, error);
-    read(file, options, |columns, cells| {
+    rejected::read(file, options, |columns, cells| {
         if !begun {
             writer.write(columns.iter().map(String::as_str)).map_err(io)?;
             begun = true;

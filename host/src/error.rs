@@ -27,6 +27,8 @@ pub(crate) enum Error {
     NotFound(String),
     /// A plugin cannot be used at all.
     Plugin { place: String, reason: String },
+    /// Something else was done meanwhile.
+    Conflict(String),
     /// A tool failed at its work, and has said why.
     Failed(String),
     /// A plugin failed at its work.
@@ -68,6 +70,7 @@ impl Error {
             | Self::Usage(_)
             | Self::Plugin { .. } => 2,
             Self::NotFound(_)
+            | Self::Conflict(_)
             | Self::Processor { .. }
             | Self::Failed(_)
             | Self::Location { .. }
@@ -80,6 +83,30 @@ impl Error {
             | Self::Store(_)
             | Self::Io { .. } => 1,
             Self::Interrupted => 130,
+        }
+    }
+
+    /// What the service answers with, as a status of HTTP.
+    pub(crate) fn http_status(&self) -> u16 {
+        match self {
+            Self::Unknown { .. } | Self::NotFound(_) => 404,
+            Self::Conflict(_) => 409,
+            Self::Config(_)
+            | Self::NoWorkingFolder(_)
+            | Self::Secret { .. }
+            | Self::Usage(_)
+            | Self::Plugin { .. }
+            | Self::Processor { .. }
+            | Self::Failed(_)
+            | Self::Location { .. }
+            | Self::Permissions { .. }
+            | Self::Set { .. }
+            | Self::File { .. }
+            | Self::Columns { .. }
+            | Self::Files(_)
+            | Self::TooManyRejected(_) => 422,
+            Self::Store(_) | Self::Io { .. } => 500,
+            Self::Interrupted => 503,
         }
     }
 
@@ -138,6 +165,7 @@ impl fmt::Display for Error {
             Self::Unknown { kind, name, .. } => write!(f, "there is no {kind} `{name}`"),
             Self::Usage(message)
             | Self::NotFound(message)
+            | Self::Conflict(message)
             | Self::Failed(message)
             | Self::Files(message)
             | Self::TooManyRejected(message) => f.write_str(message),

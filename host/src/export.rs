@@ -7,7 +7,7 @@ use std::time::Instant;
 use jiff::{SignedDuration, Timestamp, ZonedDateTime};
 use sluicebox_files::{CsvOptions, FileError, Output, Packing, RowEncoder, Unencodable};
 use sluicebox_model::{
-    Event, EventKey, EventType, EventTypeId, NestedTypeId, PropertyId, PropertySchema, RejectedRow,
+    Event, EventKey, EventType, EventTypeId, NestedTypeId, PropertyId, PropertySchema, RecordId, RejectedRow,
     RejectionCode, ValueType, Verdict,
 };
 use sluicebox_processors::Session;
@@ -15,10 +15,12 @@ use sluicebox_store::{Commit, ExportState, Names, Owner, Store};
 
 use crate::config::{Config, Connection, EXPORT_PROFILES, ExportGoal, ExportedEvents, Opened, WhenEmpty};
 use crate::error::Error;
+use crate::exchange::{Exchanged, Way};
+use crate::import::{LOOK, NEVER};
 use crate::plugins::Processor;
-use crate::progress::Progress;
+use crate::progress::{Progress, Watch};
 use crate::rejected::RejectedRows;
-use crate::report::{FileReport, FileStatus, Kept, ProcessorReport, Report};
+use crate::report::{FileReport, FileStatus, Kept, ProcessorReport, Report, Run};
 use crate::rows::{EventCells, Page, Rows};
 use crate::segments::Untold;
 use crate::walk::{Selection, walk};
@@ -31,12 +33,29 @@ pub(crate) struct Export<'a> {
     pub opened: &'a Opened,
     pub processors: &'a [Processor],
     pub store: &'a Store,
-    /// The id of the connection's run.
-    pub run: &'a str,
+    /// The connection's run.
+    pub run: &'a Run,
+    /// Who is shown how far it is.
+    pub watch: Watch<'a>,
     /// Whether the store is a copy: nothing is written but the counts.
     pub dry: bool,
     /// Set by Ctrl-C.
     pub stop: &'a AtomicBool,
+}
+
+impl<'a> Export<'a> {
+    /// An export that only looks, and nobody looks at.
+    pub(crate) fn looking(
+        config: &'a Config,
+        connection: &'a Connection,
+        goal: &'a ExportGoal,
+        opened: &'a Opened,
+        processors: &'a [Processor],
+        store: &'a Store,
+    ) -> Self {
+        let (run, watch, stop) = (&LOOK, Watch::Nobody, &NEVER);
+        Self { config, connection, goal, opened, processors, store, run, watch, dry: true, stop }
+    }
 }
 
 impl Export<'_> {
@@ -49,27 +68,35 @@ impl Export<'_> {
         let started = Timestamp::now();
         let report = Report {
             processors: self.processors.iter().map(ProcessorReport::of).collect(),
-            ..Report::of(self.run, &self.connection.name, &self.goal.name, EXPORT_PROFILES)
+            ..Report::of(&self.run.id, &self.connection.name, &self.goal.name, EXPORT_PROFILES)
         };
-        let mut kept = Kept { report, started: started.to_string(), ..Kept::default() };
+        let mut kept = Kept::new(report, started, self.run);
         let (number, now) = self.store.begin_goal_run(started.as_millisecond(), |_| kept.encode())?;
 
         kept.at = now;
-        let result = self.export(started, &mut kept);
+        let mut exchanged = Exchanged::load(self.store, &self.connection.stem, Way::Out)?;
+        let result = self.export(started, &mut kept, &mut exchanged);
 
-        kept.report.end(result.as_ref().err(), begun.elapsed());
+        kept.end(result.as_ref().err(), begun.elapsed());
         // The files are in place: what changes from now on is for the next run.
         let state = ExportState { until: now, settings: self.settings() };
         let export = result.is_ok().then(|| (self.key(), state));
         let goal_run = Some((number, kept.encode()));
-        self.store.commit(Commit { goal_run, ends_goal_run: true, export, ..Commit::default() })?;
+        let exchanged = if result.is_ok() { exchanged.changed() } else { None };
+        self.store.commit(Commit {
+            goal_run,
+            ends_goal_run: true,
+            export,
+            exchanged,
+            ..Commit::default()
+        })?;
         match result {
             Err(error @ (Error::Store(_) | Error::Interrupted)) => Err(error),
             _ => Ok(kept),
         }
     }
 
-    fn export(&self, started: Timestamp, kept: &mut Kept) -> Result<(), Error> {
+    fn export(&self, started: Timestamp, kept: &mut Kept, exchanged: &mut Exchanged) -> Result<(), Error> {
         if let Some(broken) = self.processors.iter().find_map(|processor| processor.broken.clone()) {
             return Err(Error::Failed(broken));
         }
@@ -79,14 +106,16 @@ impl Export<'_> {
         let (mut sessions, columns) = self.open(&name)?;
         let mut files = Files::create(self, &name, &columns, &names)?;
         let mut rejected = RejectedRows::new(
-            self.config.data().join("rejected").join(self.run),
+            self.config.data().join("rejected").join(&self.run.id),
             &self.goal.name,
             &CsvOptions { delimiter: self.goal.csv.delimiter, ..CsvOptions::default() },
         );
         let mut batches = 0;
         let result = self.pages(&selection, &names, started, |page| {
             batches += 1;
-            self.write(page, batches, &mut sessions, &mut files, (&mut rejected, &columns, kept))?;
+            let exported =
+                self.write(page, batches, &mut sessions, &mut files, (&mut rejected, &columns, kept))?;
+            exchanged.add(exported);
             Ok(true)
         });
         for (processor, session) in kept.report.processors.iter_mut().zip(&sessions) {
@@ -136,7 +165,7 @@ impl Export<'_> {
             Rows::new(self.config, self.connection, self.goal, store, selection.since(), now)
         };
         let workers = (0..workers).map(|_| rows()).collect::<Result<Vec<_>, _>>()?;
-        let mut progress = Progress::of_file(&self.goal.name, self.store.about_records()?);
+        let mut progress = Progress::of_file(self.watch, &self.goal.name, self.store.about_records()?);
         let mut done = 0;
         let workers = walk(self.store, selection, workers, |page| {
             if self.stop.load(Ordering::Relaxed) {
@@ -169,7 +198,7 @@ impl Export<'_> {
         Ok((sessions, columns))
     }
 
-    /// Has a page processed, and writes what is left of it.
+    /// Has a page processed, and writes what is left of it; answers with whom that is.
     fn write(
         &self,
         mut page: Page,
@@ -177,7 +206,8 @@ impl Export<'_> {
         sessions: &mut [Session],
         files: &mut Files<'_>,
         (rejected, columns, kept): (&mut RejectedRows, &[String], &mut Kept),
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<RecordId>, Error> {
+        let mut exported = Vec::with_capacity(page.ids.len());
         for session in sessions {
             let failed =
                 |error| Error::Processor { file: files.profiles.name.clone(), batch: Some(batch), error };
@@ -200,6 +230,7 @@ impl Export<'_> {
                     match files.profiles.row(cells)? {
                         Ok(()) => {
                             rows.merged += 1;
+                            exported.extend(page.ids.get(row).copied());
                             let events = page.events.get(row).map_or(&[][..], Vec::as_slice);
                             let id = page.ids.get(row).map(ToString::to_string).unwrap_or_default();
                             kept.report.events.exported += files.events(&id, events)?;
@@ -222,7 +253,7 @@ impl Export<'_> {
             let own = columns.get(..self.goal.columns.len()).unwrap_or_default();
             rejected.append(own, &files.profiles.name, &refused)?;
         }
-        Ok(())
+        Ok(exported)
     }
 
     /// How the text of a file becomes its bytes.
@@ -249,7 +280,7 @@ impl Export<'_> {
             .file
             .replace("{date}", &at.strftime("%Y-%m-%d").to_string())
             .replace("{time}", &at.strftime("%H%M%S").to_string())
-            .replace("{run}", self.run)
+            .replace("{run}", &self.run.id)
             .replace("{goal}", &self.goal.name)
             .replace("{connection}", &safe(&self.connection.stem))
     }

@@ -13,16 +13,17 @@ use sluicebox_model::{PropertySchema, RecordBatch};
 use sluicebox_processors::{Session, Usage};
 use sluicebox_store::{Changed, Commit, ErasureKey, FileState, Store};
 
-use crate::config::{Config, Connection, ImportGoal, MaxRejected, property_settings};
+use crate::config::{Config, Connection, ImportGoal, MaxRejected, Opened, Target, property_settings};
 use crate::diff::{self, Diff};
 use crate::error::Error;
 use crate::events::StoredEvents;
+use crate::exchange::{Exchanged, Way};
 use crate::linked::LinkedFiles;
 use crate::plan::{Link, Resolved, Resolver};
 use crate::plugins::Processor;
-use crate::progress::Progress;
+use crate::progress::{Progress, Watch};
 use crate::rejected::RejectedRows;
-use crate::report::{self, FileReport, FileStatus, Kept, ProcessorReport, Report};
+use crate::report::{self, FileReport, FileStatus, Kept, ProcessorReport, Report, Run, Trigger};
 use crate::sets::{self, FileSet, Sets};
 use crate::unfinished::Unfinished;
 
@@ -30,6 +31,11 @@ use crate::unfinished::Unfinished;
 const STRETCH_BYTES: usize = 36 << 20;
 /// Batches between the reader and the worker.
 const QUEUE: usize = 4;
+
+/// The run of what only looks.
+pub(crate) static LOOK: Run = Run { id: String::new(), trigger: Trigger::Command, continues: None };
+/// It is not stopped.
+pub(crate) static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// What an import goal works with.
 pub(crate) struct Import<'a> {
@@ -48,8 +54,10 @@ pub(crate) struct Import<'a> {
     pub keep: bool,
     /// Shows what each row changes; each is then applied by itself.
     pub diff: Option<Diff>,
-    /// The id of the connection's run.
-    pub run: &'a str,
+    /// The connection's run.
+    pub run: &'a Run,
+    /// Who is shown how far it is.
+    pub watch: Watch<'a>,
     /// Whether the store is a copy: files stay as they are and rejected rows are only counted.
     pub dry: bool,
     /// Set by Ctrl-C.
@@ -93,6 +101,36 @@ fn timed<T>(total: &AtomicU64, work: impl FnOnce() -> T) -> T {
     done
 }
 
+impl<'a> Import<'a> {
+    /// An import that only looks, and nobody looks at.
+    pub(crate) fn looking(
+        config: &'a Config,
+        connection: &'a Connection,
+        goal: &'a ImportGoal,
+        opened: &'a Opened,
+        processors: &'a [Processor],
+        store: &'a Store,
+    ) -> Self {
+        let decoding = opened.decoding(&config.settings, goal);
+        Self {
+            config,
+            connection,
+            goal,
+            location: &opened.location,
+            decoding,
+            processors,
+            store,
+            erasure_key: None,
+            keep: false,
+            diff: None,
+            run: &LOOK,
+            watch: Watch::Nobody,
+            dry: true,
+            stop: &NEVER,
+        }
+    }
+}
+
 impl Import<'_> {
     /// Runs the goal. What goes wrong with its files is in the report.
     ///
@@ -105,19 +143,19 @@ impl Import<'_> {
         let report = Report {
             linked: (!self.goal.linked.is_empty()).then(report::LinkedRows::default),
             processors: self.processors.iter().map(ProcessorReport::of).collect(),
-            ..Report::of(self.run, &self.connection.name, &self.goal.name, kind)
+            ..Report::of(&self.run.id, &self.connection.name, &self.goal.name, kind)
         };
-        let kept = Kept { report, started: started.to_string(), ..Kept::default() };
+        let kept = Kept::new(report, started, self.run);
         let (number, now) = self.store.begin_goal_run(started.as_millisecond(), |_| kept.encode())?;
-        let folder = self.config.data().join("rejected").join(self.run);
+        let folder = self.config.data().join("rejected").join(&self.run.id);
         let rejected = RejectedRows::new(folder, &self.goal.name, &self.goal.csv);
         let kept = Kept { at: now, ..kept };
         let mut run = GoalRun { number, now, kept, rejected, clock: Clock::default() };
 
         let result = self.import_files(&mut run);
 
+        run.kept.end(result.as_ref().err(), begun.elapsed());
         let report = &mut run.kept.report;
-        report.end(result.as_ref().err(), begun.elapsed());
         let milliseconds = |total: &AtomicU64| total.load(Ordering::Relaxed) / 1_000_000;
         report.stages_ms.parse = milliseconds(&run.clock.parse);
         report.stages_ms.processors = milliseconds(&run.clock.processors);
@@ -211,8 +249,8 @@ impl Import<'_> {
     }
 
     /// The progress bar of a file.
-    pub(crate) fn progress(&self, file: &FoundFile) -> Progress {
-        Progress::of_file(&file.name, file.size)
+    pub(crate) fn progress(&self, file: &FoundFile) -> Progress<'_> {
+        Progress::of_file(self.watch, &file.name, file.size)
     }
 
     fn import_set(
@@ -264,6 +302,7 @@ impl Import<'_> {
         let joined = joined.inspect_err(|_| run.used(&clock))?;
         let mut stretch = Stretch {
             import: self,
+            exchanged: Exchanged::load(self.store, &self.connection.stem, Way::In)?,
             file,
             key,
             plan: &plan,
@@ -295,6 +334,7 @@ impl Import<'_> {
             Ok(()) => stretch.commit(None, true),
             Err(error) => Err(error),
         };
+        drop(gather);
         run.used(&clock);
         run.clock = clock;
         result?;
@@ -576,7 +616,7 @@ struct Gather<'a> {
     links: &'a [Link],
     from: u64,
     most_rows: usize,
-    progress: Progress,
+    progress: Progress<'a>,
     clock: &'a Clock,
     pending: Vec<Prepared>,
     rows: usize,
@@ -616,6 +656,8 @@ impl Work for Gather<'_> {
 /// Rows of a file that are matched, merged and committed together.
 struct Stretch<'a> {
     import: &'a Import<'a>,
+    /// The profiles that came in through the connection.
+    exchanged: Exchanged,
     file: &'a FoundFile,
     key: [u8; 32],
     plan: &'a Plan,
@@ -687,7 +729,11 @@ impl Stretch<'_> {
         let position = if stopped { applied.position } else { end.max(self.position) };
         self.position = position;
         let state = FileState { position, complete: complete && !stopped };
+        if matches!(self.import.goal.target, Target::Profiles(_)) {
+            self.exchanged.add(applied.records.iter().map(|(id, _)| *id));
+        }
         let commit = Commit {
+            exchanged: self.exchanged.changed(),
             records: applied.records,
             merged: applied.merged,
             identifiers: applied.identifiers,

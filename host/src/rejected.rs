@@ -1,13 +1,16 @@
 //! The files of rejected rows: the columns of the source file, and where and why each row was rejected.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufReader, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use sluicebox_files::{CsvOptions, RowWriter};
+use sluicebox_files::{CsvOptions, Reader, RowWriter};
 use sluicebox_model::RejectedRow;
 
+use crate::config::Config;
 use crate::error::Error;
 
 /// Rejected rows of one goal run. A file is made when there is a row for it, and another for other columns.
@@ -102,6 +105,63 @@ pub(crate) fn truncate(folder: &Path, goal: &str, kept: &[(String, u64)]) -> Res
             None => Ok(()),
         };
         done.map_err(|error| Error::io(&path, error))?;
+    }
+    Ok(())
+}
+
+/// Every file of rejected rows that there is.
+///
+/// # Errors
+/// If a folder cannot be read.
+pub(crate) fn files(config: &Config) -> Result<Vec<PathBuf>, Error> {
+    let folder = config.data().join("rejected");
+    let mut files = Vec::new();
+    let Ok(runs) = fs::read_dir(&folder) else { return Ok(files) };
+    for run in runs.flatten() {
+        let entries = fs::read_dir(run.path()).map_err(|error| Error::io(&run.path(), error))?;
+        let csv = entries.flatten().map(|entry| entry.path());
+        files.extend(csv.filter(|path| path.extension().is_some_and(|extension| extension == "csv")));
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// A file of rejected rows is written as its goal's files are; its name is the goal's, with a number where there are
+/// several.
+pub(crate) fn options(config: &Config, file: &Path) -> CsvOptions {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let numbered = stem.rsplit_once('-').filter(|(_, number)| number.parse::<u32>().is_ok());
+    let names = [Some(stem.as_ref()), numbered.map(|(name, _)| name)];
+    let goals = || config.connections.iter().flat_map(|connection| &connection.goals);
+    let goal = names.into_iter().flatten().find_map(|name| goals().find(|goal| goal.name == name));
+    let own = goal.map(|goal| goal.csv.clone()).unwrap_or_default();
+    CsvOptions { header: true, skip_rows: 0, trim: false, null_values: Vec::new(), ..own }
+}
+
+/// Hands on each row of a file of rejected rows, with the names of its columns.
+///
+/// # Errors
+/// If the file cannot be read, or with what `row` says.
+pub(crate) fn read(
+    file: &Path,
+    options: &CsvOptions,
+    mut row: impl FnMut(&[String], &[&str]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let failed = |error| Error::File { name: file.display().to_string(), error };
+    let input = File::open(file).map_err(|error| Error::io(file, error))?;
+    let input = Box::new(BufReader::new(input));
+    let reader = Reader::open(input, Arc::new(AtomicU64::new(0)), options.clone(), 1024).map_err(failed)?;
+    let Some(mut reader) = reader else { return Ok(()) };
+    let columns = reader.header().columns.clone();
+    while let Some(batch) = reader.next_batch().map_err(failed)? {
+        for place in 0..batch.rows() {
+            let cells: Vec<&str> = (0..columns.len()).map(|column| batch.raw(place, column)).collect();
+            row(&columns, &cells)?;
+        }
+        for rejected in &batch.rejected {
+            let cells: Vec<&str> = rejected.cells.iter().map(String::as_str).collect();
+            row(&columns, &cells)?;
+        }
     }
     Ok(())
 }

@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sluicebox_matching::Counts;
 use sluicebox_model::{Class, RecordId};
 use sluicebox_processors::Usage;
+use utoipa::ToSchema;
 
 use crate::config::EXPORT_PROFILES;
 use crate::error::Error;
 use crate::plugins::Processor;
 
 /// A goal run as `run --json` prints it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Report {
     pub run: String,
     pub connection: String,
@@ -38,7 +40,7 @@ pub(crate) struct Report {
 }
 
 /// How a goal run stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Status {
     /// It goes on, or its process died.
@@ -51,7 +53,7 @@ pub(crate) enum Status {
 }
 
 /// A file of a goal run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct FileReport {
     pub name: String,
     pub status: FileStatus,
@@ -59,7 +61,7 @@ pub(crate) struct FileReport {
     pub rows: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum FileStatus {
     Imported,
@@ -68,7 +70,19 @@ pub(crate) enum FileStatus {
     Failed,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+impl FileStatus {
+    /// For people.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Imported => "imported",
+            Self::AlreadyImported => "already imported",
+            Self::Exported => "exported",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Rows {
     pub read: u64,
     pub dropped: u64,
@@ -78,7 +92,7 @@ pub(crate) struct Rows {
 }
 
 /// What a processor of a goal did in a run, and what it took.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct ProcessorReport {
     pub plugin: String,
     /// Rows that it saw; those that processors before it took out are not among them.
@@ -111,7 +125,7 @@ impl ProcessorReport {
 }
 
 /// The rows of linked files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct LinkedRows {
     pub read: u64,
     /// Their link is empty, or no row of their parent file has its value.
@@ -130,14 +144,14 @@ impl std::ops::AddAssign for LinkedRows {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Profiles {
     pub created: i64,
     pub updated: i64,
     pub unchanged: i64,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Events {
     pub created: u64,
     pub updated: u64,
@@ -155,7 +169,7 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Stages {
     pub parse: u64,
     pub processors: u64,
@@ -163,13 +177,62 @@ pub(crate) struct Stages {
     pub commit: u64,
 }
 
+/// A run of a connection: its goals, one after the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// When it began, and four digits that tell runs of one second apart.
+    pub id: String,
+    pub trigger: Trigger,
+    /// The run that was cut off and that this one goes on with.
+    pub continues: Option<String>,
+}
+
+/// Why a run began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Trigger {
+    /// `sluicebox run`.
+    #[default]
+    Command,
+    /// Somebody asked the service.
+    Request,
+    /// It was due.
+    Schedule,
+    /// It was due while the service was down, or at work on the same connection.
+    Missed,
+    /// A run was cut off.
+    Continuation,
+}
+
+impl Run {
+    /// A new run.
+    pub(crate) fn new(trigger: Trigger) -> Self {
+        let now = Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
+        let random = uuid::Uuid::now_v7().simple().to_string();
+        Self { id: format!("{now}-{}", random.get(28..).unwrap_or_default()), trigger, ..Self::default() }
+    }
+}
+
+impl Trigger {
+    fn is_command(&self) -> bool {
+        *self == Self::Command
+    }
+}
+
 /// A goal run as the history keeps it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Kept {
     #[serde(flatten)]
     pub report: Report,
     /// RFC 3339.
     pub started: String,
+    #[serde(default, skip_serializing_if = "Trigger::is_command")]
+    pub trigger: Trigger,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<String>,
+    /// Whether it ended before it was done: it was stopped, or its process died.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interrupted: bool,
     /// The last five profiles created or updated, oldest first.
     #[serde(default)]
     pub last_profiles: Vec<LastProfile>,
@@ -182,7 +245,7 @@ pub(crate) struct Kept {
 }
 
 /// A profile that a goal run changed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct LastProfile {
     pub profile_id: String,
     /// `created` or `updated`.
@@ -190,6 +253,25 @@ pub(crate) struct LastProfile {
 }
 
 impl Kept {
+    /// What a goal run begins with.
+    pub(crate) fn new(report: Report, started: Timestamp, run: &Run) -> Self {
+        Self {
+            report,
+            started: started.to_string(),
+            trigger: run.trigger,
+            continues: run.continues.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// How a goal run ended that took this long.
+    pub(crate) fn end(&mut self, error: Option<&Error>, took: Duration) {
+        self.report.status = if error.is_none() { Status::Succeeded } else { Status::Failed };
+        self.report.error = error.map(ToString::to_string);
+        self.report.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.interrupted = matches!(error, Some(Error::Interrupted));
+    }
+
     /// As the store keeps it.
     pub(crate) fn encode(&self) -> Vec<u8> {
         // Texts and numbers alone: this cannot fail.
@@ -224,13 +306,6 @@ impl Report {
             kind: kind.to_owned(),
             ..Self::default()
         }
-    }
-
-    /// How a goal run ended that took this long.
-    pub(crate) fn end(&mut self, error: Option<&Error>, took: Duration) {
-        self.status = if error.is_none() { Status::Succeeded } else { Status::Failed };
-        self.error = error.map(ToString::to_string);
-        self.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     }
 
     /// Counts the trap of a processor, if the error is one.

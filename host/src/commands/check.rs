@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use sluicebox_files::{Location, Permission, S3, S3Problem};
 use sluicebox_processors::Runtime;
@@ -48,22 +47,7 @@ pub(crate) fn run(folder: &Path, names: &[String]) -> Result<u8, Error> {
                     // Each goal says it, in its own words.
                     Err(_) => &connection.open(&config.root)?,
                 };
-                let stop = AtomicBool::new(false);
-                let import = Import {
-                    config: &config,
-                    connection,
-                    goal,
-                    location: &opened.location,
-                    decoding: opened.decoding(&config.settings, goal),
-                    processors: &processors,
-                    store: &store,
-                    erasure_key: None,
-                    keep: false,
-                    diff: None,
-                    run: "check",
-                    dry: true,
-                    stop: &stop,
-                };
+                let import = Import::looking(&config, connection, goal, opened, &processors, &store);
                 if let Some(broken) = processors.iter().find_map(|processor| processor.broken.clone()) {
                     return Err(Error::Plugin { place: title.clone(), reason: broken });
                 }
@@ -116,13 +100,12 @@ fn export(
     store: &Store,
     runtime: &Runtime,
 ) -> Result<String, Error> {
-    let (opened, stop) = (&connection.open(&config.root)?, &AtomicBool::new(false));
+    let opened = &connection.open(&config.root)?;
     let processors = &plugins::load(config, &goal.processors, runtime)?;
     if let Some(broken) = processors.iter().find_map(|processor| processor.broken.clone()) {
         return Err(Error::Failed(broken));
     }
-    let run = "check";
-    let export = Export { config, connection, goal, opened, processors, store, run, dry: true, stop };
+    let export = Export::looking(config, connection, goal, opened, processors, store);
     let (_, columns) = export.open(&goal.file)?;
     match &opened.location {
         Location::S3(bucket) => permitted(bucket, connection, &[Permission::PutObject], &goal.directory)?,

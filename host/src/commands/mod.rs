@@ -10,7 +10,9 @@ pub(crate) mod product;
 pub(crate) mod profile;
 pub(crate) mod run;
 pub(crate) mod scan;
+pub(crate) mod schedule;
 pub(crate) mod segment;
+pub(crate) mod serve;
 pub(crate) mod store;
 pub(crate) mod undo;
 
@@ -21,7 +23,7 @@ use crate::error::Error;
 ///
 /// # Errors
 /// With the nearest name.
-fn goal<'c>(connection: &'c Connection, name: &str) -> Result<Goal<'c>, Error> {
+pub(crate) fn goal<'c>(connection: &'c Connection, name: &str) -> Result<Goal<'c>, Error> {
     let found = connection.all_goals().find(|goal| goal.name() == name);
     found.ok_or_else(|| Error::Unknown {
         kind: "goal",

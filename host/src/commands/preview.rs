@@ -1,11 +1,13 @@
 //! `sluicebox preview`.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
-use serde_json::{Map, Value as Json, json};
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
 use sluicebox_model::{RecordBatch, Verdict};
+use sluicebox_processors::Session;
 use sluicebox_store::{DryCopy, Store};
+use utoipa::ToSchema;
 
 use crate::cli::print;
 use crate::config::{Config, Connection, ExportGoal, Goal};
@@ -15,6 +17,43 @@ use crate::import::Import;
 use crate::plugins;
 use crate::walk::Selection;
 
+/// The first rows of a goal, before and after its processors.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Preview {
+    /// The first file that there is, or that would be made.
+    pub file: Option<String>,
+    pub columns: Vec<String>,
+    /// With those that processors add.
+    pub columns_after: Vec<String>,
+    pub rows: Vec<PreviewRow>,
+    /// Why there are none.
+    #[serde(skip)]
+    pub warning: Option<String>,
+}
+
+/// A row of a preview.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PreviewRow {
+    /// Where it begins in the file.
+    pub line: u64,
+    /// Its cells by their columns; of a row that is no proper one, as a list.
+    #[schema(value_type = Object)]
+    pub before: Json,
+    /// `keep`, `drop` or `reject`.
+    pub verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Its cells after the last processor; null where it does not go on.
+    #[schema(value_type = Object)]
+    pub after: Json,
+    /// Its cells after each processor, as long as it went on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
+    pub steps: Vec<Json>,
+}
+
 /// Shows the first rows of a goal's first file before and after the processors. The store is not touched.
 ///
 /// # Errors
@@ -22,127 +61,152 @@ use crate::walk::Selection;
 pub(crate) fn run(folder: &Path, connection: &str, goal: &str, rows: usize, json: bool) -> Result<u8, Error> {
     let config = Config::load(folder)?;
     let connection = config.connection(connection)?;
-    let goal = match super::goal(connection, goal)? {
-        Goal::Import(goal) => goal,
-        Goal::Export(goal) => return export(&config, connection, goal, rows, json),
+    let goal = super::goal(connection, goal)?;
+    let held = match goal {
+        Goal::Export(_) => Store::open_read_only(&config.settings.store)?,
+        Goal::Import(_) => None,
     };
-    let processors = plugins::load(&config, &goal.processors, &plugins::runtime(&config, false)?)?;
-    let scratch = DryCopy::of(&std::env::temp_dir().join("sluicebox-preview-has-no-store"))?;
-    let store = Store::open(scratch.path())?;
-    let (stop, opened) = (AtomicBool::new(false), connection.open(&config.root)?);
-    let import = Import {
-        config: &config,
-        connection,
-        goal,
-        location: &opened.location,
-        decoding: opened.decoding(&config.settings, goal),
-        processors: &processors,
-        store: &store,
-        erasure_key: None,
-        keep: false,
-        diff: None,
-        run: "preview",
-        dry: true,
-        stop: &stop,
+    let scratch;
+    let store = match held {
+        Some(store) => store,
+        None => {
+            scratch = DryCopy::of(&std::env::temp_dir().join("sluicebox-preview-has-no-store"))?;
+            Store::open(scratch.path())?
+        }
     };
-    let found = import.sets()?;
-    found.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let Some(file) = found.roots().next() else {
-        tracing::warn!("no file matches `{}`", goal.pattern);
-        if json {
-            print(json!({ "file": null, "columns": [], "columns_after": [], "rows": [] }))?;
-        }
-        return Ok(0);
-    };
-    let failed = |error| Error::File { name: file.name.clone(), error };
-    let source = file.open().map_err(failed)?;
-    let Some(mut open) = import.open_with(file, source, None, rows)? else {
-        tracing::warn!("{} is empty", file.name);
-        if json {
-            print(json!({ "file": file.name, "columns": [], "columns_after": [], "rows": [] }))?;
-        }
-        return Ok(0);
-    };
-    let mut shown = Vec::new();
-    while shown.len() < rows {
-        let Some(mut batch) = open.reader.next_batch().map_err(failed)? else { break };
-        let columns = open.reader.header().columns.len();
-        let before: Vec<Json> =
-            (0..batch.rows()).map(|row| cells(&batch, row, &open.columns, columns)).collect();
-        for session in &mut open.sessions {
-            let failed = |error| Error::Processor { file: file.name.clone(), batch: Some(1), error };
-            session.process(&mut batch).map_err(failed)?;
-        }
-        for (row, before) in before.into_iter().enumerate() {
-            shown.push(after(&batch, row, &open.columns, before));
-        }
-        for row in &batch.rejected {
-            let (code, reason) = (row.code.as_str(), &row.reason);
-            shown.push(json!({
-                "line": row.line, "before": row.cells, "verdict": "reject", "code": code, "reason": reason,
-                "after": null,
-            }));
-        }
-    }
-    shown.sort_by_key(|row| row["line"].as_u64());
-    show(&file.name, (&open.reader.header().columns, &open.columns), shown, rows, json)
-}
-
-fn show(
-    file: &str,
-    (columns, after): (&[String], &[String]),
-    mut shown: Vec<Json>,
-    rows: usize,
-    json: bool,
-) -> Result<u8, Error> {
-    shown.truncate(rows);
+    let preview = preview(&config, connection, goal, &store, rows, false)?;
+    preview.warning.iter().for_each(|warning| tracing::warn!("{warning}"));
     if json {
-        print(json!({ "file": file, "columns": columns, "columns_after": after, "rows": shown }))?;
+        print(serde_json::to_string(&preview).unwrap_or_default())?;
         return Ok(0);
     }
-    print(format!("{file}, first {} rows", shown.len()))?;
-    for row in &shown {
-        text(row)?;
+    if let Some(file) = preview.file.filter(|_| preview.warning.is_none()) {
+        print(format!("{file}, first {} rows", preview.rows.len()))?;
+        preview.rows.iter().try_for_each(text)?;
     }
     Ok(0)
 }
 
-/// The first rows that an export would have.
-fn export(
+/// The first rows of a goal; with what each processor makes of them if `steps`.
+///
+/// # Errors
+/// If the file or a processor fails.
+pub(crate) fn preview(
     config: &Config,
     connection: &Connection,
-    goal: &ExportGoal,
+    goal: Goal<'_>,
+    store: &Store,
     rows: usize,
-    json: bool,
-) -> Result<u8, Error> {
-    let processors = &plugins::load(config, &goal.processors, &plugins::runtime(config, false)?)?;
+    steps: bool,
+) -> Result<Preview, Error> {
+    let processors = plugins::load(config, goal.processors(), &plugins::runtime(config, false)?)?;
+    let opened = connection.open(&config.root)?;
+    let mut preview = match goal {
+        Goal::Import(goal) => {
+            first_rows(&Import::looking(config, connection, goal, &opened, &processors, store), rows, steps)?
+        }
+        Goal::Export(goal) => {
+            let export = Export::looking(config, connection, goal, &opened, &processors, store);
+            exported_rows(&export, goal, rows, steps)?
+        }
+    };
+    preview.rows.truncate(rows);
+    Ok(preview)
+}
+
+fn first_rows(import: &Import<'_>, rows: usize, steps: bool) -> Result<Preview, Error> {
+    let none = |file: Option<String>, warning: String| Preview {
+        file,
+        columns: Vec::new(),
+        columns_after: Vec::new(),
+        rows: Vec::new(),
+        warning: Some(warning),
+    };
+    let found = import.sets()?;
+    found.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let Some(file) = found.roots().next() else {
+        return Ok(none(None, format!("no file matches `{}`", import.goal.pattern)));
+    };
+    let failed = |error| Error::File { name: file.name.clone(), error };
+    let source = file.open().map_err(failed)?;
+    let Some(mut open) = import.open_with(file, source, None, rows)? else {
+        return Ok(none(Some(file.name.clone()), format!("{} is empty", file.name)));
+    };
+    let mut shown = Vec::new();
+    while shown.len() < rows {
+        let Some(batch) = open.reader.next_batch().map_err(failed)? else { break };
+        let columns = open.reader.header().columns.len();
+        let failed = |error| Error::Processor { file: file.name.clone(), batch: Some(1), error };
+        let batch = process(batch, &mut open.sessions, (&open.columns, columns), steps, &mut shown)
+            .map_err(failed)?;
+        shown.extend(batch.rejected.iter().map(|row| PreviewRow {
+            line: row.line,
+            before: row.cells.iter().map(|cell| Json::from(cell.as_str())).collect(),
+            verdict: "reject",
+            code: Some(row.code.as_str().to_owned()),
+            reason: Some(row.reason.clone()),
+            after: Json::Null,
+            steps: Vec::new(),
+        }));
+    }
+    shown.sort_by_key(|row| row.line);
+    let (columns, columns_after) = (open.reader.header().columns.clone(), open.columns);
+    Ok(Preview { file: Some(file.name.clone()), columns, columns_after, rows: shown, warning: None })
+}
+
+/// The first rows that an export would have.
+fn exported_rows(export: &Export<'_>, goal: &ExportGoal, rows: usize, steps: bool) -> Result<Preview, Error> {
     let own: Vec<String> = goal.columns.iter().map(|column| column.header.clone()).collect();
-    let (mut shown, mut columns) = (Vec::new(), own.clone());
-    if let Some(store) = &Store::open_read_only(&config.settings.store)? {
-        let (opened, stop) = (&connection.open(&config.root)?, &AtomicBool::new(false));
-        let run = "preview";
-        let export = Export { config, connection, goal, opened, processors, store, run, dry: true, stop };
-        let (mut sessions, all) = export.open(&goal.file)?;
-        columns = all;
-        export.pages(&Selection::All(None), &store.names(), jiff::Timestamp::now(), |page| {
-            let mut batch = page.batch;
-            let before: Vec<Json> =
-                (0..batch.rows()).map(|row| cells(&batch, row, &columns, own.len())).collect();
-            for session in &mut sessions {
-                let file = goal.file.clone();
-                let failed = |error| Error::Processor { file, batch: Some(1), error };
-                session.process(&mut batch).map_err(failed)?;
-            }
-            for (row, before) in before.into_iter().enumerate() {
-                shown.push(after(&batch, row, &columns, before));
-            }
-            Ok(shown.len() < rows)
-        })?;
-    }
+    let (mut sessions, columns) = export.open(&goal.file)?;
+    let mut shown = Vec::new();
+    export.pages(&Selection::All(None), &export.store.names(), jiff::Timestamp::now(), |page| {
+        let file = goal.file.clone();
+        let failed = |error| Error::Processor { file, batch: Some(1), error };
+        process(page.batch, &mut sessions, (&columns, own.len()), steps, &mut shown).map_err(failed)?;
+        Ok(shown.len() < rows)
+    })?;
     for (line, row) in (1..).zip(&mut shown) {
-        row["line"] = Json::from(line);
+        row.line = line;
     }
-    show(&goal.file, (&own, &columns), shown, rows, json)
+    Ok(Preview {
+        file: Some(goal.file.clone()),
+        columns: own,
+        columns_after: columns,
+        rows: shown,
+        warning: None,
+    })
+}
+
+/// Has a batch processed, and shows its rows. The first `own` columns are the file's.
+fn process(
+    mut batch: RecordBatch,
+    sessions: &mut [Session],
+    (columns, own): (&[String], usize),
+    steps: bool,
+    shown: &mut Vec<PreviewRow>,
+) -> Result<RecordBatch, sluicebox_processors::PluginError> {
+    let rows = batch.rows();
+    let before: Vec<Json> = (0..rows).map(|row| cells(&batch, row, columns, own)).collect();
+    let mut made: Vec<Vec<Json>> = vec![Vec::new(); rows];
+    for session in sessions {
+        session.process(&mut batch)?;
+        for (row, made) in made.iter_mut().enumerate().filter(|_| steps) {
+            if matches!(batch.verdict(row), Verdict::Keep) {
+                made.push(cells(&batch, row, columns, columns.len()));
+            }
+        }
+    }
+    for (row, (before, steps)) in before.into_iter().zip(made).enumerate() {
+        let (verdict, code, reason, after) = match batch.verdict(row) {
+            Verdict::Keep => ("keep", None, None, cells(&batch, row, columns, columns.len())),
+            Verdict::Drop => ("drop", None, None, Json::Null),
+            Verdict::Reject { code, reason } => {
+                ("reject", Some(code.clone()), Some(reason.clone()), Json::Null)
+            }
+        };
+        shown.push(PreviewRow { line: batch.place(row).1, before, verdict, code, reason, after, steps });
+    }
+    Ok(batch)
 }
 
 fn cells(batch: &RecordBatch, row: usize, names: &[String], columns: usize) -> Json {
@@ -152,34 +216,20 @@ fn cells(batch: &RecordBatch, row: usize, names: &[String], columns: usize) -> J
     )
 }
 
-fn after(batch: &RecordBatch, row: usize, names: &[String], before: Json) -> Json {
-    let line = batch.place(row).1;
-    match batch.verdict(row) {
-        Verdict::Keep => {
-            let after = cells(batch, row, names, names.len());
-            json!({ "line": line, "before": before, "verdict": "keep", "after": after })
-        }
-        Verdict::Drop => json!({ "line": line, "before": before, "verdict": "drop", "after": null }),
-        Verdict::Reject { code, reason } => json!({
-            "line": line, "before": before, "verdict": "reject", "code": code, "reason": reason, "after": null,
-        }),
-    }
-}
-
 /// A row for people: cells that changed show both forms.
-fn text(row: &Json) -> Result<(), Error> {
-    let line = &row["line"];
-    match row["verdict"].as_str() {
-        Some("keep") => print(format!("line {line}"))?,
-        Some("drop") => print(format!("line {line}: dropped"))?,
+fn text(row: &PreviewRow) -> Result<(), Error> {
+    let line = row.line;
+    match row.verdict {
+        "keep" => print(format!("line {line}"))?,
+        "drop" => print(format!("line {line}: dropped"))?,
         _ => print(format!(
             "line {line}: rejected: {} ({})",
-            row["reason"].as_str().unwrap_or_default(),
-            row["code"].as_str().unwrap_or_default()
+            row.reason.as_deref().unwrap_or_default(),
+            row.code.as_deref().unwrap_or_default()
         ))?,
     }
-    let before = row["before"].as_object();
-    for (name, cell) in row["after"].as_object().or(before).into_iter().flatten() {
+    let before = row.before.as_object();
+    for (name, cell) in row.after.as_object().or(before).into_iter().flatten() {
         match before.and_then(|before| before.get(name)) {
             Some(old) if old != cell => print(format!("  {name}: {old} → {cell}"))?,
             Some(_) => print(format!("  {name}: {cell}"))?,

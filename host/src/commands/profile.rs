@@ -221,21 +221,11 @@ fn find(config: &Config, store: Option<&Store>, condition: &str, json: bool) -> 
     })?;
     let value = parse(property, value)?;
     let Some(store) = store else { return Ok(()) };
+    if property.unique {
+        return find_unique(store, name, &value, |profile| show(profile, json));
+    }
     let names = store.names();
     let Some(property_id) = names.profile_properties.get(name).copied() else { return Ok(()) };
-    if property.unique {
-        let mut found = Vec::new();
-        for space in names.domain_groups.keys() {
-            found.extend(store.find(&Identifier::new(*space, property_id, &value))?);
-        }
-        found.sort_unstable();
-        for id in found {
-            if let Some((id, record)) = store.load(id)? {
-                show(view::profile(&names, id, &record, store.events_of(id)?), json)?;
-            }
-        }
-        return Ok(());
-    }
     for entry in store.records()? {
         let (id, record) = entry?;
         if names.domain_groups.contains_key(&record.space) && record.values(property_id).contains(&value) {
@@ -245,8 +235,33 @@ fn find(config: &Config, store: Option<&Store>, condition: &str, json: bool) -> 
     Ok(())
 }
 
+/// Hands on the profiles that a value of a unique property identifies, in the order of their ids.
+///
+/// # Errors
+/// If the store fails, or with what `take` says.
+pub(crate) fn find_unique(
+    store: &Store,
+    property: &str,
+    value: &Value,
+    mut take: impl FnMut(Option<Json>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let names = store.names();
+    let Some(property) = names.profile_properties.get(property).copied() else { return Ok(()) };
+    let mut found = Vec::new();
+    for space in names.domain_groups.keys() {
+        found.extend(store.find(&Identifier::new(*space, property, value))?);
+    }
+    found.sort_unstable();
+    for id in found {
+        if let Some((id, record)) = store.load(id)? {
+            take(view::profile(&names, id, &record, store.events_of(id)?))?;
+        }
+    }
+    Ok(())
+}
+
 /// The value as the store holds it: `1.50` finds 1.5.
-pub(super) fn parse(property: &PropertySchema, value: &str) -> Result<Value, Error> {
+pub(crate) fn parse(property: &PropertySchema, value: &str) -> Result<Value, Error> {
     let format = CellFormat {
         value_type: property.value_type,
         number: NumberFormat::default(),

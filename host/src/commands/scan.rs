@@ -2,20 +2,95 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
-use serde_json::{Value as Json, json};
+use serde::Serialize;
+use serde_json::json;
 use sluicebox_files::{FileError, FoundFile, Location, Pattern};
 use sluicebox_store::{DryCopy, FileState, Store};
+use utoipa::ToSchema;
 
 use crate::cli::print;
-use crate::config::{Config, Connection, ExportGoal, Goal};
+use crate::config::{Config, Connection, Goal};
 use crate::error::Error;
 use crate::export::Export;
 use crate::import::Import;
 use crate::plugins;
 use crate::sets::FileSet;
 use crate::walk::Selection;
+
+/// What a goal would take or make.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Scanned {
+    Import(ScannedImport),
+    Export(ScannedExport),
+}
+
+/// The files that an import goal would take.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ScannedImport {
+    pub connection: String,
+    pub goal: String,
+    pub files: Vec<ScannedSet>,
+    /// The columns of all root files.
+    pub fields: Vec<String>,
+    /// What else there is to say.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
+}
+
+/// A root file, with the files that belong to it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ScannedSet {
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Whether it would not be imported again.
+    pub imported: bool,
+    /// Rows of it that are imported already.
+    pub rows_imported: u64,
+    pub fields: Vec<String>,
+    pub linked: Vec<ScannedLinked>,
+    /// Why it cannot be read.
+    pub error: Option<String>,
+}
+
+/// A linked file.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ScannedLinked {
+    /// What the goal calls it.
+    pub file: String,
+    pub name: String,
+    pub size: u64,
+    pub fields: Vec<String>,
+}
+
+/// The files that are in an export's folder already, and how many profiles there are for it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ScannedExport {
+    pub connection: String,
+    pub goal: String,
+    pub files: Vec<FileInFolder>,
+    pub fields: Vec<String>,
+    pub profiles: ForExport,
+}
+
+/// A file.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct FileInFolder {
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// How many profiles there are for an export.
+#[derive(Default, Serialize, ToSchema)]
+pub(crate) struct ForExport {
+    /// In its segment, with a value for one of its columns.
+    pub available: u64,
+    /// Of those, for the next run.
+    pub next: u64,
+}
 
 /// Shows the files that a goal would take, whether they were imported already, and their fields; without a goal what
 /// there is in the location.
@@ -26,11 +101,7 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: Option<&str>, json: boo
     let config = Config::load(folder)?;
     let connection = config.connection(connection)?;
     let Some(goal) = goal else { return location(&config, connection, json) };
-    let goal = match super::goal(connection, goal)? {
-        Goal::Import(goal) => goal,
-        Goal::Export(goal) => return export(&config, connection, goal, json),
-    };
-    let processors = plugins::load(&config, &goal.processors, &plugins::runtime(&config, false)?)?;
+    let goal = super::goal(connection, goal)?;
     let held = Store::open_read_only(&config.settings.store)?;
     let scratch;
     let store = match held {
@@ -40,76 +111,92 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: Option<&str>, json: boo
             Store::open(scratch.path())?
         }
     };
-    let (stop, opened) = (AtomicBool::new(false), connection.open(&config.root)?);
-    let import = Import {
-        config: &config,
-        connection,
-        goal,
-        location: &opened.location,
-        decoding: opened.decoding(&config.settings, goal),
-        processors: &processors,
-        store: &store,
-        erasure_key: None,
-        keep: false,
-        diff: None,
-        run: "scan",
-        dry: true,
-        stop: &stop,
-    };
+    let scanned = scan(&config, connection, goal, &store)?;
+    if let Scanned::Import(import) = &scanned {
+        import.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    }
+    if json {
+        print(serde_json::to_string(&scanned).unwrap_or_default())?;
+        return Ok(0);
+    }
+    match scanned {
+        Scanned::Import(import) => show_import(&import, goal)?,
+        Scanned::Export(export) => {
+            for file in &export.files {
+                print(format!("{}  {} bytes", file.name, file.size))?;
+            }
+            let ForExport { available, next } = export.profiles;
+            print(format!("{available} profiles are available, {next} of them for the next run"))?;
+        }
+    }
+    Ok(0)
+}
+
+/// What a goal would take or make now.
+///
+/// # Errors
+/// If the location cannot be listed, or a plugin cannot be used.
+pub(crate) fn scan(
+    config: &Config,
+    connection: &Connection,
+    goal: Goal<'_>,
+    store: &Store,
+) -> Result<Scanned, Error> {
+    let processors = plugins::load(config, goal.processors(), &plugins::runtime(config, false)?)?;
+    let opened = connection.open(&config.root)?;
+    match goal {
+        Goal::Import(goal) => {
+            let import = Import::looking(config, connection, goal, &opened, &processors, store);
+            scan_import(&import).map(Scanned::Import)
+        }
+        Goal::Export(goal) => {
+            let export = Export::looking(config, connection, goal, &opened, &processors, store);
+            scan_export(&export).map(Scanned::Export)
+        }
+    }
+}
+
+fn scan_import(import: &Import<'_>) -> Result<ScannedImport, Error> {
     let found = import.sets()?;
-    found.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let (mut files, mut fields) = (Vec::new(), Vec::<String>::new());
     for set in &found.sets {
         let file = match set {
-            Ok(set) => scanned(&import, set),
-            Err(incomplete) => {
-                entry(&incomplete.root, FileState::default(), &[], vec![], Some(incomplete.message.clone()))
-            }
+            Ok(set) => scanned(import, set),
+            Err(incomplete) => unread(&incomplete.root, incomplete.message.clone()),
         };
-        for field in
-            file.get("fields").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str)
-        {
-            if !fields.iter().any(|known| known == field) {
-                fields.push(field.to_owned());
+        for field in &file.fields {
+            if !fields.contains(field) {
+                fields.push(field.clone());
             }
         }
         files.push(file);
     }
-    if json {
-        print(json!({ "connection": connection.name, "goal": goal.name, "files": files, "fields": fields }))?;
-        return Ok(0);
-    }
-    if files.is_empty() {
-        print(format!("no file matches `{}`", goal.pattern))?;
-        return Ok(0);
-    }
-    for file in &files {
-        let state = match (&file["error"], &file["imported"], file["rows_imported"].as_u64()) {
-            (Json::String(error), ..) => error.clone(),
-            (_, Json::Bool(true), _) => "already imported".to_owned(),
-            (_, _, Some(rows)) if rows > 0 => format!("imported up to row {rows}"),
-            _ => "new".to_owned(),
-        };
-        print(format!("{}  {} bytes  {state}", text(&file["name"]), file["size"]))?;
-        for linked in file["linked"].as_array().into_iter().flatten() {
-            print(format!(
-                "  {}: {}  {} bytes",
-                text(&linked["file"]),
-                text(&linked["name"]),
-                linked["size"]
-            ))?;
-        }
-    }
-    print(format!("fields: {}", fields.join(", ")))?;
-    Ok(0)
+    let (connection, goal) = (import.connection.name.clone(), import.goal.name.clone());
+    Ok(ScannedImport { connection, goal, files, fields, warnings: found.warnings })
 }
 
-fn text(value: &Json) -> &str {
-    value.as_str().unwrap_or_default()
+fn show_import(scanned: &ScannedImport, goal: Goal<'_>) -> Result<(), Error> {
+    if scanned.files.is_empty() {
+        let Goal::Import(goal) = goal else { return Ok(()) };
+        return print(format!("no file matches `{}`", goal.pattern));
+    }
+    for file in &scanned.files {
+        let state = match (&file.error, file.imported, file.rows_imported) {
+            (Some(error), ..) => error.clone(),
+            (_, true, _) => "already imported".to_owned(),
+            (_, _, 0) => "new".to_owned(),
+            (_, _, rows) => format!("imported up to row {rows}"),
+        };
+        print(format!("{}  {} bytes  {state}", file.name, file.size))?;
+        for linked in &file.linked {
+            print(format!("  {}: {}  {} bytes", linked.file, linked.name, linked.size))?;
+        }
+    }
+    print(format!("fields: {}", scanned.fields.join(", ")))
 }
 
 /// What there is to know of a set without importing it.
-fn scanned(import: &Import<'_>, set: &FileSet) -> Json {
+fn scanned(import: &Import<'_>, set: &FileSet) -> ScannedSet {
     let columns = |file: &FoundFile, linked: Option<usize>| {
         let source = file.open().map_err(|error| Error::File { name: file.name.clone(), error })?;
         let open = import.open(file, source, linked)?;
@@ -121,84 +208,60 @@ fn scanned(import: &Import<'_>, set: &FileSet) -> Json {
         for (place, (entry, files)) in import.goal.linked.iter().zip(&set.linked).enumerate() {
             for file in files {
                 let fields = columns(file, Some(place))?;
-                linked.push(
-                    json!({ "file": entry.name, "name": file.name, "size": file.size, "fields": fields }),
-                );
+                let (name, size) = (file.name.clone(), file.size);
+                linked.push(ScannedLinked { file: entry.name.clone(), name, size, fields });
             }
         }
-        Ok::<_, Error>((import.identify(set)?.state, fields, linked))
+        let FileState { position, complete } = import.identify(set)?.state;
+        let (name, size) = (set.root.name.clone(), set.root.size);
+        let (imported, rows_imported) = (complete, position);
+        Ok::<_, Error>(ScannedSet { name, size, imported, rows_imported, fields, linked, error: None })
     };
-    match look() {
-        Ok((state, fields, linked)) => entry(&set.root, state, &fields, linked, None),
-        Err(error) => entry(&set.root, FileState::default(), &[], vec![], Some(error.to_string())),
+    look().unwrap_or_else(|error| unread(&set.root, error.to_string()))
+}
+
+fn unread(file: &FoundFile, error: String) -> ScannedSet {
+    ScannedSet {
+        name: file.name.clone(),
+        size: file.size,
+        imported: false,
+        rows_imported: 0,
+        fields: Vec::new(),
+        linked: Vec::new(),
+        error: Some(error),
     }
 }
 
-fn entry(
-    file: &FoundFile,
-    state: FileState,
-    fields: &[String],
-    linked: Vec<Json>,
-    error: Option<String>,
-) -> Json {
-    json!({
-        "name": file.name,
-        "size": file.size,
-        "imported": state.complete,
-        "rows_imported": state.position,
-        "fields": fields,
-        "linked": linked,
-        "error": error,
-    })
-}
-
-/// The files that are in an export's folder already, and how many profiles there are for it.
-fn export(config: &Config, connection: &Connection, goal: &ExportGoal, json: bool) -> Result<u8, Error> {
-    let opened = connection.open(&config.root)?;
+fn scan_export(export: &Export<'_>) -> Result<ScannedExport, Error> {
+    let (connection, goal, store) = (export.connection, export.goal, export.store);
     let all = Pattern::wildcard("*").map_err(|error| Error::Failed(error.to_string()))?;
-    let files = match opened.location.list(&goal.directory, &[&all]) {
+    let files = match export.opened.location.list(&goal.directory, &[&all]) {
         Ok(listing) => listing.files,
         // The export makes the folder.
         Err(FileError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(Error::Location { place: connection.name.clone(), error }),
     };
-    let processors = plugins::load(config, &goal.processors, &plugins::runtime(config, false)?)?;
-    let (mut available, mut next) = (0, 0);
-    if let Some(store) = &Store::open_read_only(&config.settings.store)? {
-        let (opened, processors, stop) = (&opened, &processors, &AtomicBool::new(false));
-        let export =
-            Export { config, connection, goal, opened, processors, store, run: "scan", dry: true, stop };
-        let names = store.names();
-        let count = |selection: &Selection| {
-            let mut rows = 0;
-            export.pages(selection, &names, jiff::Timestamp::now(), |page| {
-                rows += page.batch.rows() as u64;
-                Ok(true)
-            })?;
-            Ok::<_, Error>(rows)
-        };
-        available = count(&Selection::All(None))?;
-        next = match export.selection()? {
-            Selection::All(None) => available,
-            selection => count(&selection)?,
-        };
-    }
-    if json {
-        let listed = files.iter().map(|file| json!({ "name": file.name, "size": file.size }));
-        print(json!({
-            "connection": connection.name,
-            "goal": goal.name,
-            "files": listed.collect::<Vec<_>>(),
-            "fields": goal.columns.iter().map(|column| &column.header).collect::<Vec<_>>(),
-            "profiles": { "available": available, "next": next },
-        }))?;
-        return Ok(0);
-    }
-    for file in &files {
-        print(format!("{}  {} bytes", file.name, file.size))?;
-    }
-    print(format!("{available} profiles are available, {next} of them for the next run"))?;
-    Ok(0)
+    let names = store.names();
+    let count = |selection: &Selection| {
+        let mut rows = 0;
+        export.pages(selection, &names, jiff::Timestamp::now(), |page| {
+            rows += page.batch.rows() as u64;
+            Ok(true)
+        })?;
+        Ok::<_, Error>(rows)
+    };
+    let available = count(&Selection::All(None))?;
+    let next = match export.selection()? {
+        Selection::All(None) => available,
+        selection => count(&selection)?,
+    };
+    Ok(ScannedExport {
+        connection: connection.name.clone(),
+        goal: goal.name.clone(),
+        files: files.into_iter().map(|file| FileInFolder { name: file.name, size: file.size }).collect(),
+        fields: goal.columns.iter().map(|column| column.header.clone()).collect(),
+        profiles: ForExport { available, next },
+    })
 }
 
 /// The buckets and folders of a connection.

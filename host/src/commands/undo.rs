@@ -11,7 +11,7 @@ use crate::cli::print;
 use crate::config::Config;
 use crate::error::Error;
 use crate::plan::unique;
-use crate::report::{Kept, Profiles, Report};
+use crate::report::{Kept, Profiles, Report, Run, Trigger};
 
 /// What is left alone is shown up to this number.
 const SHOWN: usize = 1000;
@@ -38,7 +38,7 @@ pub(crate) fn run(folder: &Path, run: &str, json: bool) -> Result<u8, Error> {
         return Err(Error::NotFound(format!("there is no run `{run}`")));
     }
     let unique = unique(&config.schema, &store)?;
-    let own = super::run::run_id();
+    let own = Run::new(Trigger::Command);
     for (number, kept) in &goal_runs {
         let changed = kept.report.profiles.created + kept.report.profiles.updated > 0;
         if !changed {
@@ -58,19 +58,19 @@ pub(crate) fn run(folder: &Path, run: &str, json: bool) -> Result<u8, Error> {
 fn undo(
     store: &Store,
     (number, kept): (u64, &Kept),
-    run: &str,
+    run: &Run,
     unique: &[sluicebox_model::PropertyId],
     json: bool,
 ) -> Result<(), Error> {
     let (begun, started) = (Instant::now(), Timestamp::now());
-    let report = Report::of(run, &kept.report.connection, &kept.report.goal, "undo");
-    let mut own = Kept { report, started: started.to_string(), ..Kept::default() };
+    let report = Report::of(&run.id, &kept.report.connection, &kept.report.goal, "undo");
+    let mut own = Kept::new(report, started, run);
     let (own_number, now) = store.begin_goal_run(started.as_millisecond(), |_| own.encode())?;
     own.at = now;
     let undone = store.undo((kept.at, number), (now, own_number), unique)?;
     let updated = i64::try_from(undone.restored + undone.removed).unwrap_or(i64::MAX);
     own.report.profiles = Profiles { updated, ..Profiles::default() };
-    own.report.end(None, begun.elapsed());
+    own.end(None, begun.elapsed());
     let end = Commit { goal_run: Some((own_number, own.encode())), ends_goal_run: true, ..Commit::default() };
     store.commit(end)?;
 
@@ -80,7 +80,7 @@ fn undo(
         let left: Vec<Json> =
             left.map(|(left, why)| json!({ "profile_id": left.record.to_string(), "why": why })).collect();
         return print(json!({
-            "run": run, "undone": kept.report.run, "connection": kept.report.connection, "goal": kept.report.goal,
+            "run": run.id, "undone": kept.report.run, "connection": kept.report.connection, "goal": kept.report.goal,
             "restored": undone.restored, "removed": undone.removed, "events": undone.events,
             "left_alone": undone.left.len(), "left": left,
         }));

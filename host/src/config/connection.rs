@@ -7,9 +7,12 @@ use sluicebox_processors::Limits;
 use super::export::{self, EXPORT_PROFILES, ExportGoal};
 use super::goal::{self, ImportGoal, ProcessorEntry};
 use super::reader::{Section, unknown};
+use super::schedule;
+use super::service::{self, Notify};
 use super::settings::Settings;
 use super::value::Secret;
 use crate::error::Error;
+use crate::schedule::Schedule;
 
 /// A partner's location and the goals that work on it.
 #[derive(Debug)]
@@ -24,6 +27,10 @@ pub(crate) struct Connection {
     pub objectives: Vec<String>,
     /// Where the files are.
     pub location: LocationEntry,
+    /// When the service runs it by itself.
+    pub schedule: Option<Schedule>,
+    /// Who is told of its runs.
+    pub notify: Option<Notify>,
     /// How they are encrypted.
     pub pgp: Option<PgpEntry>,
     /// In the order in which they run: imports of groups, then of profiles.
@@ -134,6 +141,34 @@ impl Connection {
         self.all_goals().flat_map(|goal| goal.processors())
     }
 
+    /// Where its files are, for people: the address of a bucket has no secret in it.
+    pub(crate) fn place(&self) -> String {
+        match &self.location {
+            LocationEntry::Directory(path) => path.display().to_string(),
+            LocationEntry::S3(entry) => format!("s3://{}", entry.bucket),
+        }
+    }
+
+    /// The secrets that its file names, by table and key.
+    pub(crate) fn secrets(&self) -> Vec<&'static str> {
+        let mut secrets = Vec::new();
+        if let LocationEntry::S3(entry) = &self.location
+            && let Some((_, _, token)) = &entry.keys
+        {
+            secrets.extend(["location.access_key_id", "location.secret_access_key"]);
+            secrets.extend(token.is_some().then_some("location.session_token"));
+        }
+        if let Some(pgp) = &self.pgp {
+            secrets.extend(pgp.private_key.is_some().then_some("pgp.private_key"));
+            secrets.extend(pgp.passphrase.is_some().then_some("pgp.passphrase"));
+        }
+        if let Some(webhook) = self.notify.as_ref().and_then(|notify| notify.webhook.as_ref()) {
+            secrets.push("notify.webhook");
+            secrets.extend(webhook.secret.is_some().then_some("notify.webhook_secret"));
+        }
+        secrets
+    }
+
     /// Whose permissions count, for messages; the key itself may be a secret.
     pub(crate) fn identity(&self) -> String {
         let keys = match &self.location {
@@ -213,6 +248,8 @@ pub(crate) fn read(
             LocationEntry::Directory(root.to_owned())
         }
     };
+    let schedule = file.section("schedule").and_then(|section| schedule::read(&section));
+    let notify = file.section("notify").map(|section| service::notify(&section));
     let pgp = file.section("pgp").map(|section| pgp(&section));
     let mut goals: Vec<ImportGoal> = Vec::new();
     for kind in [goal::Kind::Groups, goal::Kind::Profiles] {
@@ -239,7 +276,18 @@ pub(crate) fn read(
         exports.push(goal);
     }
     file.finish();
-    Connection { stem: stem.to_owned(), name, enabled, objectives, location, pgp, goals, exports }
+    Connection {
+        stem: stem.to_owned(),
+        name,
+        enabled,
+        objectives,
+        location,
+        schedule,
+        notify,
+        pgp,
+        goals,
+        exports,
+    }
 }
 
 fn objectives(file: &Section<'_>, schema: &Schema) -> Vec<String> {

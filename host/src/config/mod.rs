@@ -8,7 +8,9 @@ mod export;
 mod goal;
 mod linked;
 mod reader;
+mod schedule;
 mod schema;
+mod service;
 mod settings;
 mod value;
 
@@ -25,6 +27,8 @@ pub(crate) use goal::{
     AfterImport, ImportGoal, MaxRejected, ProcessorEntry, Target, ValueEntry, property_settings,
 };
 pub(crate) use reader::{Problem, nearest};
+pub(crate) use schedule::{in_words, schedule_as_written};
+pub(crate) use service::{Security, Server, Smtp, Webhook};
 pub(crate) use settings::Settings;
 
 use crate::error::Error;
@@ -51,25 +55,42 @@ impl Config {
     /// # Errors
     /// With every problem found.
     pub(crate) fn load(root: &Path) -> Result<Self, Error> {
+        Self::load_with(root, None)
+    }
+
+    /// The same, as it were if a file of it had another text.
+    ///
+    /// # Errors
+    /// With every problem found.
+    pub(crate) fn load_with(root: &Path, changed: Option<(&str, &str)>) -> Result<Self, Error> {
+        let text = |name: &str, problems: &Problems| match changed {
+            Some((changed, text)) if changed == name => Ok(text.to_owned()),
+            _ => text_of(root, name, problems),
+        };
         let files = connection_files(root)?;
         let present = |name: &str| root.join(name).is_file();
         if files.is_empty() && !present("sluicebox.toml") && !present("schema.toml") {
             return Err(Error::NoWorkingFolder(root.to_owned()));
         }
         let problems = Problems::default();
-        let settings = with_file(root, "sluicebox.toml", &problems, |document| {
-            settings::read(root, document.root(&problems), &problems)
-        })?;
-        let schema =
-            with_file(root, "schema.toml", &problems, |document| schema::read(document.root(&problems)))?;
+        let settings_text = text("sluicebox.toml", &problems)?;
+        let document = Document::parse("sluicebox.toml", &settings_text, &problems);
+        let settings = settings::read(root, document.root(&problems));
+        let schema_text = text("schema.toml", &problems)?;
+        let schema = schema::read(Document::parse("schema.toml", &schema_text, &problems).root(&problems));
         let mut connections = Vec::new();
         for name in files {
             let stem = name.trim_end_matches(".toml").to_owned();
             let path = format!("connections/{name}");
-            let connection = with_file(root, &path, &problems, |document| {
-                connection::read(root, &stem, &schema, settings.limits, document.root(&problems))
-            })?;
-            connections.push(connection);
+            let connection_text = text(&path, &problems)?;
+            let document = Document::parse(&path, &connection_text, &problems);
+            connections.push(connection::read(
+                root,
+                &stem,
+                &schema,
+                settings.limits,
+                document.root(&problems),
+            ));
         }
         for (place, connection) in connections.iter().enumerate() {
             let twice = connections.iter().take(place).find(|other| other.name == connection.name);
@@ -78,6 +99,15 @@ impl Config {
                     &format!("connections/{}.toml", connection.stem),
                     format!("the name {:?} is that of connections/{}.toml too", connection.name, other.stem),
                 );
+            }
+        }
+        for connection in &connections {
+            let mailed = connection.notify.as_ref().is_some_and(|notify| !notify.email.is_empty());
+            if mailed && settings.smtp.is_none() {
+                problems.warn(format!(
+                    "connections/{}.toml: [notify] names addresses, and sluicebox.toml has no [smtp] to send with",
+                    connection.stem
+                ));
             }
         }
         let (errors, warnings) = problems.into_parts();
@@ -126,22 +156,16 @@ fn connection_files(root: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// Parses a file, or an empty one where it is missing.
-fn with_file<T>(
-    root: &Path,
-    name: &str,
-    problems: &Problems,
-    read: impl FnOnce(&Document<'_>) -> T,
-) -> Result<T, Error> {
+/// The text of a file; empty where it is missing.
+fn text_of(root: &Path, name: &str, problems: &Problems) -> Result<String, Error> {
     let path = root.join(name);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             problems.file(name, "the file is not UTF-8".to_owned());
-            String::new()
+            Ok(String::new())
         }
-        Err(error) => return Err(Error::io(&path, error)),
-    };
-    Ok(read(&Document::parse(name, &text, problems)))
+        Err(error) => Err(Error::io(&path, error)),
+    }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use sluicebox_files::Expansion;
 use sluicebox_processors::Limits;
 
-use super::reader::{Problems, Section};
+use super::reader::Section;
+use super::service::{self, Server, Smtp};
 use super::value::{duration, size};
 
 /// What `sluicebox.toml` says.
@@ -24,6 +25,10 @@ pub(crate) struct Settings {
     pub tuning: Tuning,
     /// How long it is kept what runs overwrite, so that they can be undone; absent = not at all.
     pub undo: Option<Duration>,
+    /// How the service is reached.
+    pub server: Server,
+    /// How it sends mail, if it does.
+    pub smtp: Option<Smtp>,
 }
 
 /// How imports work. Nothing of it changes a result.
@@ -37,13 +42,15 @@ pub(crate) struct Tuning {
     pub commit_rows: usize,
 }
 
-pub(crate) fn read(root: &Path, file: Section<'_>, problems: &Problems) -> Settings {
+pub(crate) fn read(root: &Path, file: Section<'_>) -> Settings {
     let mut settings = Settings {
         store: root.join("data/profiles"),
         plugins: root.join("plugins"),
         limits: Limits::default(),
         expansion: Expansion::default(),
         undo: None,
+        server: Server::default(),
+        smtp: None,
         tuning: Tuning {
             threads: thread::available_parallelism().map_or(1, NonZero::get),
             batch_rows: 1024,
@@ -81,10 +88,9 @@ pub(crate) fn read(root: &Path, file: Section<'_>, problems: &Problems) -> Setti
         settings.undo = undo.has("keep").then(|| duration(&undo, "keep", Duration::ZERO));
         undo.finish();
     }
-    for key in ["smtp", "server"] {
-        if file.has(key) {
-            problems.warn(format!("sluicebox.toml: [{key}] has no effect in this version"));
-        }
+    settings.smtp = file.section("smtp").and_then(|section| service::smtp(root, &section));
+    if let Some(server) = file.section("server") {
+        settings.server = service::server(&server);
     }
     file.finish();
     settings

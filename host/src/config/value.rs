@@ -126,7 +126,12 @@ pub(crate) struct Secret {
 impl Secret {
     /// The secret under a key.
     pub(crate) fn read(section: &Section<'_>, key: &'static str) -> Option<Self> {
-        let entry = section.get(key)?;
+        Self::of(&section.get(key)?)
+    }
+
+    /// The secret that a value is.
+    pub(crate) fn of(entry: &Entry<'_>) -> Option<Self> {
+        let key = entry.key();
         let source = match entry.value() {
             DeValue::String(text) if text.is_empty() => None,
             DeValue::String(text) => Some(SecretSource::Plain(text.to_string())),

@@ -17,6 +17,8 @@ pub(crate) fn everything() -> anyhow::Result<()> {
     faketime()?;
     duckdb()?;
     componentize()?;
+    service()?;
+    browser()?;
     cargo_deny().map(|_| ())
 }
 
@@ -105,6 +107,46 @@ pub(crate) fn componentize() -> anyhow::Result<String> {
         run(npm.arg(format!("@bytecodealliance/componentize-js@{JAVASCRIPT}")))?;
     }
     Ok(format!("{}:{}", python.join("bin").display(), tools.display()))
+}
+
+/// A Python with a mail server, a maker of certificates, and what tries an API by its description, for tests.
+pub(crate) fn service() -> anyhow::Result<PathBuf> {
+    const PACKAGES: [&str; 3] = ["aiosmtpd==1.4.6", "trustme==1.2.1", "schemathesis==4.32.5"];
+    let place = target()?.join("tools/service");
+    let python = place.join("bin/python");
+    if output(Command::new(&python).args(["-c", "import aiosmtpd, trustme, schemathesis"])).is_none() {
+        println!(
+            "aiosmtpd, trustme, schemathesis: not installed; installing them with pip into {}",
+            place.display()
+        );
+        venv(&place)?;
+        let mut pip = Command::new(place.join("bin/pip"));
+        run(pip.args(["install", "--quiet"]).args(PACKAGES))?;
+    }
+    Ok(python)
+}
+
+/// A browser, and what drives and judges it, for tests; answers with the folder of the packages.
+pub(crate) fn browser() -> anyhow::Result<PathBuf> {
+    const PACKAGES: [&str; 2] = ["playwright-core@1.65.1", "axe-core@4.14.1"];
+    match output(Command::new("chromium").arg("--version")) {
+        Some(version) => println!("chromium: found, {version}"),
+        None => install(&["chromium"])?,
+    }
+    let place = target()?.join("tools/browser");
+    let modules = place.join("node_modules");
+    if !modules.join("axe-core").exists() || !modules.join("playwright-core").exists() {
+        println!(
+            "playwright-core, axe-core: not installed; installing them with npm into {}",
+            place.display()
+        );
+        if output(Command::new("npm").arg("--version")).is_none() {
+            install(&["nodejs", "npm"])?;
+        }
+        let mut npm = Command::new("npm");
+        run(npm.args(["install", "--silent", "--prefix"]).arg(&place).args(PACKAGES))?;
+    }
+    Ok(modules)
 }
 
 fn venv(place: &Path) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::guest::output;
-use crate::shell::{cargo, root, run as run_command};
+use crate::shell::{cargo, root, run as run_command, target};
 use crate::{plugins, setup};
 
 pub(crate) fn run() -> anyhow::Result<()> {
@@ -19,6 +19,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let weed = setup::seaweedfs()?;
     let mut tests = cargo(&["test", "--release", "--workspace"])?;
     tests.env("SLUICEBOX_PYTHON", setup::duckdb()?);
+    tests.env("SLUICEBOX_SERVICE_PYTHON", setup::service()?).env("SLUICEBOX_BROWSER", setup::browser()?);
+    // Where tests leave pictures of the page.
+    tests.env("SLUICEBOX_SCREENSHOTS", target()?.join("screenshots"));
     tests.env("SLUICEBOX_WEED", weed).env("SLUICEBOX_COMPONENTIZE", setup::componentize()?);
     run_command(&mut tests)?;
     let mut documentation =

@@ -7,7 +7,8 @@ use crate::changes::Changed;
 use crate::encode::{encode, encode_event, merged_into};
 use crate::exports::{ExportState, export_key};
 use crate::keys::{
-    self, CHANGES, DIGEST, EVENTS, GOAL_RUN, HISTORY, IDENTIFIERS, LEDGER, NOW, RECORDS, RUNNING, UNFINISHED,
+    self, CHANGES, DIGEST, EVENTS, EXCHANGED, GOAL_RUN, HISTORY, IDENTIFIERS, LEDGER, NOW, RECORDS, RUNNING,
+    UNFINISHED,
 };
 use crate::open::durable;
 use crate::{Store, StoreError};
@@ -59,6 +60,8 @@ pub struct Commit<'a> {
     pub changed: Option<Changed<'a>>,
     /// What an export goal remembers of a run that succeeded.
     pub export: Option<([u8; 32], ExportState)>,
+    /// A connection's way in or out, and the sketch of the profiles that went it so far.
+    pub exchanged: Option<(String, Vec<u8>)>,
 }
 
 impl Commit<'_> {
@@ -104,6 +107,9 @@ impl Store {
         }
         if let Some((goal, state)) = &commit.export {
             batch.put(export_key(goal), state.encode());
+        }
+        if let Some((way, sketch)) = &commit.exchanged {
+            batch.put(keys::key(EXCHANGED, way.as_bytes()), sketch);
         }
         for (from, to) in &commit.merged {
             batch.put_cf(records, from.0, merged_into(*to));

@@ -15,6 +15,9 @@
 //! | `default` | `e` 32-byte hash of an object's version | 32-byte digest of its content |
 //! | `default` | `f` 32-byte hash of a goal and a file | what is still to do with files that are imported, as the host writes it |
 //! | `default` | `x` 32-byte hash of an export goal | its last successful run's time, i64, and 32-byte hash of its settings |
+//! | `default` | `s` connection | what the service remembers of the connection's runs, as the host writes it |
+//! | `default` | `c` connection and way | sketch of the profiles that were imported or exported, as the host writes it |
+//! | `default` | `m` `probe` | nothing; written to see that the store can be |
 //! | `records` | 16-byte record id | a record, or the id of the record that it was merged into (see `encode`) |
 //! | `identifiers` | space u32, property u32, text (see [`Identifier`](sluicebox_model::Identifier)) | 16-byte record id |
 //! | `changes` | time of a goal run, i64, number of the commit, u64 | what the commit changed: goal run u64, length u32 and text of the file's name, 16-byte record ids, sorted |
@@ -29,6 +32,7 @@ pub(crate) const GOAL_RUN: &[u8] = b"mgoal-run";
 pub(crate) const EXPIRED: &[u8] = b"mexpired";
 pub(crate) const RUNNING: &[u8] = b"mrunning";
 pub(crate) const NOW: &[u8] = b"mnow";
+pub(crate) const PROBE: &[u8] = b"mprobe";
 pub(crate) const LISTED: &[u8] = b"mchanges";
 
 pub(crate) const RECORDS: &str = "records";
@@ -48,6 +52,8 @@ pub(crate) const DIGEST: u8 = b'e';
 pub(crate) const UNFINISHED: u8 = b'f';
 pub(crate) const EXPORT: u8 = b'x';
 pub(crate) const ERASED: u8 = b't';
+pub(crate) const RUNS: u8 = b's';
+pub(crate) const EXCHANGED: u8 = b'c';
 
 /// Bytes of a text that a key holds as they are; no text begins with the zero byte that marks a hash.
 const LONGEST_TEXT: usize = 64;

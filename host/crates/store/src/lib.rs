@@ -9,6 +9,7 @@
 //! - `exports`: what an export reads, and what it remembers;
 //! - `undo`: what commits overwrote, and how it is put back;
 //! - `erase`: removes a person;
+//! - `service`: what the service remembers between runs, and what it measures;
 //! - `upkeep`: verifies, measures, compacts, backs up and restores;
 //! - `scratch`: the rows of linked files, for the time of an import;
 //! - `expire`: removes events that are too old;
@@ -26,6 +27,7 @@ mod keys;
 mod open;
 mod read;
 mod scratch;
+mod service;
 mod undo;
 mod upkeep;
 

@@ -106,6 +106,21 @@ impl DryCopy {
     }
 }
 
+impl Store {
+    /// The same of a store that this process has open.
+    ///
+    /// # Errors
+    /// If it cannot be copied.
+    pub fn dry_copy(&self) -> Result<DryCopy, StoreError> {
+        let number = self.db.latest_sequence_number();
+        let mut beside = self.db.path().as_os_str().to_owned();
+        beside.push(format!(".sluicebox-dry-run-{}-{number}", std::process::id()));
+        let copy = DryCopy { path: beside.into(), _lock: None };
+        self.back_up(&copy.path)?;
+        Ok(copy)
+    }
+}
+
 impl Drop for DryCopy {
     fn drop(&mut self) {
         // Nothing can be done about a folder that does not go away.

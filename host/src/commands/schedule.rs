@@ -1,0 +1,54 @@
+//! `sluicebox schedule`.
+
+use std::path::Path;
+
+use jiff::{Timestamp, ZonedDateTime};
+use serde_json::json;
+
+use crate::cli::print;
+use crate::config::{Config, Connection, in_words};
+use crate::error::Error;
+
+/// Shows the next runs of the connections that are on, the first first.
+///
+/// # Errors
+/// If the configuration is wrong, or there is no such connection.
+pub(crate) fn run(folder: &Path, names: &[String], count: usize, json: bool) -> Result<u8, Error> {
+    let config = Config::load(folder)?;
+    let connections: Vec<&Connection> = match names {
+        [] => config.connections.iter().collect(),
+        names => names.iter().map(|name| config.connection(name)).collect::<Result<_, _>>()?,
+    };
+    let upcoming = upcoming(connections.iter().copied(), Timestamp::now(), count);
+    for (at, connection) in &upcoming {
+        let Some(schedule) = &connection.schedule else { continue };
+        let local =
+            ZonedDateTime::new(*at, schedule.timezone.clone()).strftime("%Y-%m-%d %H:%M %Z").to_string();
+        print(match json {
+            true => json!({ "at": at.to_string(), "local": local, "connection": connection.name, "schedule": in_words(schedule) })
+                .to_string(),
+            false => format!("{at}  {local}  {}: {}", connection.name, in_words(schedule)),
+        })?;
+    }
+    if upcoming.is_empty() && !json {
+        print("no connection that is on has a [schedule]")?;
+    }
+    Ok(0)
+}
+
+/// The next runs of connections that are on, the first first.
+pub(crate) fn upcoming<'c>(
+    connections: impl IntoIterator<Item = &'c Connection>,
+    now: Timestamp,
+    count: usize,
+) -> Vec<(Timestamp, &'c Connection)> {
+    let scheduled = connections.into_iter().filter(|connection| connection.enabled);
+    let scheduled = scheduled.filter_map(|connection| Some((connection, connection.schedule.as_ref()?)));
+    let runs = scheduled.flat_map(|(connection, schedule)| {
+        schedule.upcoming(now).take(count).map(move |at| (at, connection))
+    });
+    let mut runs: Vec<_> = runs.collect();
+    runs.sort_by(|(a, one), (b, other)| (a, &one.stem).cmp(&(b, &other.stem)));
+    runs.truncate(count);
+    runs
+}

@@ -1,0 +1,15 @@
+//! `sluicebox serve`.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use crate::error::Error;
+use crate::service;
+
+/// Runs connections when they are due and answers on an address, until it is told to stop.
+///
+/// # Errors
+/// If the configuration is wrong, the store is in use, or the address is taken.
+pub(crate) fn run(folder: &Path, address: Option<SocketAddr>) -> Result<u8, Error> {
+    service::serve(folder, address)
+}

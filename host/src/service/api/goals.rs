@@ -1,0 +1,364 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+use sluicebox_model::MergeRule;
+use utoipa::{IntoParams, ToSchema};
+
+use super::{Asked, Failure, Named, Said, blocking};
+use crate::commands::goal as find_goal;
+use crate::commands::preview::{Preview, preview};
+use crate::commands::scan::{Scanned, scan};
+use crate::config::{Config, Goal, ImportGoal, Target};
+use crate::error::Error;
+use crate::service::Service;
+use crate::service::access::Who;
+use crate::service::edit::{Edit, FieldChange};
+
+/// What to change.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GoalChange {
+    pub enabled: bool,
+}
+
+/// How many rows.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct HowMany {
+    /// At most so many; 10 if it is not said.
+    #[param(minimum = 1, maximum = 1000)]
+    rows: Option<usize>,
+}
+
+/// How an import goal maps columns to properties.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Mapping {
+    pub fields: Vec<MappedField>,
+    /// Columns of the files that match now, in their order, with those that processors add.
+    pub detected: Vec<DetectedColumn>,
+    /// Why no columns were detected.
+    pub problem: Option<String>,
+    /// The properties that there are.
+    pub properties: Vec<String>,
+    /// The rules of the bulk mapping, if there is one.
+    pub bulk: Option<Bulk>,
+    /// Stands for the file as it is: a change says it, and is refused if the file was changed meanwhile.
+    pub version: String,
+}
+
+/// A mapping of a column.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct MappedField {
+    pub column: String,
+    pub property: String,
+    pub rule: String,
+    pub separator: Option<String>,
+    pub format: Option<String>,
+    /// Whether the files that match now have the column; absent where none could be read.
+    pub detected: Option<bool>,
+    /// Other goals that write the property: the import would save into what they wrote.
+    pub existing: Vec<String>,
+}
+
+/// A column of the files.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct DetectedColumn {
+    pub column: String,
+    /// What it is used for; absent = nothing.
+    pub used: Option<String>,
+    /// Whether there is a property of its name.
+    pub property_exists: bool,
+}
+
+/// The bulk mapping.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Bulk {
+    pub rule: String,
+    pub prefix: String,
+}
+
+/// Other mappings in the place of those that there are.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MappingChange {
+    pub fields: Vec<FieldChange>,
+    /// Adds properties, as texts, that the schema lacks.
+    #[serde(default)]
+    pub create_properties: bool,
+    /// As the mapping has it.
+    pub version: String,
+}
+
+impl Service {
+    fn with_goal<T>(
+        &self,
+        connection: &str,
+        goal: &str,
+        look: impl FnOnce(&Config, &crate::config::Connection, Goal<'_>) -> Result<T, Error>,
+    ) -> Result<T, Failure> {
+        let config = self.folder.config();
+        let connection = config.connection(connection)?;
+        Ok(look(&config, connection, find_goal(connection, goal)?)?)
+    }
+
+    /// What a goal would take or make now.
+    pub(in crate::service) fn scan(&self, connection: &str, goal: &str) -> Result<Scanned, Failure> {
+        self.with_goal(connection, goal, |config, connection, goal| {
+            scan(config, connection, goal, &self.store)
+        })
+    }
+
+    /// The first rows of a goal, with what each processor makes of them.
+    pub(in crate::service) fn preview(
+        &self,
+        connection: &str,
+        goal: &str,
+        rows: usize,
+    ) -> Result<Preview, Failure> {
+        self.with_goal(connection, goal, |config, connection, goal| {
+            preview(config, connection, goal, &self.store, rows, true)
+        })
+    }
+
+    /// Switches a goal on or off.
+    pub(in crate::service) fn change_goal(
+        &self,
+        who: &Who,
+        connection: &str,
+        goal: &str,
+        change: &GoalChange,
+    ) -> Result<(), Failure> {
+        self.with_goal(connection, goal, |_, _, _| Ok(()))?;
+        let action = if change.enabled { "switch on" } else { "switch off" };
+        self.edit(who, connection, action, Some(goal), |edit| edit.set_enabled(Some(goal), change.enabled))
+    }
+
+    /// How an import goal maps columns to properties.
+    pub(in crate::service) fn mapping(&self, connection: &str, goal: &str) -> Result<Mapping, Failure> {
+        let config = self.folder.config();
+        let connection = config.connection(connection)?;
+        let import = import_of(find_goal(connection, goal)?)?;
+        let columns = preview(&config, connection, Goal::Import(import), &self.store, 1, false);
+        let (columns, problem) = match columns {
+            Ok(preview) => (preview.columns_after, preview.warning),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
+        let known = problem.is_none();
+        let writers = writers(&config, &connection.stem, import);
+        let properties = import.target.properties(&config.schema);
+        let fields = import.fields.iter().map(|field| MappedField {
+            column: field.column.clone(),
+            property: field.property.name.clone(),
+            rule: rule_name(field.rule).to_owned(),
+            separator: field.separator.clone(),
+            format: field.format.clone(),
+            detected: known.then(|| columns.contains(&field.column)),
+            existing: writers.get(field.property.name.as_str()).cloned().unwrap_or_default(),
+        });
+        let detected = columns.iter().filter(|column| !column.is_empty()).map(|column| DetectedColumn {
+            column: column.clone(),
+            used: used(import, column),
+            property_exists: properties.iter().any(|property| property.name == *column),
+        });
+        Ok(Mapping {
+            fields: fields.collect(),
+            detected: detected.collect(),
+            problem,
+            properties: properties.iter().map(|property| property.name.clone()).collect(),
+            bulk: import
+                .all_fields
+                .as_ref()
+                .map(|bulk| Bulk { rule: rule_name(bulk.rule).to_owned(), prefix: bulk.prefix.clone() }),
+            version: version(&self.folder.text(&format!("connections/{}.toml", connection.stem))?),
+        })
+    }
+
+    /// Gives an import goal other mappings.
+    pub(in crate::service) fn put_mapping(
+        &self,
+        who: &Who,
+        connection: &str,
+        goal: &str,
+        change: &MappingChange,
+    ) -> Result<(), Failure> {
+        let config = self.folder.config();
+        let connection = config.connection(connection)?;
+        let import = import_of(find_goal(connection, goal)?)?;
+        if version(&self.folder.text(&format!("connections/{}.toml", connection.stem))?) != change.version {
+            let message = "the connection was changed meanwhile: look at it again";
+            return Err(Failure::new(StatusCode::CONFLICT, message));
+        }
+        let known = import.target.properties(&config.schema);
+        let wanted = change.fields.iter().map(|field| field.property.clone());
+        let lacking: Vec<String> =
+            wanted.filter(|name| !known.iter().any(|property| property.name == *name)).collect();
+        if change.create_properties && !lacking.is_empty() {
+            let before = self.folder.text("schema.toml")?;
+            let mut edit = Edit::of("schema.toml", &before)?;
+            let group = match &import.target {
+                Target::Groups(group) => Some(group.as_str()),
+                Target::Profiles(_) => None,
+            };
+            edit.add_properties(group, &lacking);
+            self.folder.write("schema.toml", &before, &edit.text())?;
+            self.audit.record(who, "add properties", &lacking.join(", "))?;
+        }
+        let stem = connection.stem.clone();
+        self.edit(who, &stem, "change mapping", Some(goal), |edit| edit.set_fields(goal, &change.fields))
+    }
+}
+
+fn import_of(goal: Goal<'_>) -> Result<&ImportGoal, Failure> {
+    match goal {
+        Goal::Import(goal) => Ok(goal),
+        Goal::Export(_) => Err(Failure::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "an export has columns of its own, and no mapping",
+        )),
+    }
+}
+
+/// What a version of a file is known by.
+fn version(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex().chars().take(16).collect()
+}
+
+/// How the rule is written.
+pub(in crate::service) fn rule_name(rule: MergeRule) -> &'static str {
+    MergeRule::NAMES.iter().find(|(_, known)| *known == rule).map_or("set", |(name, _)| name)
+}
+
+/// What a goal uses a column of its root file for.
+fn used(goal: &ImportGoal, column: &str) -> Option<String> {
+    let identifier = goal.identifiers.iter().find(|entry| entry.column == column);
+    if let Some(field) = goal.fields.iter().find(|entry| entry.column == column) {
+        return Some(format!("mapped to {}", field.property.name));
+    }
+    if let Some(identifier) = identifier {
+        let property = identifier.property.as_ref().map_or("the profile's id", |property| &property.name);
+        return Some(format!("identifies by {property}"));
+    }
+    let links = goal.linked.iter().any(|linked| linked.parent.is_none() && linked.parent_column == column);
+    let of_event = goal.events.iter().any(|event| {
+        event.file.is_none()
+            && (event.time == column
+                || event.id.as_deref() == Some(column)
+                || event.fields.iter().any(|field| field.column == column))
+    });
+    match (links, of_event, &goal.all_fields) {
+        (true, ..) => Some("links a file".to_owned()),
+        (_, true, _) => Some("of an event".to_owned()),
+        (_, _, Some(bulk)) => Some(format!("mapped in bulk to {}{column}", bulk.prefix)),
+        _ => None,
+    }
+}
+
+/// The other goals that write each property of the same kind of records.
+fn writers(config: &Config, stem: &str, own: &ImportGoal) -> BTreeMap<String, Vec<String>> {
+    let mut writers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for connection in &config.connections {
+        for goal in &connection.goals {
+            let is_own = connection.stem == stem && goal.name == own.name;
+            if is_own || goal.target.owner() != own.target.owner() {
+                continue;
+            }
+            for field in &goal.fields {
+                let name = format!("{} / {}", connection.name, goal.name);
+                writers.entry(field.property.name.clone()).or_default().push(name);
+            }
+        }
+    }
+    writers
+}
+
+/// Switches a goal on or off.
+#[utoipa::path(patch, path = "/connections/{connection}/goals/{goal}", params(
+    ("connection", description = "Its file or name"), ("goal", description = "Its name"),
+), request_body = GoalChange, responses(
+    (status = 204),
+    (status = "default", body = Failure, content_type = "application/problem+json"),
+))]
+pub(super) async fn change_goal(
+    State(service): State<Arc<Service>>,
+    Extension(who): Extension<Who>,
+    Named((connection, goal)): Named<(String, String)>,
+    Said(change): Said<GoalChange>,
+) -> Result<StatusCode, Failure> {
+    blocking(service, move |service| {
+        service.change_goal(&who, &connection, &goal, &change)?;
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
+}
+
+/// The files that a goal would take, or those that are where it would put its own.
+#[utoipa::path(get, path = "/connections/{connection}/goals/{goal}/scan", params(
+    ("connection", description = "Its file or name"), ("goal", description = "Its name"),
+), responses(
+    (status = 200, body = Scanned),
+    (status = "default", body = Failure, content_type = "application/problem+json"),
+))]
+pub(super) async fn get_scan(
+    State(service): State<Arc<Service>>,
+    Named((connection, goal)): Named<(String, String)>,
+) -> Result<Json<Scanned>, Failure> {
+    blocking(service, move |service| Ok(Json(service.scan(&connection, &goal)?))).await
+}
+
+/// The first rows of a goal, before and after each of its processors.
+#[utoipa::path(get, path = "/connections/{connection}/goals/{goal}/preview", params(
+    ("connection", description = "Its file or name"), ("goal", description = "Its name"), HowMany,
+), responses(
+    (status = 200, body = Preview),
+    (status = "default", body = Failure, content_type = "application/problem+json"),
+))]
+pub(super) async fn get_preview(
+    State(service): State<Arc<Service>>,
+    Named((connection, goal)): Named<(String, String)>,
+    Asked(how_many): Asked<HowMany>,
+) -> Result<Json<Preview>, Failure> {
+    let rows = how_many.rows.unwrap_or(10);
+    if !(1..=1000).contains(&rows) {
+        return Err(Failure::new(StatusCode::BAD_REQUEST, "`rows`: expected 1 to 1000"));
+    }
+    blocking(service, move |service| Ok(Json(service.preview(&connection, &goal, rows)?))).await
+}
+
+/// How an import goal maps columns to properties, and the columns that its files have.
+#[utoipa::path(get, path = "/connections/{connection}/goals/{goal}/mapping", params(
+    ("connection", description = "Its file or name"), ("goal", description = "Its name"),
+), responses(
+    (status = 200, body = Mapping),
+    (status = "default", body = Failure, content_type = "application/problem+json"),
+))]
+pub(super) async fn get_mapping(
+    State(service): State<Arc<Service>>,
+    Named((connection, goal)): Named<(String, String)>,
+) -> Result<Json<Mapping>, Failure> {
+    blocking(service, move |service| Ok(Json(service.mapping(&connection, &goal)?))).await
+}
+
+/// Gives an import goal other mappings.
+#[utoipa::path(put, path = "/connections/{connection}/goals/{goal}/mapping", params(
+    ("connection", description = "Its file or name"), ("goal", description = "Its name"),
+), request_body = MappingChange, responses(
+    (status = 200, body = Mapping),
+    (status = "default", body = Failure, content_type = "application/problem+json"),
+))]
+pub(super) async fn put_mapping(
+    State(service): State<Arc<Service>>,
+    Extension(who): Extension<Who>,
+    Named((connection, goal)): Named<(String, String)>,
+    Said(change): Said<MappingChange>,
+) -> Result<Json<Mapping>, Failure> {
+    blocking(service, move |service| {
+        service.put_mapping(&who, &connection, &goal, &change)?;
+        Ok(Json(service.mapping(&connection, &goal)?))
+    })
+    .await
+}

@@ -1,0 +1,152 @@
+// Drives the page as an operator does. drive.cjs URL FOLDER PICTURES
+"use strict";
+const assert = require("node:assert/strict");
+const fs = require("node:fs");
+const path = require("node:path");
+const { chromium } = require("playwright-core");
+const axe = fs.readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+
+const [url, folder, pictures] = process.argv.slice(2);
+fs.mkdirSync(pictures, { recursive: true });
+
+(async () => {
+  const browser = await chromium.launch({
+    executablePath: "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+  });
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, acceptDownloads: true });
+  const page = await context.newPage();
+  const wrong = [];
+  page.on("console", (message) => message.type() === "error" && wrong.push(message.text()));
+  page.on("pageerror", (error) => wrong.push(String(error)));
+
+  // In both colour schemes, and no wider than a narrow window.
+  const judge = async (name) => {
+    for (const colorScheme of ["light", "dark"]) {
+      await page.emulateMedia({ colorScheme });
+      const found = await page.evaluate(`(() => { const module = undefined, define = undefined; ${axe}; return window.axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }); })()`).catch(async () => {
+        throw new Error("axe-core did not run");
+      });
+      const said = found.violations.map((violation) => `${violation.id}: ${violation.nodes.map((node) => node.html).join(" ")}`);
+      assert.deepEqual(said, [], `${name} (${colorScheme})`);
+      await page.screenshot({ path: path.join(pictures, `${name}-${colorScheme}.png`) });
+    }
+    await page.emulateMedia({ colorScheme: "light" });
+    await page.setViewportSize({ width: 360, height: 740 });
+    const surplus = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+    assert.ok(surplus <= 0, `${name} is ${surplus} px wider than a narrow window`);
+    await page.setViewportSize({ width: 1280, height: 800 });
+  };
+
+  // First start: nothing has run.
+  await page.goto(url);
+  assert.match(await page.title(), /Connections/);
+  await judge("connections");
+
+  // By keyboard alone: the first thing is the way past the navigation.
+  await page.keyboard.press("Tab");
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to the content");
+  await page.keyboard.press("Enter");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "main");
+
+  // Scan and preview, cell by cell.
+  await page.click("text=customers");
+  await page.click("text=Scan now");
+  assert.match(await page.textContent("#scan ~ .scroll"), /customers\.csv/);
+  const preview = await page.textContent("section[aria-labelledby=preview] table");
+  assert.match(preview, /<Ann@EXAMPLE\.com>/);
+  assert.match(preview, /after email-normalizer/);
+  assert.equal(await page.textContent("mark >> nth=1"), "Ann@example.com");
+  await judge("preview");
+
+  // A dry run says what a run would do.
+  await page.click("text=Dry run");
+  assert.match(await page.textContent("main"), /59998 created/);
+  await judge("dry-run");
+
+  // Run now, with live progress.
+  await page.goto(`${url}/connections/shop`);
+  await page.click("button.main:has-text('Run now')");
+  await page.waitForSelector("#live:not([hidden])");
+  await page.waitForFunction(() => Number(document.getElementById("live-progress").value) > 0);
+  assert.match(await page.textContent("#live-what"), /shop/);
+  await page.screenshot({ path: path.join(pictures, "progress-light.png") });
+  // The page shows its end by itself.
+  await page.waitForSelector("h2:has-text('newsletter') .badge.succeeded", { timeout: 120000 });
+  const run = page.url().split("?")[0];
+  const counts = await page.textContent("section[aria-label=customers] .counts");
+  assert.match(counts, /Rejected3/);
+  assert.match(counts, /Created59.998/);
+  await judge("run");
+
+  // A rejected row is found and downloaded.
+  await page.click("a:text-is('customers.csv')");
+  assert.match(await page.textContent("table"), /too/);
+  await judge("rejected");
+  const waiting = page.waitForEvent("download");
+  await page.click("text=Download");
+  const download = await waiting;
+  const text = fs.readFileSync(await download.path(), "utf8");
+  assert.equal(text.trim().split("\n").length, 4);
+  assert.match(text.split("\n")[0], /^email,name,city,spent,note,_file,_line,_code,_reason/);
+
+  // The last profiles lead to a profile, with where its values are from.
+  await page.goto(run);
+  await page.click("section[aria-label=customers] a[href^='/profiles/'] >> nth=0");
+  assert.match(await page.textContent("table"), /Shop \/ customers/);
+  await page.goto(`${url}/profiles?property=email&value=c1@example.com`);
+  await page.click("main li a");
+  assert.match(await page.textContent(".timeline"), /order.*total: 20.*order.*total: 9\.95/s);
+  await judge("profile");
+
+  // A mapping is changed and saved; a wrong one is refused, and what was typed stays.
+  await page.goto(`${url}/connections/shop/goals/customers`);
+  await page.selectOption("[aria-label='Rule of mapping 1']", "set-if-empty");
+  await page.fill("[aria-label='Property of mapping 1']", "nmae");
+  await page.click("text=Save mapping");
+  assert.match(await page.textContent("[role=alert]"), /did you mean `name`/);
+  assert.equal(await page.inputValue("[aria-label='Property of mapping 1']"), "nmae");
+  wrong.length = 0;
+  await page.fill("[aria-label='Property of mapping 1']", "name");
+  await page.click("text=Save mapping");
+  assert.match(await page.textContent("[role=status]"), /Saved/);
+  assert.equal(await page.inputValue("[aria-label='Rule of mapping 1']"), "set-if-empty");
+  assert.match(await page.textContent("section[aria-labelledby=mapping]"), /Existing property: also written by Broken \/ stores/);
+  await page.check("[name=create_properties]");
+  await page.click("text=Add all detected fields");
+  assert.match(await page.textContent("[role=status]"), /Saved/);
+  assert.equal(await page.inputValue("[aria-label='Property of mapping 3']"), "city");
+  assert.equal(await page.inputValue("[aria-label='Property of mapping 4']"), "note");
+  await judge("mapping");
+
+  // Switches and the schedule write the file.
+  await page.goto(`${url}/connections/shop`);
+  await page.click("[role=switch][aria-label='newsletter is on']");
+  assert.equal(await page.getAttribute("[role=switch][aria-label='newsletter is on']", "aria-checked"), "false");
+  await page.selectOption("#kind", "days");
+  await page.fill("#value", "monday, friday");
+  await page.fill("#time", "03:15");
+  await page.click("text=Save schedule");
+  assert.match(await page.textContent("section[aria-labelledby=schedule]"), /every monday, friday at 03:15/);
+  assert.match(await page.textContent("section[aria-labelledby=exchange]"), /Imported5|Imported6/);
+  await judge("connection");
+
+  // A failed run is understood.
+  await page.goto(`${url}/connections/broken`);
+  await page.click("button.main:has-text('Run now')");
+  await page.waitForSelector(".badge.failed");
+  assert.match(await page.textContent(".notice.bad"), /no column `e-mail`; found `email`, `name`; did you mean `email`/);
+  assert.match(await page.textContent(".notice.bad"), /Compare the file's columns/);
+  await judge("failed");
+
+  for (const [place, name] of [["plugins", "plugins"], ["audit", "audit"], ["runs", "history"]]) {
+    await page.goto(`${url}/${place}`);
+    await judge(name);
+  }
+  assert.match(fs.readFileSync(path.join(folder, "connections/shop.toml"), "utf8"), /days = \["monday", "friday"\]/);
+  assert.deepEqual(wrong, []);
+  await browser.close();
+})().catch((error) => {
+  console.error(error);
+  process.exit(1);
+});

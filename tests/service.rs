@@ -1,0 +1,686 @@
+//! The service: what is due runs, whoever must be told is told, and nobody gets in who may not.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that fails says where"
+)]
+
+#[path = "servers/service.rs"]
+mod service;
+mod workspace;
+
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::TcpListener;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::{Value, json};
+use service::Service;
+use sha2::Sha256;
+use workspace::Workspace;
+
+const SCHEMA: &str = "# whom we know\n[properties.email]\nunique = true\n[properties.name]\n[properties.spent]\ntype = 'number'\n";
+
+fn connection(more: &str) -> String {
+    format!(
+        "# ours\nname = 'Shop' # as people say\n{more}\n[location]\nkind = 'directory'\npath = 'exchange'\n\
+         [[import_profiles]]\nname = 'customers'\nfiles = '*.csv'\n\
+         [[import_profiles.identifiers]]\ncolumn = 'email'\nproperty = 'email'\n\
+         [[import_profiles.fields]]\ncolumn = 'name' # given and family\n\
+         [[import_profiles.fields]]\ncolumn = 'spent'\nrule = 'sum'\n"
+    )
+}
+
+fn workspace(more: &str) -> Workspace {
+    let workspace = Workspace::empty();
+    workspace.write("sluicebox.toml", "");
+    workspace.write("schema.toml", SCHEMA);
+    workspace.write("connections/shop.toml", connection(more));
+    workspace.write("exchange/a.csv", "email,name,spent\nann@example.com,Ann,1.50\nbob@example.com,Bob,2\n");
+    workspace
+}
+
+fn find<'r>(runs: &'r [Value], trigger: &str) -> Vec<&'r Value> {
+    runs.iter().filter(|run| run["trigger"] == trigger).collect()
+}
+
+#[test]
+fn a_connection_runs_when_it_is_due_and_a_missed_run_is_made_up_once() {
+    let daily = "[schedule]\ntimes_per_day = 1\ntime = '02:00'\ntimezone = 'UTC'";
+    let workspace = workspace(daily);
+    let service = Service::start_at(&workspace, "2026-03-01 01:59:58");
+    let runs = wait_for_runs(&service, 1);
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    assert_eq!(find(&runs, "schedule").len(), 1, "{runs:?}");
+    assert_eq!(runs[0]["rows"]["merged"], 2);
+    let next = service.get("/api/v1/schedule?count=1").json();
+    assert_eq!(next[0], json!({ "at": "2026-03-02T02:00:00Z", "connection": "shop" }));
+    assert_eq!(service.stop().0, Some(0));
+
+    // Three runs are missed.
+    let service = Service::start_at(&workspace, "2026-03-04 12:00:00");
+    let runs = wait_for_runs(&service, 2);
+    assert_eq!(find(&runs, "missed").len(), 1, "{runs:?}");
+    assert_eq!(service.stop().0, Some(0));
+
+    // One that was made up is not made up again.
+    let service = Service::start_at(&workspace, "2026-03-04 13:00:00");
+    let next = service.get("/api/v1/schedule?count=1").json();
+    assert_eq!(next[0]["at"], "2026-03-05T02:00:00Z");
+    assert_eq!(service.runs().len(), 2);
+}
+
+/// The history, when it has so many runs and all have ended.
+fn wait_for_runs(service: &Service, count: usize) -> Vec<Value> {
+    loop {
+        let runs = service.runs();
+        if runs.len() >= count && runs.iter().all(|run| run["status"] != "running") {
+            return runs;
+        }
+    }
+}
+
+#[test]
+fn connections_that_are_due_together_queue() {
+    let workspace = workspace("[schedule]\ntimes_per_day = 1\ntime = '02:00'");
+    workspace.write(
+        "connections/other.toml",
+        connection("[schedule]\ntimes_per_day = 1\ntime = '02:00'")
+            .replace("Shop", "Other")
+            .replace("exchange", "more"),
+    );
+    workspace.write("more/b.csv", "email,name,spent\ncho@example.com,Cho,3\n");
+    let service = Service::start_at(&workspace, "2026-03-01 01:59:58");
+    let runs = wait_for_runs(&service, 2);
+    let mut connections: Vec<&str> = runs.iter().map(|run| run["connection"].as_str().unwrap()).collect();
+    connections.sort_unstable();
+    assert_eq!(connections, ["Other", "Shop"]);
+    assert!(runs.iter().all(|run| run["status"] == "succeeded" && run["trigger"] == "schedule"), "{runs:?}");
+}
+
+#[test]
+fn a_service_that_is_killed_ten_times_in_a_scheduled_run_counts_nothing_twice() {
+    const ROWS: usize = 120_000;
+    let make = || {
+        let workspace = workspace("[schedule]\ntimes_per_day = 1\ntime = '02:00'");
+        workspace.write("sluicebox.toml", "[import]\ncommit_rows = 200\nbatch_rows = 100\n");
+        let mut csv = String::from("email,name,spent\n");
+        for row in 0..ROWS {
+            csv.push_str(&format!("c{}@x.example,N{},0.{:02}\n", row * 7919 % 5003, row % 7, row % 100));
+        }
+        workspace.write("exchange/a.csv", csv);
+        workspace
+    };
+    let profiles = |workspace: &Workspace| {
+        let listed = workspace.sluicebox(&["profile", "list", "--json"]).stdout;
+        let properties = |line: &str| serde_json::from_str::<Value>(line).unwrap()["properties"].to_string();
+        let mut profiles: Vec<String> = listed.lines().map(properties).collect();
+        profiles.sort();
+        profiles
+    };
+    let whole = make();
+    assert_eq!(whole.sluicebox(&["run"]).code, 0);
+
+    let killed = make();
+    let mut cut_off = 0;
+    let mut seen = 0;
+    for kill in 0..10_u64 {
+        let service = Service::start_at(&killed, "2026-03-01 01:59:59");
+        // At some row of the run, later each time.
+        let row = seen + 500 + (kill * 7919) % 3000;
+        let met = service.watch(&|status: &Value| {
+            let runs = !status["queue"].as_array().unwrap().is_empty();
+            runs && status["live"]["rows"].as_u64().unwrap() >= row
+        });
+        seen = met.map_or(seen, |status| status["live"]["rows"].as_u64().unwrap());
+        cut_off += u64::from(seen < ROWS as u64);
+        service.kill();
+    }
+    assert!(cut_off >= 5, "only {cut_off} of 10 kills met a run");
+    let service = Service::start_at(&killed, "2026-03-01 02:10:00");
+    service.wait_until_idle();
+    let runs = service.runs();
+    drop(service);
+
+    assert_eq!(profiles(&killed), profiles(&whole));
+    let read: u64 = runs.iter().map(|run| run["rows"]["read"].as_u64().unwrap()).sum();
+    assert_eq!(read, ROWS as u64, "{runs:?}");
+    // Each run ended once: one succeeded, those before it were cut off, and each goes on with the one before it.
+    let (last, before) = runs.split_last().unwrap();
+    assert_eq!((&last["status"], &last["interrupted"]), (&json!("succeeded"), &json!(false)), "{runs:?}");
+    assert!(before.iter().all(|run| run["status"] == "failed" && run["interrupted"] == true), "{runs:?}");
+    assert_eq!(runs[0]["trigger"], "schedule");
+    for pair in runs.windows(2) {
+        assert_eq!(pair[1]["continues"], pair[0]["run"], "{runs:?}");
+        assert_eq!(pair[1]["trigger"], "continuation");
+    }
+}
+
+#[test]
+fn a_run_that_sigterm_cuts_off_goes_on_at_the_next_start() {
+    let workspace = workspace("");
+    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 200\nbatch_rows = 100\n");
+    let rows: String = (0..60_000).map(|row| format!("c{row}@x.example,N,1\n")).collect();
+    workspace.write("exchange/a.csv", format!("email,name,spent\n{rows}"));
+    let service = Service::start(&workspace);
+    let started = service.post("/api/v1/connections/shop/runs", &json!({}));
+    assert_eq!(started.status, 202, "{}", started.text);
+    let again = service.post("/api/v1/connections/shop/runs", &json!({}));
+    assert_eq!(again.status, 409, "{}", again.text);
+    service.wait_until(|status| status["live"]["rows"].as_u64().unwrap() > 400);
+    let (code, log) = service.stop();
+    assert_eq!(code, Some(0), "{log:?}");
+
+    let service = Service::start(&workspace);
+    service.wait_until_idle();
+    let runs = service.runs();
+    let read: u64 = runs.iter().map(|run| run["rows"]["read"].as_u64().unwrap()).sum();
+    assert_eq!((runs.len(), read), (2, 60_000), "{runs:?}");
+    assert_eq!((&runs[0]["interrupted"], &runs[1]["status"]), (&json!(true), &json!("succeeded")));
+    assert_eq!(runs[1]["continues"], runs[0]["run"]);
+    // Whoever went through is counted once.
+    let exchanged = service.get("/api/v1/connections/shop").json()["exchanged"].clone();
+    let imported = exchanged["imported"].as_f64().unwrap();
+    assert!((imported / 60_000.0 - 1.0).abs() < 0.03, "{exchanged}");
+}
+
+#[test]
+fn somebody_may_stop_a_run_and_what_waits() {
+    let workspace = workspace("");
+    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 200\nbatch_rows = 100\n");
+    let rows: String = (0..60_000).map(|row| format!("c{row}@x.example,N,1\n")).collect();
+    workspace.write("exchange/a.csv", format!("email,name,spent\n{rows}"));
+    workspace
+        .write("connections/other.toml", connection("").replace("Shop", "Other").replace("exchange", "more"));
+    workspace.write("more/b.csv", "email,name,spent\ncho@example.com,Cho,3\n");
+    let service = Service::start(&workspace);
+    let run = |connection: &str| {
+        let started = service.post(&format!("/api/v1/connections/{connection}/runs"), &json!({})).json();
+        started["run"].as_str().unwrap().to_owned()
+    };
+    let first = run("shop");
+    service.wait_until(|status| status["live"]["rows"].as_u64().unwrap() > 200);
+    let second = run("other");
+    assert_eq!(service.ask("DELETE", &format!("/api/v1/runs/{second}"), &[], None).status, 202);
+    assert_eq!(service.ask("DELETE", &format!("/api/v1/runs/{first}"), &[], None).status, 202);
+    service.wait_until_idle();
+    let runs = service.runs();
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    assert_eq!((&runs[0]["run"], &runs[0]["error"]), (&json!(first), &json!("interrupted")));
+    assert_eq!(service.ask("DELETE", &format!("/api/v1/runs/{first}"), &[], None).status, 404);
+    drop(service);
+    // What somebody stopped does not go on by itself.
+    let service = Service::start(&workspace);
+    assert_eq!(service.get("/api/v1/status").json()["queue"], json!([]));
+}
+
+/// aiosmtpd, as a mail server that asks for TLS and a password.
+struct Mail {
+    process: Child,
+    port: u16,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Mail {
+    fn start(workspace: &Workspace, mode: &str) -> Self {
+        let python = std::env::var_os("SLUICEBOX_SERVICE_PYTHON").expect("`cargo xtask test` sets it");
+        let mut process = Command::new(python)
+            .arg(Workspace::repository().join("tests/servers/smtp.py"))
+            .arg(workspace.path())
+            .arg(mode)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let port = lines.next().unwrap().unwrap().parse().unwrap();
+        Self { process, port, lines }
+    }
+
+    fn next(&mut self) -> Value {
+        serde_json::from_str(&self.lines.next().unwrap().unwrap()).unwrap()
+    }
+}
+
+impl Drop for Mail {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn mailed(mode: &str) {
+    let notify = "[notify]\nemail = ['ops@example.com', 'Data <data@example.com>']\non = 'every-run'";
+    let workspace = workspace(notify);
+    let mut mail = Mail::start(&workspace, mode);
+    workspace.write("mail-password", "mail-secret-1234\n");
+    workspace.write(
+        "sluicebox.toml",
+        format!(
+            "[smtp]\nhost = 'localhost'\nport = {}\nsecurity = '{mode}'\nuser = 'sluicebox'\n\
+             password = {{ file = 'mail-password' }}\nfrom = 'Sluicebox <sluicebox@example.com>'\nca = 'ca.pem'\n\
+             [server]\nurl = 'https://cdp.example.com/'\n",
+            mail.port
+        ),
+    );
+    workspace.write("exchange/a.csv", "email,name,spent\nann@example.com,Ann,1.50\nragged\n");
+    let service = Service::start(&workspace);
+    let run = service.post("/api/v1/connections/shop/runs", &json!({})).json()["run"].clone();
+    let sent = mail.next();
+    assert_eq!(sent["subject"], "Sluicebox: Shop succeeded");
+    assert_eq!((&sent["encrypted"], &sent["user"]), (&json!(true), &json!("sluicebox")));
+    assert_eq!(sent["to"], json!(["ops@example.com", "data@example.com"]));
+    let link = format!("https://cdp.example.com/runs/{}", run.as_str().unwrap());
+    for (part, words) in [
+        ("text", ["2 rows (1 merged", "exchange/a.csv, line 3: ", link.as_str()]),
+        ("html", ["<td>2</td>", "a.csv, line 3: ", link.as_str()]),
+    ] {
+        let text = sent[part].as_str().unwrap();
+        let missing = words.iter().find(|word| !text.contains(word.trim_start_matches("exchange/")));
+        assert_eq!(missing, None, "{text}");
+        assert!(!text.contains("ann@example.com"), "{text}");
+    }
+
+    workspace.write("exchange/b.csv", "email,nam\nx@example.com,X\n");
+    service.wait_until_idle();
+    service.post("/api/v1/connections/shop/runs", &json!({}));
+    let sent = mail.next();
+    assert_eq!(sent["subject"], "Sluicebox: Shop failed");
+    assert!(sent["text"].as_str().unwrap().contains("Why: b.csv: the file has no column `name`"), "{sent}");
+    let (_, log) = service.stop();
+    assert!(!log.concat().contains("mail-secret"), "{log:?}");
+}
+
+#[test]
+fn people_are_told_by_mail_through_starttls() {
+    mailed("starttls");
+}
+
+#[test]
+fn people_are_told_by_mail_through_tls() {
+    mailed("tls");
+}
+
+#[test]
+fn a_webhook_is_called_again_and_signed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let workspace = workspace(&format!(
+        "[notify]\nwebhook = 'http://{address}/hook?key=in-the-address'\nwebhook_secret = {{ file = 'hook-secret' }}\non = 'every-run'"
+    ));
+    workspace.write("hook-secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n");
+    let service = Service::start(&workspace);
+    let run = service.post("/api/v1/connections/shop/runs", &json!({})).json()["run"].clone();
+    let mut answer = |status: &str| {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut headers = Vec::new();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            match line.trim_end().split_once(": ") {
+                Some((name, value)) => headers.push((name.to_lowercase(), value.to_owned())),
+                None if line.trim().is_empty() => break,
+                None => {}
+            }
+        }
+        let header = |wanted: &str| {
+            headers
+                .iter()
+                .find(|(name, _)| name == wanted)
+                .map(|(_, value)| value.clone())
+                .unwrap_or_default()
+        };
+        let mut body = vec![0; header("content-length").parse().unwrap()];
+        reader.read_exact(&mut body).unwrap();
+        stream
+            .write_all(
+                format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes(),
+            )
+            .unwrap();
+        (
+            header("webhook-id"),
+            header("webhook-timestamp"),
+            header("webhook-signature"),
+            String::from_utf8(body).unwrap(),
+        )
+    };
+    let (first, ..) = answer("503 Service Unavailable");
+    let (second, at, signature, body) = answer("204 No Content");
+    assert_eq!(first, second);
+    let key = STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key).unwrap();
+    mac.update(format!("{second}.{at}.{body}").as_bytes());
+    assert_eq!(signature, format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())));
+    let told: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((&told["type"], &told["data"]["run"]), (&json!("run.succeeded"), &run));
+    assert_eq!(told["data"]["goals"][0]["rows"]["merged"], 2);
+    let (_, log) = service.stop();
+    assert!(log.iter().any(|line| line.contains("webhook not sent: it answered 503")), "{log:?}");
+    assert!(!log.concat().contains("in-the-address"), "{log:?}");
+}
+
+#[test]
+fn whoever_may_not_gets_nothing() {
+    let workspace = workspace("");
+    workspace.write("token", "0123456789abcdef-anna\n");
+    let refused = workspace.sluicebox(&["serve", "--address", "0.0.0.0:0"]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stderr.contains("needs a `token`"), "{}", refused.stderr);
+
+    workspace.write(
+        "sluicebox.toml",
+        "[server]\nurl = 'https://cdp.example.com'\n[server.tokens]\nanna = { file = 'token' }\n",
+    );
+    let service = Service::start(&workspace);
+    let status = |path: &str, headers: &[(&str, &str)]| service.ask("GET", path, headers, None).status;
+    let bearer = ("authorization", "Bearer 0123456789abcdef-anna");
+    for path in ["/api/v1/connections", "/api/openapi.json", "/metrics", "/api/v1/events"] {
+        assert_eq!(status(path, &[]), 401, "{path}");
+        assert_eq!(status(path, &[("authorization", "Bearer 0123456789abcdef-eve")]), 401, "{path}");
+    }
+    assert_eq!(status("/api/v1/connections", &[bearer]), 200);
+    assert_eq!((status("/healthz", &[]), status("/readyz", &[])), (200, 200));
+    let page = service.get("/plugins");
+    assert_eq!((page.status, &page.headers["location"]), (303, &"/sign-in?next=%2Fplugins".parse().unwrap()));
+
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let sign_in = |token: &str, next: &str| {
+        service.ask("POST", "/sign-in", &form, Some(&format!("token={token}&next={next}")))
+    };
+    let signed_in = sign_in("0123456789abcdef-anna", "//evil.example");
+    assert_eq!((signed_in.status, &signed_in.headers["location"]), (303, &"/".parse().unwrap()));
+    let cookie = signed_in.headers["set-cookie"].to_str().unwrap();
+    for word in ["HttpOnly", "SameSite=Strict", "Secure", "Path=/"] {
+        assert!(cookie.contains(word), "{cookie}");
+    }
+    let session = ("cookie", cookie.split(';').next().unwrap());
+    assert_eq!(status("/plugins", &[session]), 200);
+    // A page of somebody else does nothing in a browser that is signed in.
+    for site in [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")] {
+        let asked = service.ask("POST", "/connections/shop/run", &[session, form[0], site], Some("goal="));
+        assert_eq!(asked.status, 403, "{}", asked.text);
+    }
+    assert_eq!(service.ask("POST", "/sign-out", &[session, form[0]], Some("")).status, 303);
+    assert_eq!(status("/plugins", &[session]), 303);
+    // Whoever guesses waits.
+    let tries: Vec<u16> = (0..15).map(|_| sign_in("no-token-of-anybody", "/").status).collect();
+    assert!(tries.starts_with(&[403]) && tries.ends_with(&[429]), "{tries:?}");
+
+    let policy = &page.headers["content-security-policy"];
+    assert!(policy.to_str().unwrap().starts_with("default-src 'none'"), "{policy:?}");
+    let log = std::fs::read_to_string(workspace.path().join("data/audit.jsonl")).unwrap();
+    assert!(
+        log.contains("\"who\":\"anna\"") && log.contains("sign in") && !log.contains("0123456789"),
+        "{log}"
+    );
+}
+
+#[test]
+fn another_name_of_this_machine_gets_nothing() {
+    let service = Service::start(&workspace(""));
+    let host = |host: &str| service.ask("GET", "/api/v1/status", &[("host", host)], None).status;
+    assert_eq!((host("localhost:7766"), host("[::1]:7766"), host("127.0.0.1")), (200, 200, 200));
+    assert_eq!((host("rebound.example"), host("localhost.evil.example:80")), (421, 421));
+}
+
+#[test]
+fn a_change_keeps_the_file_and_a_wrong_one_is_refused() {
+    let workspace = workspace("[schedule]\nevery = '6h'");
+    let service = Service::start(&workspace);
+    let file = || std::fs::read_to_string(workspace.path().join("connections/shop.toml")).unwrap();
+    let json_body = [("content-type", "application/json")];
+    let before = file();
+    let change = |path: &str, method: &str, body: Value| {
+        service.ask(method, path, &json_body, Some(&body.to_string()))
+    };
+    let off = change("/api/v1/connections/shop", "PATCH", json!({ "enabled": false }));
+    assert_eq!((off.status, &off.json()["enabled"]), (200, &json!(false)));
+    assert_eq!(file(), before.replace("say\n", "say\nenabled = false\n"));
+    let on = change("/api/v1/connections/shop", "PATCH", json!({ "enabled": true, "schedule": null }));
+    assert_eq!((on.status, &on.json()["schedule"]), (200, &Value::Null), "{}", on.text);
+    assert!(file().contains("# as people say") && !file().contains("[schedule]"), "{}", file());
+
+    let kept = file();
+    let wrong = change("/api/v1/connections/shop", "PATCH", json!({ "schedule": { "every": "9 bananas" } }));
+    assert_eq!((wrong.status, file()), (422, kept.clone()), "{}", wrong.text);
+    assert!(wrong.json()["detail"].as_str().unwrap().contains("connections/shop.toml:"), "{}", wrong.text);
+
+    let mapping = service.get("/api/v1/connections/shop/goals/customers/mapping").json();
+    assert_eq!(mapping["fields"][0]["column"], "name");
+    let put = |fields: Value, create: bool, version: &Value| {
+        let body = json!({ "fields": fields, "create_properties": create, "version": version });
+        change("/api/v1/connections/shop/goals/customers/mapping", "PUT", body)
+    };
+    let fields = json!([
+        { "place": 0, "column": "name", "property": "name", "rule": "set-if-empty" },
+        { "place": 1, "column": "spent", "property": "spent", "rule": "sum" },
+        { "column": "email", "property": "address", "rule": "set" },
+    ]);
+    let unknown = put(fields.clone(), false, &mapping["version"]);
+    assert_eq!((unknown.status, file()), (422, kept), "{}", unknown.text);
+    let put_it = put(fields.clone(), true, &mapping["version"]);
+    assert_eq!(put_it.status, 200, "{}", put_it.text);
+    assert!(file().contains("column = 'name' # given and family\nrule = \"set-if-empty\""), "{}", file());
+    assert!(
+        std::fs::read_to_string(workspace.path().join("schema.toml"))
+            .unwrap()
+            .contains("[properties.address]")
+    );
+    // Somebody else was faster.
+    assert_eq!(put(fields, true, &mapping["version"]).status, 409);
+
+    // Whoever edits by hand is heard; what is wrong is told, and what was read before stays.
+    workspace.write("connections/shop.toml", file().replace("'Shop'", "'Shoes'"));
+    assert_eq!(service.get("/api/v1/connections/shop").json()["name"], "Shoes");
+    workspace.write("connections/shop.toml", file() + "nonsense = 1\n");
+    let status = service.get("/api/v1/status").json();
+    assert!(status["wrong"].as_str().unwrap().contains("unknown key `nonsense`"), "{status}");
+    assert_eq!(service.get("/readyz").status, 503);
+    assert_eq!(service.get("/api/v1/connections/shop").json()["name"], "Shoes");
+
+    let audit = service.get("/api/v1/audit").json();
+    let actions: Vec<&str> =
+        audit.as_array().unwrap().iter().map(|entry| entry["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["change mapping", "add properties", "change enabled, schedule", "change enabled"]);
+}
+
+#[test]
+fn secrets_go_in_and_never_out() {
+    let workspace = workspace("");
+    workspace.write(
+        "connections/cloud.toml",
+        "[location]\nkind = 's3'\nbucket = 'b'\nregion = 'eu-west-1'\naccess_key_id = 'AKIAOLD'\n\
+         secret_access_key = { env = 'OLD' } # of the vault\n",
+    );
+    let service = Service::start(&workspace);
+    let secrets = service.get("/api/v1/connections/cloud").json()["secrets"].clone();
+    assert_eq!(secrets, json!(["location.access_key_id", "location.secret_access_key"]));
+    let put = |name: &str| {
+        let path = format!("/api/v1/connections/cloud/secrets/{name}");
+        service
+            .ask("PUT", &path, &[("content-type", "application/json")], Some("{\"value\":\"hunter2-new\"}"))
+            .status
+    };
+    assert_eq!((put("location.secret_access_key"), put("location.bucket")), (204, 404));
+    let file = std::fs::read_to_string(workspace.path().join("connections/cloud.toml")).unwrap();
+    assert!(file.contains("secret_access_key = \"hunter2-new\" # of the vault"), "{file}");
+    for path in ["/", "/connections/cloud", "/audit", "/api/v1/connections", "/api/v1/audit", "/metrics"] {
+        let shown = service.get(path);
+        assert_eq!(shown.status, 200, "{path}");
+        assert!(!shown.text.contains("hunter2") && !shown.text.contains("AKIAOLD"), "{path}");
+    }
+    let (_, log) = service.stop();
+    assert!(!log.concat().contains("hunter2"), "{log:?}");
+}
+
+#[test]
+fn every_value_is_text_on_the_page() {
+    let workspace = workspace("");
+    let script = "<script>alert(1)</script>";
+    workspace.write("connections/shop.toml", connection("").replace("Shop", script));
+    workspace.write(
+        "exchange/a.csv",
+        format!("email,name,spent\n{script}@example.com,{script},1\n\"{script}\",x\n"),
+    );
+    let service = Service::start(&workspace);
+    service.post("/api/v1/connections/shop/runs", &json!({}));
+    service.wait_until_idle();
+    let run = service.runs()[0].clone();
+    let id = run["last_profiles"][0]["profile_id"].as_str().unwrap();
+    let run = run["run"].as_str().unwrap();
+    for path in [
+        "/".to_owned(),
+        "/connections/shop".to_owned(),
+        "/connections/shop/goals/customers?look=1".to_owned(),
+        "/runs".to_owned(),
+        format!("/runs/{run}"),
+        format!("/runs/{run}/rejected/customers.csv"),
+        format!("/profiles/{id}"),
+        "/profiles?property=email&value=%3Cscript%3E".to_owned(),
+        "/audit".to_owned(),
+        "/%3Cscript%3E".to_owned(),
+        "/connections/%3Cscript%3E".to_owned(),
+    ] {
+        let page = service.get(&path).text.to_lowercase();
+        assert!(!page.contains("<script>alert"), "{path}");
+        assert!(page.contains("<main"), "{path}: {page}");
+    }
+    assert!(service.get(&format!("/profiles/{id}")).text.contains("&#60;script&#62;"));
+}
+
+#[test]
+fn a_dry_run_writes_nothing_while_the_service_has_the_store() {
+    let workspace = workspace("");
+    let service = Service::start(&workspace);
+    let dry = service.post("/api/v1/connections/shop/runs", &json!({ "dry_run": true }));
+    assert_eq!(
+        (dry.status, &dry.json()["goals"][0]["profiles"]["created"]),
+        (200, &json!(2)),
+        "{}",
+        dry.text
+    );
+    assert_eq!(service.runs(), Vec::<Value>::new());
+    let left = std::fs::read_dir(workspace.path().join("data")).unwrap();
+    let left: Vec<String> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(!left.iter().any(|name| name.contains("dry-run")), "{left:?}");
+    // Reading commands go on beside the service; those that write say who has the store.
+    assert_eq!(workspace.sluicebox(&["profile", "count"]).stdout, "0\n");
+    let locked = workspace.sluicebox(&["run"]);
+    assert_eq!(locked.code, 1);
+    assert!(locked.stderr.contains("hint:"), "{}", locked.stderr);
+}
+
+#[test]
+fn numbers_for_prometheus() {
+    let workspace = workspace("");
+    let service = Service::start(&workspace);
+    service.post("/api/v1/connections/shop/runs", &json!({}));
+    service.wait_until_idle();
+    let text = service.get("/metrics").text;
+    for line in [
+        "sluicebox_runs_total{connection=\"shop\",status=\"succeeded\"} 1",
+        "sluicebox_rows_total{connection=\"shop\",goal=\"customers\",outcome=\"merged\"} 2",
+        "sluicebox_queue 0",
+        "sluicebox_running 0",
+        "# EOF",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(
+        text.contains("sluicebox_store_bytes ") && text.contains("sluicebox_run_seconds_bucket"),
+        "{text}"
+    );
+}
+
+#[test]
+fn traces_go_where_the_environment_says() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let workspace = workspace("");
+    let mut command = workspace.command(&["serve", "--address", "127.0.0.1:0"]);
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", listener.local_addr().unwrap()));
+    let service = Service::start_with(command);
+    service.post("/api/v1/connections/shop/runs", &json!({}));
+    service.wait_until_idle();
+    let stopped = thread::spawn(move || service.stop());
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut seen = Vec::new();
+    let mut part = [0; 65536];
+    let has = |seen: &[u8], words: &str| seen.windows(words.len()).any(|window| window == words.as_bytes());
+    while !(has(&seen, "sluicebox") && has(&seen, "customers")) {
+        let read = stream.read(&mut part).unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&part[..read]);
+    }
+    assert!(seen.starts_with(b"POST /v1/traces "), "{}", String::from_utf8_lossy(&seen));
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+    drop(stream);
+    drop(listener);
+    assert_eq!(stopped.join().unwrap().0, Some(0));
+}
+
+#[test]
+fn the_next_runs_are_shown() {
+    let workspace = workspace(
+        "[schedule]\nweekday_of_month = 'second tuesday'\ntime = '02:30'\ntimezone = 'Europe/Amsterdam'",
+    );
+    let shown = workspace.shell(&format!(
+        "faketime '2026-03-01 00:00:00 UTC' {} schedule --count 2",
+        env!("CARGO_BIN_EXE_sluicebox")
+    ));
+    assert_eq!(
+        shown.stdout,
+        "2026-03-10T01:30:00Z  2026-03-10 02:30 CET  Shop: on the second tuesday of the month at 02:30 (Europe/Amsterdam)\n\
+         2026-04-14T00:30:00Z  2026-04-14 02:30 CEST  Shop: on the second tuesday of the month at 02:30 (Europe/Amsterdam)\n",
+        "{}",
+        shown.stderr
+    );
+}
+
+#[test]
+fn readers_are_answered_while_an_import_runs() {
+    const READERS: usize = 200;
+    let workspace = workspace("");
+    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 5000\n");
+    let rows: String = (0..200_000).map(|row| format!("c{row}@x.example,N{row},1\n")).collect();
+    workspace.write("exchange/a.csv", format!("email,name,spent\n{rows}"));
+    let service = Service::start(&workspace);
+    service.post("/api/v1/connections/shop/runs", &json!({}));
+    service.wait_until(|status| status["live"]["rows"].as_u64().unwrap() > 0);
+    let url = service.url.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let failed = runtime.block_on(async {
+        let client = reqwest::Client::new();
+        let paths = [
+            "/",
+            "/connections/shop",
+            "/runs",
+            "/api/v1/runs",
+            "/metrics",
+            "/api/v1/profiles?property=email&value=c1@x.example",
+        ];
+        let readers = (0..READERS).map(|reader| {
+            let (client, address) = (client.clone(), format!("{url}{}", paths[reader % paths.len()]));
+            tokio::spawn(async move {
+                let mut failed = 0;
+                for _ in 0..5 {
+                    let answer = client.get(&address).send().await;
+                    failed += usize::from(!answer.is_ok_and(|answer| answer.status().is_success()));
+                }
+                failed
+            })
+        });
+        let mut failed = 0;
+        for reader in readers.collect::<Vec<_>>() {
+            failed += reader.await.unwrap();
+        }
+        failed
+    });
+    assert_eq!(failed, 0);
+    service.wait_until_idle();
+    assert_eq!(service.runs()[0]["profiles"]["created"], 200_000);
+}
