@@ -27,7 +27,7 @@ class Handler:
         print(json.dumps({
             "from": envelope.mail_from, "to": envelope.rcpt_tos, "subject": mail["subject"],
             "text": parts.get("text/plain"), "html": parts.get("text/html"),
-            "encrypted": session.ssl is not None, "user": session.auth_data.login.decode(),
+            "encrypted": server.transport.get_extra_info("ssl_object") is not None, "user": session.auth_data.login.decode(),
         }), flush=True)
         return "250 taken"
 

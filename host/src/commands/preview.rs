@@ -37,7 +37,7 @@ pub(crate) struct PreviewRow {
     /// Where it begins in the file.
     pub line: u64,
     /// Its cells by their columns; of a row that is no proper one, as a list.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     pub before: Json,
     /// `keep`, `drop` or `reject`.
     pub verdict: &'static str,
@@ -46,7 +46,7 @@ pub(crate) struct PreviewRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Its cells after the last processor; null where it does not go on.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     pub after: Json,
     /// Its cells after each processor, as long as it went on.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -139,24 +139,21 @@ impl Access {
         jar.remove(Cookie::build(COOKIE).path("/"))
     }
 
-    fn who(&self, headers: &HeaderMap, address: IpAddr) -> Result<Option<Who>, TooManyTries> {
+    fn who(&self, headers: &HeaderMap, address: IpAddr) -> Option<Who> {
         if !self.is_closed() {
-            return Ok(Some(Who { name: "local".to_owned(), address }));
+            return Some(Who { name: "local".to_owned(), address });
         }
         let bearer =
             headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         if let Some(token) = bearer {
             let holder = self.holder(token.trim());
-            if holder.is_none() {
-                self.tries.check_key(&address).map_err(|_| TooManyTries)?;
-            }
-            return Ok(holder.map(|name| Who { name: name.to_owned(), address }));
+            return holder.map(|name| Who { name: name.to_owned(), address });
         }
         let jar = CookieJar::from_headers(headers);
-        let Some(cookie) = jar.get(COOKIE) else { return Ok(None) };
+        let cookie = jar.get(COOKIE)?;
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let session = sessions.get(&hash(cookie.value())).filter(|(_, since)| since.elapsed() < SESSION);
-        Ok(session.map(|(name, _)| Who { name: name.clone(), address }))
+        session.map(|(name, _)| Who { name: name.clone(), address })
     }
 
     /// Whether the service is called by a name of its own.
@@ -172,12 +169,6 @@ impl Access {
 /// Somebody tried too often.
 #[derive(Debug)]
 pub(super) struct TooManyTries;
-
-impl From<TooManyTries> for Failure {
-    fn from(_: TooManyTries) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "too many tries; wait a minute")
-    }
-}
 
 fn hash(text: &str) -> [u8; 32] {
     Sha256::digest(text.as_bytes()).into()
@@ -207,21 +198,20 @@ pub(super) async fn guard(
         return Failure::new(StatusCode::FORBIDDEN, "a page of another origin asks").into_response();
     }
     match access.who(headers, from.ip()) {
-        Ok(Some(who)) => {
+        Some(who) => {
             request.extensions_mut().insert(who);
         }
-        Ok(None) if is_open(request.uri().path()) => {}
-        Ok(None) if page && request.method() == Method::GET => {
+        None if is_open(request.uri().path()) => {}
+        None if page && request.method() == Method::GET => {
             let wanted = request.uri().path_and_query().map_or("/", |wanted| wanted.as_str());
             let query = form_urlencoded::Serializer::new(String::new()).append_pair("next", wanted).finish();
             return Redirect::to(&format!("/sign-in?{query}")).into_response();
         }
-        Ok(None) => {
+        None => {
             let mut refused = Failure::new(StatusCode::UNAUTHORIZED, "a token is needed").into_response();
             refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             return refused;
         }
-        Err(too_many) => return Failure::from(too_many).into_response(),
     }
     next.run(request).await
 }

@@ -1,6 +1,7 @@
 //! Changes of a connection's file that leave everything else in it as it is, comments and order included.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 use utoipa::ToSchema;
 
@@ -16,8 +17,9 @@ pub(crate) struct ScheduleChange {
     /// Such as `15m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub times_per_day: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
+    #[schema(value_type = Option<u32>)]
+    pub times_per_day: Option<usize>,
     /// Such as `monday`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub days: Option<Vec<String>>,
@@ -40,7 +42,7 @@ pub(crate) struct ScheduleChange {
 #[serde(deny_unknown_fields)]
 pub(crate) struct FieldChange {
     /// Its place among the mappings as they are, from 0; absent = it is new. Mappings whose place is not named are removed.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
     pub place: Option<usize>,
     pub column: String,
     pub property: String,
@@ -50,6 +52,16 @@ pub(crate) struct FieldChange {
     pub separator: Option<String>,
     #[serde(default)]
     pub format: Option<String>,
+}
+
+/// A whole number, which JSON may write as 3.0.
+fn whole<'de, D: Deserializer<'de>>(given: D) -> Result<Option<usize>, D::Error> {
+    let Some(number) = Option::<serde_json::Number>::deserialize(given)? else { return Ok(None) };
+    let text = number.to_string();
+    let digits = text.split_once('.').map_or(text.as_str(), |(whole, rest)| {
+        if rest.bytes().all(|digit| digit == b'0') { whole } else { text.as_str() }
+    });
+    digits.parse().map(Some).map_err(|_| D::Error::custom("expected a whole number of at least 0"))
 }
 
 /// A file that is being changed.
@@ -103,7 +115,10 @@ impl Edit {
         };
         let entries = [
             ("every", schedule.every.as_deref().map(Value::from)),
-            ("times_per_day", schedule.times_per_day.map(|times| Value::from(i64::from(times)))),
+            (
+                "times_per_day",
+                schedule.times_per_day.map(|times| Value::from(i64::try_from(times).unwrap_or(i64::MAX))),
+            ),
             ("days", schedule.days.as_ref().map(texts)),
             ("days_of_month", schedule.days_of_month.as_ref().map(texts)),
             ("weekday_of_month", schedule.weekday_of_month.as_deref().map(Value::from)),
@@ -258,6 +273,8 @@ impl FieldChange {
 /// Gives a key another value; what is written around the old one stays around the new.
 fn set(table: &mut dyn TableLike, key: &str, value: Value) {
     match table.get_mut(key).and_then(Item::as_value_mut) {
+        // What stays is left as it was written.
+        Some(old) if same(old, &value) => {}
         Some(old) => {
             let decor = old.decor().clone();
             *old = value;
@@ -266,6 +283,18 @@ fn set(table: &mut dyn TableLike, key: &str, value: Value) {
         None => {
             table.insert(key, Item::Value(value));
         }
+    }
+}
+
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::String(a), Value::String(b)) => a.value() == b.value(),
+        (Value::Integer(a), Value::Integer(b)) => a.value() == b.value(),
+        (Value::Boolean(a), Value::Boolean(b)) => a.value() == b.value(),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same(a, b))
+        }
+        _ => false,
     }
 }
 

@@ -97,15 +97,28 @@ pub(crate) fn serve(root: &Path, address: Option<SocketAddr>) -> Result<u8, Erro
         store,
         access,
     });
-    let worker = Arc::clone(&service);
-    let worker = thread::Builder::new().name("worker".to_owned()).spawn(move || worker.work()).map_err(io)?;
+    let working = Arc::clone(&service);
+    let worker = thread::Builder::new().name("worker".to_owned());
+    let worker = worker.spawn(move || {
+        // A service that runs nothing any more is none, whatever it was that ended its worker.
+        let _ends = EndsService(&working);
+        working.work();
+    });
+    let worker = worker.map_err(io)?;
     let served = listen(&runtime, &service, server.address);
     service.stop();
-    // A worker that panicked has said so.
-    let _ = worker.join();
+    let worked = worker.join().map_err(|_| Error::Failed("the worker broke off".to_owned()));
     runtime.block_on(service.notifier.finish());
     runtime.shutdown_timeout(LAST_ANSWERS);
-    served.map(|()| 0)
+    served.and(worked).map(|()| 0)
+}
+
+struct EndsService<'s>(&'s Service);
+
+impl Drop for EndsService<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 impl Service {
@@ -133,6 +146,9 @@ fn listen(runtime: &Runtime, service: &Arc<Service>, address: SocketAddr) -> Res
         let mut answered = std::pin::pin!(answered.into_future());
         let done = tokio::select! {
             done = &mut answered => done,
+            () = stopped(service.stopping.subscribe()) => {
+                tokio::time::timeout(LAST_ANSWERS, answered).await.unwrap_or(Ok(()))
+            }
             () = signals.next() => {
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
                 tracing::info!("stopping: the batch in flight is finished first");

@@ -61,6 +61,8 @@ impl Notifier {
         else {
             return;
         };
+        // What sends is made here and used there.
+        let _inside = self.runtime.enter();
         let link = link(&config.settings.server, &ended.run.id);
         if let Some(smtp) = config.settings.smtp.as_ref().filter(|_| !notify.email.is_empty()) {
             let mail = mail(config, connection, &ended, &link, smtp, &notify.email);

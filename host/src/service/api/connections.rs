@@ -238,7 +238,7 @@ pub(super) async fn get_connections(
 }
 
 /// One connection.
-#[utoipa::path(get, path = "/connections/{connection}", params(("connection", description = "Its file or name")), responses(
+#[utoipa::path(get, path = "/connections/{connection}", params(("connection" = String, Path, description = "Its file or name")), responses(
     (status = 200, body = ConnectionState),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
@@ -250,7 +250,7 @@ pub(super) async fn get_connection(
 }
 
 /// Switches a connection on or off, gives it another schedule, or other people to tell.
-#[utoipa::path(patch, path = "/connections/{connection}", params(("connection", description = "Its file or name")), request_body = ConnectionChange, responses(
+#[utoipa::path(patch, path = "/connections/{connection}", params(("connection" = String, Path, description = "Its file or name")), request_body = ConnectionChange, responses(
     (status = 200, body = ConnectionState),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
@@ -269,8 +269,8 @@ pub(super) async fn change_connection(
 
 /// Puts a secret in the place of the one that there is. No secret is ever answered with.
 #[utoipa::path(put, path = "/connections/{connection}/secrets/{secret}", params(
-    ("connection", description = "Its file or name"),
-    ("secret", description = "One of the connection's secrets, such as location.secret_access_key"),
+    ("connection" = String, Path, description = "Its file or name"),
+    ("secret" = String, Path, description = "One of the connection's secrets, such as location.secret_access_key"),
 ), request_body = NewSecret, responses(
     (status = 204),
     (status = "default", body = Failure, content_type = "application/problem+json"),

@@ -216,10 +216,9 @@ impl Service {
 fn import_of(goal: Goal<'_>) -> Result<&ImportGoal, Failure> {
     match goal {
         Goal::Import(goal) => Ok(goal),
-        Goal::Export(_) => Err(Failure::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "an export has columns of its own, and no mapping",
-        )),
+        Goal::Export(_) => {
+            Err(Failure::new(StatusCode::NOT_FOUND, "an export has columns of its own, and no mapping"))
+        }
     }
 }
 
@@ -278,7 +277,7 @@ fn writers(config: &Config, stem: &str, own: &ImportGoal) -> BTreeMap<String, Ve
 
 /// Switches a goal on or off.
 #[utoipa::path(patch, path = "/connections/{connection}/goals/{goal}", params(
-    ("connection", description = "Its file or name"), ("goal", description = "Its name"),
+    ("connection" = String, Path, description = "Its file or name"), ("goal" = String, Path, description = "Its name"),
 ), request_body = GoalChange, responses(
     (status = 204),
     (status = "default", body = Failure, content_type = "application/problem+json"),
@@ -298,7 +297,7 @@ pub(super) async fn change_goal(
 
 /// The files that a goal would take, or those that are where it would put its own.
 #[utoipa::path(get, path = "/connections/{connection}/goals/{goal}/scan", params(
-    ("connection", description = "Its file or name"), ("goal", description = "Its name"),
+    ("connection" = String, Path, description = "Its file or name"), ("goal" = String, Path, description = "Its name"),
 ), responses(
     (status = 200, body = Scanned),
     (status = "default", body = Failure, content_type = "application/problem+json"),
@@ -312,7 +311,7 @@ pub(super) async fn get_scan(
 
 /// The first rows of a goal, before and after each of its processors.
 #[utoipa::path(get, path = "/connections/{connection}/goals/{goal}/preview", params(
-    ("connection", description = "Its file or name"), ("goal", description = "Its name"), HowMany,
+    ("connection" = String, Path, description = "Its file or name"), ("goal" = String, Path, description = "Its name"), HowMany,
 ), responses(
     (status = 200, body = Preview),
     (status = "default", body = Failure, content_type = "application/problem+json"),
@@ -331,7 +330,7 @@ pub(super) async fn get_preview(
 
 /// How an import goal maps columns to properties, and the columns that its files have.
 #[utoipa::path(get, path = "/connections/{connection}/goals/{goal}/mapping", params(
-    ("connection", description = "Its file or name"), ("goal", description = "Its name"),
+    ("connection" = String, Path, description = "Its file or name"), ("goal" = String, Path, description = "Its name"),
 ), responses(
     (status = 200, body = Mapping),
     (status = "default", body = Failure, content_type = "application/problem+json"),
@@ -345,7 +344,7 @@ pub(super) async fn get_mapping(
 
 /// Gives an import goal other mappings.
 #[utoipa::path(put, path = "/connections/{connection}/goals/{goal}/mapping", params(
-    ("connection", description = "Its file or name"), ("goal", description = "Its name"),
+    ("connection" = String, Path, description = "Its file or name"), ("goal" = String, Path, description = "Its name"),
 ), request_body = MappingChange, responses(
     (status = 200, body = Mapping),
     (status = "default", body = Failure, content_type = "application/problem+json"),

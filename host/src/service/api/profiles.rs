@@ -80,7 +80,7 @@ pub(super) async fn find_profiles(
 }
 
 /// A profile with its events, and which run and file set each property last.
-#[utoipa::path(get, path = "/profiles/{profile}", params(("profile", description = "Its id")), responses(
+#[utoipa::path(get, path = "/profiles/{profile}", params(("profile" = String, Path, description = "Its id")), responses(
     (status = 200, body = Object),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]

@@ -267,7 +267,7 @@ impl Service {
 }
 
 /// Runs a connection now, or after those that wait.
-#[utoipa::path(post, path = "/connections/{connection}/runs", params(("connection", description = "Its file or name")), request_body = Start, responses(
+#[utoipa::path(post, path = "/connections/{connection}/runs", params(("connection" = String, Path, description = "Its file or name")), request_body = Start, responses(
     (status = 200, body = Started, description = "A dry run ended."),
     (status = 202, body = Started, description = "The run is in the queue."),
     (status = "default", body = Failure, content_type = "application/problem+json"),
@@ -313,7 +313,7 @@ pub(super) async fn get_runs(
 }
 
 /// The goal runs of a run, in their order.
-#[utoipa::path(get, path = "/runs/{run}", params(("run", description = "Its id")), responses(
+#[utoipa::path(get, path = "/runs/{run}", params(("run" = String, Path, description = "Its id")), responses(
     (status = 200, body = Vec<GoalRun>),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
@@ -328,7 +328,7 @@ pub(super) async fn get_run(
 }
 
 /// Stops a run at its next batch, or takes it out of the queue.
-#[utoipa::path(delete, path = "/runs/{run}", params(("run", description = "Its id")), responses(
+#[utoipa::path(delete, path = "/runs/{run}", params(("run" = String, Path, description = "Its id")), responses(
     (status = 202, description = "It is being stopped, or is out of the queue."),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
@@ -346,7 +346,7 @@ pub(super) async fn stop_run(
 
 /// A file of rejected rows: the original columns, and where and why each row was rejected.
 #[utoipa::path(get, path = "/runs/{run}/rejected/{file}", params(
-    ("run", description = "Its id"), ("file", description = "One of the run's files of rejected rows"),
+    ("run" = String, Path, description = "Its id"), ("file" = String, Path, description = "One of the run's files of rejected rows"),
 ), responses(
     (status = 200, body = String, content_type = "text/csv"),
     (status = "default", body = Failure, content_type = "application/problem+json"),

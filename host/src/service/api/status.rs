@@ -23,7 +23,7 @@ const BETWEEN_EVENTS: Duration = Duration::from_millis(200);
 
 /// What the service does now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct Status {
+pub(crate) struct ServiceStatus {
     /// The run under way, then those that wait.
     pub queue: Vec<QueuedRun>,
     /// How far the goal under way is.
@@ -72,14 +72,14 @@ impl Count {
 
 impl Service {
     /// What it does now.
-    pub(in crate::service) fn status(&self) -> Status {
+    pub(in crate::service) fn status(&self) -> ServiceStatus {
         let queue = self.queue.list().into_iter().map(|queued| QueuedRun {
             run: queued.wanted.run,
             connection: queued.connection,
             trigger: queued.wanted.trigger,
             running: queued.running,
         });
-        Status { queue: queue.collect(), live: self.live.borrow().clone(), wrong: self.folder.wrong() }
+        ServiceStatus { queue: queue.collect(), live: self.live.borrow().clone(), wrong: self.folder.wrong() }
     }
 
     /// The next runs of all connections that are on.
@@ -93,10 +93,10 @@ impl Service {
 
 /// What the service does now.
 #[utoipa::path(get, path = "/status", responses(
-    (status = 200, body = Status),
+    (status = 200, body = ServiceStatus),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
-pub(super) async fn get_status(State(service): State<Arc<Service>>) -> Result<Json<Status>, Failure> {
+pub(super) async fn get_status(State(service): State<Arc<Service>>) -> Result<Json<ServiceStatus>, Failure> {
     blocking(service, |service| Ok(Json(service.status()))).await
 }
 
@@ -128,7 +128,7 @@ pub(super) async fn get_audit(
 
 /// What the service does, as server-sent events: a `status` now, and at every change.
 #[utoipa::path(get, path = "/events", responses(
-    (status = 200, description = "Events named `status`; the data of each is a Status.", body = String, content_type = "text/event-stream"),
+    (status = 200, description = "Events named `status`; the data of each is a ServiceStatus.", body = String, content_type = "text/event-stream"),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
 pub(super) async fn watch(

@@ -7,6 +7,9 @@
   let running = null;
   const show = (status) => {
     const now = status.queue.find((queued) => queued.running) || null;
+    // The page was made while its run waited, and that one may have ended before this first heard of it.
+    const waits = document.querySelector("[data-waits]");
+    if (waits && !status.queue.some((queued) => queued.run === waits.dataset.waits)) return window.location.reload();
     const ended = running && (!now || now.run !== running.run);
     if (now && (!running || running.run !== now.run)) at("live-said").textContent = `A run of ${now.connection} is under way.`;
     if (ended) {
