@@ -10,12 +10,20 @@ use std::time::Duration;
 use serde_json::Value;
 use workspace::{Output, Workspace};
 
-const ROWS: usize = 60_000;
 const KILLS: u32 = 20;
 
-fn workspace() -> Workspace {
+/// An import and how it is cut into commits.
+#[derive(Clone, Copy)]
+struct Shape {
+    rows: usize,
+    customers: usize,
+    commit_rows: usize,
+}
+
+fn workspace(shape: Shape) -> Workspace {
     let workspace = Workspace::empty();
-    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 1000\nbatch_rows = 128\n");
+    let commit_rows = shape.commit_rows;
+    workspace.write("sluicebox.toml", format!("[import]\ncommit_rows = {commit_rows}\nbatch_rows = 128\n"));
     workspace.write(
         "schema.toml",
         "[properties.email]\nunique = true\n[properties.spent]\ntype = 'number'\n[properties.tags]\nmultiple = true\n",
@@ -29,8 +37,8 @@ fn workspace() -> Workspace {
          [[import_profiles.fields]]\ncolumn = 'tags'\nrule = 'add'\nseparator = '|'\n",
     );
     let mut csv = String::from("email,spent,tags\n");
-    for row in 0..ROWS {
-        let customer = row * 7919 % 5003;
+    for row in 0..shape.rows {
+        let customer = row * 7919 % shape.customers;
         match row % 997 {
             0 => csv.push_str("ragged\n"),
             _ => csv.push_str(&format!(
@@ -68,10 +76,20 @@ fn counted(workspace: &Workspace) -> (u64, u64, usize) {
 
 #[test]
 fn killed_imports_lose_and_double_nothing() {
-    let whole = workspace();
+    killed_at_random(Shape { rows: 60_000, customers: 5003, commit_rows: 1000 }, 120);
+}
+
+/// Commits of so many records that each becomes tables of its own.
+#[test]
+fn killed_imports_of_large_commits_lose_and_double_nothing() {
+    killed_at_random(Shape { rows: 600_000, customers: 60_000, commit_rows: 30_000 }, 400);
+}
+
+fn killed_at_random(shape: Shape, within: u64) {
+    let whole = workspace(shape);
     assert_eq!(whole.sluicebox(&["run"]).code, 0);
 
-    let killed = workspace();
+    let killed = workspace(shape);
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     let mut cut_short = 0;
     for _ in 0..KILLS {
@@ -80,7 +98,7 @@ fn killed_imports_lose_and_double_nothing() {
         seed ^= seed >> 7;
         seed ^= seed << 17;
         // Not a wait for something: the moment of the kill is the test's input.
-        thread::sleep(Duration::from_millis(seed % 120));
+        thread::sleep(Duration::from_millis(seed % within));
         child.kill().unwrap();
         cut_short += u32::from(!child.wait().unwrap().success());
     }
@@ -94,7 +112,7 @@ fn killed_imports_lose_and_double_nothing() {
 
 #[test]
 fn a_second_process_is_told_who_holds_the_store() {
-    let workspace = workspace();
+    let workspace = workspace(Shape { rows: 10, customers: 3, commit_rows: 10 });
     workspace.write("data/profiles/sluicebox.lock", "");
     let lock = std::fs::File::open(workspace.path().join("data/profiles/sluicebox.lock")).unwrap();
     lock.lock().unwrap();

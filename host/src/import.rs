@@ -27,8 +27,6 @@ use crate::report::{self, FileReport, FileStatus, Kept, ProcessorReport, Report,
 use crate::sets::{self, FileSet, Sets};
 use crate::unfinished::Unfinished;
 
-/// Rows wait for their commit up to this much memory.
-const STRETCH_BYTES: usize = 36 << 20;
 /// Batches between the reader and the worker.
 const QUEUE: usize = 4;
 
@@ -322,6 +320,7 @@ impl Import<'_> {
             links: &links,
             from: state.position,
             most_rows: self.rows_a_time(self.config.settings.tuning.commit_rows),
+            most_bytes: self.config.settings.tuning.commit_bytes,
             progress: self.progress(file),
             clock: &clock,
             pending: Vec::new(),
@@ -616,6 +615,7 @@ struct Gather<'a> {
     links: &'a [Link],
     from: u64,
     most_rows: usize,
+    most_bytes: usize,
     progress: Progress<'a>,
     clock: &'a Clock,
     pending: Vec<Prepared>,
@@ -639,7 +639,7 @@ impl Work for Gather<'_> {
             self.memory += prepared.memory();
             self.pending.push(prepared);
         }
-        let full = self.rows >= self.most_rows || self.memory >= STRETCH_BYTES;
+        let full = self.rows >= self.most_rows || self.memory >= self.most_bytes;
         Ok(if full { self.rest() } else { None })
     }
 

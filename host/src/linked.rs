@@ -15,9 +15,6 @@ use crate::plan::{Link, LinkedColumns, Resolver};
 use crate::report;
 use crate::sets::FileSet;
 
-/// The linked rows of one batch of root rows may take so much memory.
-const JOINED_BYTES: usize = 256 << 20;
-
 const SCRATCH: &str = "sluicebox-scratch-";
 
 /// Takes away the linked rows that a process left which died. Nobody else is at work: the store is locked.
@@ -37,6 +34,8 @@ pub(crate) fn clear(data: &Path) -> Result<(), Error> {
 pub(crate) struct LinkedFiles {
     scratch: Option<Scratch>,
     columns: Vec<LinkedColumns>,
+    /// The linked rows of one batch of root rows may take so much memory.
+    most_bytes: usize,
     /// Rows read, dropped and rejected; and those whose link is empty.
     counts: report::LinkedRows,
 }
@@ -65,7 +64,8 @@ impl LinkedFiles {
         mut rejected: impl FnMut(&FoundFile, &[String], &[RejectedRow]) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let columns: Vec<LinkedColumns> = (0..set.linked.len()).map(|file| resolver.linked(file)).collect();
-        let mut linked = Self { scratch: None, columns, counts: report::LinkedRows::default() };
+        let most_bytes = import.config.settings.tuning.joined_bytes;
+        let mut linked = Self { scratch: None, columns, most_bytes, counts: report::LinkedRows::default() };
         if set.linked.is_empty() {
             return Ok(linked);
         }
@@ -115,7 +115,7 @@ impl LinkedFiles {
                 (0..batch.rows()).map(|row| cell(row, link.column)).filter(|value| !value.is_empty());
             scratch.claim(number(link.file), values)?;
         }
-        self.below(scratch, links, batch.rows(), &cell, JOINED_BYTES)
+        self.below(scratch, links, batch.rows(), &cell, self.most_bytes)
     }
 
     /// What belongs to each of `rows` rows, whose cells `cell` gives.

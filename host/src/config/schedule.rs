@@ -38,7 +38,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<Schedule> {
 fn every(section: &Section<'_>) -> Option<Rule> {
     let span = duration(section, "every", std::time::Duration::from_secs(60));
     let minutes = u32::try_from(span.as_secs() / 60).ok()?;
-    if span.as_millis() % 60_000 != 0 || !(1..=7 * 24 * 60).contains(&minutes) {
+    if !span.as_millis().is_multiple_of(60_000) || !(1..=7 * 24 * 60).contains(&minutes) {
         section.get("every")?.problem("`every`: expected whole minutes, such as \"15m\", up to \"7d\"");
         return None;
     }

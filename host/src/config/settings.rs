@@ -40,6 +40,26 @@ pub(crate) struct Tuning {
     pub batch_rows: usize,
     /// Rows that are merged and committed at a time.
     pub commit_rows: usize,
+    /// The same in bytes: a stretch ends at whichever it reaches first.
+    pub commit_bytes: usize,
+    /// Linked rows of a batch may take so many bytes.
+    pub joined_bytes: usize,
+}
+
+/// What all of a run may take unless `memory` says otherwise.
+const MEMORY: u64 = 512 << 20;
+/// Less is not enough for the store's buffers, plugins and files.
+const LEAST_MEMORY: u64 = 384 << 20;
+
+impl Tuning {
+    /// Shares memory out. About 300 MiB are the program's, the processors', and the store's buffers and caches; the rest is
+    /// for rows on their way: those of a stretch as they were read, those of the next one, and the records that they find. What
+    /// of it a stretch counts is a quarter, as measured: host/PERFORMANCE.md.
+    fn share(&mut self, memory: u64) {
+        let rows = usize::try_from(memory.saturating_sub(300 << 20)).unwrap_or(usize::MAX);
+        self.commit_bytes = rows / 4;
+        self.joined_bytes = rows / 2;
+    }
 }
 
 pub(crate) fn read(root: &Path, file: Section<'_>) -> Settings {
@@ -54,9 +74,12 @@ pub(crate) fn read(root: &Path, file: Section<'_>) -> Settings {
         tuning: Tuning {
             threads: thread::available_parallelism().map_or(1, NonZero::get),
             batch_rows: 1024,
-            commit_rows: 262_144,
+            commit_rows: 1 << 20,
+            commit_bytes: 0,
+            joined_bytes: 0,
         },
     };
+    settings.tuning.share(memory(&file));
     if let Some(store) = file.section("store") {
         store.choice("kind", &[("rocksdb", ())], ());
         if let Some(path) = store.text("path") {
@@ -109,6 +132,16 @@ pub(crate) fn read_limits(section: &Section<'_>, base: Limits) -> Limits {
         log_lines,
         grants: base.grants,
     }
+}
+
+fn memory(file: &Section<'_>) -> u64 {
+    let memory = size(file, "memory", MEMORY);
+    if memory < LEAST_MEMORY
+        && let Some(entry) = file.get("memory")
+    {
+        entry.problem("`memory`: expected at least \"384MiB\"");
+    }
+    memory
 }
 
 fn count(section: &Section<'_>, key: &'static str, default: usize, most: usize) -> usize {

@@ -11,6 +11,7 @@ use crate::keys::{
     UNFINISHED,
 };
 use crate::open::durable;
+use crate::tables::FEWEST_RECORDS;
 use crate::{Store, StoreError};
 
 /// How far a file was imported.
@@ -65,6 +66,34 @@ pub struct Commit<'a> {
 }
 
 impl Commit<'_> {
+    /// Whether its records and identifiers may be tables of their own: there are many, each key is there once, and
+    /// nothing is removed.
+    fn fits_tables(&self) -> bool {
+        self.records.len() >= FEWEST_RECORDS
+            && self.merged.is_empty()
+            && self.identifiers.iter().all(|(_, id)| id.is_some())
+    }
+
+    pub(crate) fn put_records(
+        &self,
+        put: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut bytes = Vec::with_capacity(1024);
+        self.records.iter().try_for_each(|(id, record)| {
+            bytes.clear();
+            encode(record, &mut bytes);
+            put(&id.0, &bytes)
+        })
+    }
+
+    pub(crate) fn put_identifiers(
+        &self,
+        put: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let held = self.identifiers.iter().filter_map(|(key, id)| Some((key, id.as_ref()?)));
+        held.into_iter().try_for_each(|(key, id)| put(key, &id.0))
+    }
+
     /// About how many bytes it writes but for events.
     fn size(&self) -> usize {
         let records = self.records.iter().map(|(_, record)| record.packed().len() + 80).sum::<usize>();
@@ -84,12 +113,15 @@ impl Store {
         // Sorted keys go into the tables several times faster than random ones.
         commit.records.sort_unstable_by_key(|(id, _)| *id);
         commit.identifiers.sort_unstable();
+        let as_tables = commit.fits_tables();
         let mut bytes = Vec::with_capacity(1024);
-        let mut batch = WriteBatch::with_capacity_bytes(commit.size());
-        for (id, record) in &commit.records {
-            bytes.clear();
-            encode(record, &mut bytes);
-            batch.put_cf(records, id.0, &bytes);
+        let mut batch = WriteBatch::with_capacity_bytes(if as_tables { 4096 } else { commit.size() });
+        if !as_tables {
+            for (id, record) in &commit.records {
+                bytes.clear();
+                encode(record, &mut bytes);
+                batch.put_cf(records, id.0, &bytes);
+            }
         }
         if let Some(changed) = &commit.changed {
             let ids = commit.records.iter().filter(|(_, record)| record.modified == changed.now);
@@ -114,7 +146,8 @@ impl Store {
         for (from, to) in &commit.merged {
             batch.put_cf(records, from.0, merged_into(*to));
         }
-        for (identifier, id) in &commit.identifiers {
+        let one_by_one = if as_tables { &[][..] } else { commit.identifiers.as_slice() };
+        for (identifier, id) in one_by_one {
             match id {
                 Some(id) => batch.put_cf(identifiers, identifier, id.0),
                 None => batch.delete_cf(identifiers, identifier),
@@ -143,6 +176,10 @@ impl Store {
         }
         if commit.ends_goal_run {
             batch.delete(RUNNING);
+        }
+        if as_tables {
+            return self
+                .commit_tables(batch, &|put| commit.put_records(put), &|put| commit.put_identifiers(put));
         }
         self.db.write_opt(batch, &durable())?;
         Ok(())

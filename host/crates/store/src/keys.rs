@@ -18,6 +18,7 @@
 //! | `default` | `s` connection | what the service remembers of the connection's runs, as the host writes it |
 //! | `default` | `c` connection and way | sketch of the profiles that were imported or exported, as the host writes it |
 //! | `default` | `m` `probe` | nothing; written to see that the store can be |
+//! | `default` | `m` `tables` | names of table files that belong to the last commit and that the store has not taken yet, one a line |
 //! | `records` | 16-byte record id | a record, or the id of the record that it was merged into (see `encode`) |
 //! | `identifiers` | space u32, property u32, text (see [`Identifier`](sluicebox_model::Identifier)) | 16-byte record id |
 //! | `changes` | time of a goal run, i64, number of the commit, u64 | what the commit changed: goal run u64, length u32 and text of the file's name, 16-byte record ids, sorted |
@@ -32,6 +33,7 @@ pub(crate) const GOAL_RUN: &[u8] = b"mgoal-run";
 pub(crate) const EXPIRED: &[u8] = b"mexpired";
 pub(crate) const RUNNING: &[u8] = b"mrunning";
 pub(crate) const NOW: &[u8] = b"mnow";
+pub(crate) const TABLES: &[u8] = b"mtables";
 pub(crate) const PROBE: &[u8] = b"mprobe";
 pub(crate) const LISTED: &[u8] = b"mchanges";
 

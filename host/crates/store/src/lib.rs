@@ -5,6 +5,7 @@
 //! - `encode`: how a record becomes bytes;
 //! - `open`: options, the lock, the copy for a dry run;
 //! - `read` and `commit`: what an import does with it;
+//! - `tables`: large commits, as tables of their own;
 //! - `changes`: which records changed when, so that an export of few changes does not read the whole store;
 //! - `exports`: what an export reads, and what it remembers;
 //! - `undo`: what commits overwrote, and how it is put back;
@@ -28,6 +29,7 @@ mod open;
 mod read;
 mod scratch;
 mod service;
+mod tables;
 mod undo;
 mod upkeep;
 

@@ -12,7 +12,10 @@ use rocksdb::{
 use sluicebox_model::{EventTypeId, NestedTypeId, PropertyId, SpaceId};
 
 use crate::StoreError;
-use crate::keys::{self, CHANGES, EVENTS, FAMILIES, FORMAT, IDENTIFIERS, LISTED, NAME, RECORDS, UNDO};
+use crate::keys::{
+    self, CHANGES, EVENTS, FAMILIES, FORMAT, IDENTIFIERS, LISTED, NAME, RECORDS, TABLES, UNDO,
+};
+use crate::tables;
 
 /// The newest layout that this version reads, and the one that it writes.
 pub(crate) const LAYOUT: u32 = 3;
@@ -29,6 +32,8 @@ pub struct Store {
     pub(crate) names: Mutex<HashMap<String, u32>>,
     /// Held while the store may be written to.
     lock: Option<File>,
+    /// Held from the batch that names new tables until the store took them: a copy that is made between has not both.
+    pub(crate) taking: Mutex<()>,
 }
 
 impl Drop for Store {
@@ -94,13 +99,15 @@ impl DryCopy {
             let entry = entry.map_err(io(path))?;
             let (from, to) = (entry.path(), copy.path.join(entry.file_name()));
             let name = entry.file_name();
-            if name == "LOCK" || name == LOCK_FILE || from.is_dir() {
-                continue;
+            if name != "LOCK" && name != LOCK_FILE && !from.is_dir() {
+                share(&from, &to)?;
             }
-            let shared = from.extension().is_some_and(|extension| extension == "sst");
-            if !(shared && fs::hard_link(&from, &to).is_ok()) {
-                fs::copy(&from, &to).map_err(io(&from))?;
-            }
+        }
+        // A process may have died before the store took these.
+        for entry in fs::read_dir(path.join(tables::FOLDER)).into_iter().flatten().flatten() {
+            let folder = copy.path.join(tables::FOLDER);
+            fs::create_dir_all(&folder).map_err(io(&folder))?;
+            share(&entry.path(), &folder.join(entry.file_name()))?;
         }
         Ok(copy)
     }
@@ -141,6 +148,8 @@ impl Store {
         options.create_missing_column_families(true);
         let db = DB::open_cf_descriptors(&options, path, column_families())?;
         let store = Self::check(db, Some(lock))?;
+        store.take_tables()?;
+        store.clear_tables()?;
         if store.db.get(LISTED)?.is_none() {
             // What a store of an older version changed is listed nowhere.
             let new = store.db.get(FORMAT)?.is_none();
@@ -162,12 +171,24 @@ impl Store {
         if !path.join("CURRENT").exists() {
             return Ok(None);
         }
-        let options = database_options();
-        let held = DB::list_cf(&options, path)?;
-        let families =
-            column_families().into_iter().filter(|family| held.iter().any(|name| name == family.name()));
-        let db = DB::open_cf_descriptors_read_only(&options, path, families, false)?;
-        Self::check(db, None).map(Some)
+        let read_only = || {
+            let options = database_options();
+            let held = DB::list_cf(&options, path)?;
+            let families =
+                column_families().into_iter().filter(|family| held.iter().any(|name| name == family.name()));
+            let db = DB::open_cf_descriptors_read_only(&options, path, families, false)?;
+            Self::check(db, None)
+        };
+        let store = read_only()?;
+        if store.db.get(TABLES)?.is_none() {
+            return Ok(Some(store));
+        }
+        drop(store);
+        // A process died in the middle of its commit, or is in the middle of it: then it will be done in a moment.
+        match Self::open(path) {
+            Ok(_) | Err(StoreError::Locked { .. }) => read_only().map(Some),
+            Err(error) => Err(error),
+        }
     }
 
     fn check(db: DB, lock: Option<File>) -> Result<Self, StoreError> {
@@ -184,7 +205,7 @@ impl Store {
             let name = String::from_utf8(name.to_vec()).map_err(|_| StoreError::Damaged("a name"))?;
             names.insert(name, keys::read_u32(&value).ok_or(StoreError::Damaged("a number of a name"))?);
         }
-        Ok(Self { db, names: Mutex::new(names), lock })
+        Ok(Self { db, names: Mutex::new(names), lock, taking: Mutex::new(()) })
     }
 
     /// The number of a name; a new one the first time.
@@ -342,6 +363,15 @@ impl Names {
     }
 }
 
+/// Table files never change: both stores may have them.
+fn share(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let table = from.extension().is_some_and(|extension| extension == "sst");
+    if !(table && fs::hard_link(from, to).is_ok()) {
+        fs::copy(from, to).map_err(io(from))?;
+    }
+    Ok(())
+}
+
 /// Whatever is written with this is on the disk when the call returns.
 pub(crate) fn durable() -> WriteOptions {
     let mut options = WriteOptions::default();
@@ -406,18 +436,30 @@ fn database_options() -> Options {
     options.get_options_from_string("avoid_flush_during_recovery=true").unwrap_or(options)
 }
 
+/// How a table is written that the store takes as it is. Other tables will be merged with it, which compresses.
+pub(crate) fn table_options() -> Options {
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&block_options(&Cache::new_lru_cache(MEBIBYTE)));
+    options.set_compression_type(DBCompressionType::None);
+    options
+}
+
+fn block_options(cache: &Cache) -> BlockBasedOptions {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_bloom_filter(10.0, false);
+    table.set_format_version(5);
+    table.set_block_size(8 * 1024);
+    table
+}
+
 /// Records are read at random by id and identifiers by whole keys that are mostly absent while a store grows:
 /// Bloom filters answer for the absent ones, in memory too.
 fn column_families() -> Vec<ColumnFamilyDescriptor> {
     let cache = Cache::new_lru_cache(64 * MEBIBYTE);
     let family = |name: &str, write_buffer: usize| {
-        let mut table = BlockBasedOptions::default();
-        table.set_block_cache(&cache);
-        table.set_bloom_filter(10.0, false);
-        table.set_format_version(5);
-        table.set_block_size(8 * 1024);
         let mut options = Options::default();
-        options.set_block_based_table_factory(&table);
+        options.set_block_based_table_factory(&block_options(&cache));
         // What is written first is soon merged with the rest, and compressed then.
         let lz4 = DBCompressionType::Lz4;
         options.set_compression_per_level(&[DBCompressionType::None, lz4, lz4, lz4, lz4, lz4, lz4]);

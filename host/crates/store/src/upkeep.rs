@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{BottommostLevelCompaction, CompactOptions, IteratorMode};
@@ -204,7 +205,9 @@ impl Store {
         if let Some(parent) = to.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             folder(parent)?;
         }
+        let whole = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
         Checkpoint::new(&self.db)?.create_checkpoint(to)?;
+        drop(whole);
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(to, fs::Permissions::from_mode(0o700)).map_err(io(to))
     }

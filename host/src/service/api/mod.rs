@@ -128,7 +128,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Said<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
         let json = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if !json.is_some_and(|json| json.split(';').next().unwrap_or_default().trim() == "application/json") {
+        let is_json = |kind: &str| kind.split(';').next().unwrap_or_default().trim() == "application/json";
+        if !json.is_some_and(is_json) {
             return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "expected application/json"));
         }
         let bytes = Bytes::from_request(request, state).await;

@@ -82,12 +82,17 @@ impl ConnectionState {
     }
 
     fn imported(&self) -> String {
-        grouped(self.exchanged.imported)
+        about(self.exchanged.imported)
     }
 
     fn exported(&self) -> String {
-        grouped(self.exchanged.exported)
+        about(self.exchanged.exported)
     }
+}
+
+/// Few are counted exactly, many within about 1 %.
+fn about(count: u64) -> String {
+    if count > 1000 { format!("about {}", grouped(count)) } else { grouped(count) }
 }
 
 impl GoalState {
@@ -229,7 +234,7 @@ impl Chart {
     }
 
     fn width(&self) -> usize {
-        self.bars.len() * BAR_WIDTH
+        self.bars.len().max(BARS) * BAR_WIDTH
     }
 }
 
