@@ -238,6 +238,14 @@ impl Import<'_> {
         }
     }
 
+    /// Bytes of rows that are merged and committed at a time. What a large store keeps in memory of itself, about 8 bytes a
+    /// record, is not there for rows.
+    fn stretch_bytes(&self) -> Result<usize, Error> {
+        let of_store = usize::try_from(self.store.about_records()? * 8).unwrap_or(usize::MAX);
+        let bytes = self.config.settings.tuning.commit_bytes;
+        Ok(bytes.saturating_sub(of_store / 5).max(bytes / 4))
+    }
+
     fn rows_a_time(&self, rows: usize) -> usize {
         if self.diff.is_some() { 1 } else { rows }
     }
@@ -320,7 +328,7 @@ impl Import<'_> {
             links: &links,
             from: state.position,
             most_rows: self.rows_a_time(self.config.settings.tuning.commit_rows),
-            most_bytes: self.config.settings.tuning.commit_bytes,
+            most_bytes: self.stretch_bytes()?,
             progress: self.progress(file),
             clock: &clock,
             pending: Vec::new(),

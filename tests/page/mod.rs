@@ -10,11 +10,11 @@ const TOKEN: &str = "0123456789abcdef-anna";
 /// What an operator has: a goal that fails, one that rejects rows, linked orders, processors, people with names of all kinds.
 fn workspace() -> Workspace {
     let workspace = Workspace::empty();
-    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 500\nbatch_rows = 100\n");
+    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 100\nbatch_rows = 100\n");
     workspace.write(
         "schema.toml",
         "[properties.email]\nunique = true\n[properties.name]\n[properties.city]\n[properties.spent]\ntype = 'number'\n\
-         [events.order.properties.total]\ntype = 'number'\n[segments.all]\nwhere = 'has(profile.email)'\n",
+         [events.order.properties.total]\ntype = 'number'\n[objectives.marketing]\n[segments.all]\nwhere = 'has(profile.email)'\n",
     );
     workspace.write(
         "connections/shop.toml",
@@ -38,7 +38,7 @@ fn workspace() -> Workspace {
     );
     workspace.write("exchange/stores.csv", "email,name\nx@example.com,X\n");
     let mut customers = String::from("email,name,city,spent,note\n <Ann@EXAMPLE.com> ,Ann,Ghent,1.50,\n");
-    for row in 0..60_000 {
+    for row in 0..120_000 {
         match row % 20_000 {
             19_999 => customers.push_str("too,few\n"),
             _ => customers.push_str(&format!("c{row}@example.com,Name {row},City,1,\n")),

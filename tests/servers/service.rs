@@ -4,11 +4,15 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::workspace::Workspace;
+
+/// Longer than anything that a test waits for.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Service {
     pub(crate) url: String,
@@ -96,7 +100,7 @@ impl Service {
 
     /// The same; `None` if the service ends first.
     pub(crate) fn watch(&self, is_so: &impl Fn(&Value) -> bool) -> Option<Value> {
-        self.runtime.block_on(async {
+        let followed = async {
             let mut events = self.client.get(format!("{}/api/v1/events", self.url)).send().await.ok()?;
             let mut text = String::new();
             while let Some(part) = events.chunk().await.ok()? {
@@ -113,7 +117,10 @@ impl Service {
                 }
             }
             None
-        })
+        };
+        // A test that waits for what does not come ends all the same.
+        let followed = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, followed).await });
+        followed.expect("what the test waits for did not come")
     }
 
     /// Until nothing runs and nothing waits.

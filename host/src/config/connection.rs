@@ -149,23 +149,24 @@ impl Connection {
         }
     }
 
-    /// The secrets that its file names, by table and key.
-    pub(crate) fn secrets(&self) -> Vec<&'static str> {
+    /// The secrets that its file has or may have, by table and key, and whether it has them.
+    pub(crate) fn secrets(&self) -> Vec<(&'static str, bool)> {
         let mut secrets = Vec::new();
+        // Without keys the default credential chain counts; key and secret go together, and one secret is set at a time.
         if let LocationEntry::S3(entry) = &self.location
             && let Some((_, _, token)) = &entry.keys
         {
-            secrets.extend(["location.access_key_id", "location.secret_access_key"]);
-            secrets.extend(token.is_some().then_some("location.session_token"));
+            secrets.push(("location.access_key_id", true));
+            secrets.push(("location.secret_access_key", true));
+            secrets.push(("location.session_token", token.is_some()));
         }
-        if let Some(pgp) = &self.pgp {
-            secrets.extend(pgp.private_key.is_some().then_some("pgp.private_key"));
-            secrets.extend(pgp.passphrase.is_some().then_some("pgp.passphrase"));
-        }
-        if let Some(webhook) = self.notify.as_ref().and_then(|notify| notify.webhook.as_ref()) {
-            secrets.push("notify.webhook");
-            secrets.extend(webhook.secret.is_some().then_some("notify.webhook_secret"));
-        }
+        let pgp = self.pgp.as_ref();
+        secrets.push(("pgp.private_key", pgp.is_some_and(|pgp| pgp.private_key.is_some())));
+        secrets.push(("pgp.passphrase", pgp.is_some_and(|pgp| pgp.passphrase.is_some())));
+        secrets.push(("pgp.public_key", pgp.is_some_and(|pgp| pgp.public_key.is_some())));
+        let webhook = self.notify.as_ref().and_then(|notify| notify.webhook.as_ref());
+        secrets.push(("notify.webhook", webhook.is_some()));
+        secrets.push(("notify.webhook_secret", webhook.is_some_and(|webhook| webhook.secret.is_some())));
         secrets
     }
 

@@ -18,7 +18,7 @@ pub(crate) struct ScheduleChange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
-    #[schema(value_type = Option<u32>)]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1440)]
     pub times_per_day: Option<usize>,
     /// Such as `monday`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,6 +43,7 @@ pub(crate) struct ScheduleChange {
 pub(crate) struct FieldChange {
     /// Its place among the mappings as they are, from 0; absent = it is new. Mappings whose place is not named are removed.
     #[serde(default, deserialize_with = "whole")]
+    #[schema(value_type = Option<u32>, maximum = 100_000)]
     pub place: Option<usize>,
     pub column: String,
     pub property: String,
@@ -98,6 +99,17 @@ impl Edit {
         };
         set(table, "enabled", Value::from(enabled));
         Ok(())
+    }
+
+    /// Gives the connection the name that people see.
+    pub(super) fn set_name(&mut self, name: &str) {
+        set(self.document.as_table_mut(), "name", Value::from(name));
+    }
+
+    /// Says to which objectives the connection belongs.
+    pub(super) fn set_objectives(&mut self, objectives: &[String]) {
+        let list = Value::Array(objectives.iter().map(String::as_str).collect());
+        set(self.document.as_table_mut(), "objectives", list);
     }
 
     /// Gives the connection another schedule, or none.

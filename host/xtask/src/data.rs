@@ -16,6 +16,11 @@ const TAGS: [&str; 6] = ["garden", "books", "music", "travel", "sport", "food"];
 
 /// Writes `rows` customers. Another `round` has other values for the same customers, in another order.
 pub(crate) fn customers(path: &Path, rows: u64, round: u64) -> anyhow::Result<()> {
+    some_customers(path, rows, rows, round)
+}
+
+/// Writes `count` of as many customers as `rows` says.
+pub(crate) fn some_customers(path: &Path, count: u64, rows: u64, round: u64) -> anyhow::Result<()> {
     let file = File::create(path).with_context(|| path.display().to_string())?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     writeln!(
@@ -25,13 +30,14 @@ pub(crate) fn customers(path: &Path, rows: u64, round: u64) -> anyhow::Result<()
     // A step that has no factor in common with the number of rows visits each customer once, in no order.
     let step = if round == 0 { 1 } else { coprime(rows, rows / 3 * 2 + 7919 * round) };
     let mut id = round % rows.max(1);
-    for _ in 0..rows {
+    for _ in 0..count {
         let n = mix(id ^ (round << 40));
         let (first, last) = (pick(&FIRST, mix(id)), pick(&LAST, mix(id) >> 8));
         writeln!(
             out,
             "{id},{first}.{id}@Example{}.com,{first},{last},+316{:08},\"{}, {}\",{},{}-{:02}-{:02},{}.{:02},{},{}|{},2026-{:02}-{:02}T{:02}:{:02}:00Z",
-            n % 97,
+            // An address stays the same, whatever else changes.
+            mix(id) % 97,
             n % 100_000_000,
             pick(&CITIES, n >> 3),
             n % 200,

@@ -40,8 +40,14 @@ enum Task {
     },
     /// Checks everything: formatting, lints, licences, and all tests.
     Test,
-    /// Measures imports: create, update, re-import; with 0, 1 and 3 processors.
+    /// Measures imports and exports beside DuckDB and a Python script at the same work, and writes docs/bench.md.
     Bench {
+        /// Only one import after the other, with the time of each stage: create, update, re-import; with 0, 1 and 3 processors.
+        #[arg(long, conflicts_with_all = ["s3", "export"])]
+        stages: bool,
+        /// Imports while 200 readers look at the service, and without them.
+        #[arg(long, conflicts_with_all = ["s3", "export", "stages"])]
+        readers: bool,
         /// How many rows the file has.
         #[arg(long, default_value_t = 1_000_000)]
         rows: u64,
@@ -61,8 +67,10 @@ fn main() -> anyhow::Result<()> {
         Task::BuildPlugins { hostile: true } => plugins::build().and_then(|()| plugins::build_hostile()),
         Task::Demo { rows } => demo::run(rows),
         Task::Test => test::run(),
+        Task::Bench { rows, stages: true, .. } => bench::run(rows),
+        Task::Bench { rows, readers: true, .. } => bench::readers(rows),
         Task::Bench { rows, export: true, .. } => bench::export(rows),
         Task::Bench { rows, s3: true, .. } => bench::bucket(rows),
-        Task::Bench { rows, .. } => bench::run(rows),
+        Task::Bench { rows, .. } => bench::suite::run(rows),
     }
 }

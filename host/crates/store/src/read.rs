@@ -9,7 +9,7 @@ use crate::keys::{self, DIGEST, EVENTS, HISTORY, IDENTIFIERS, LEDGER, RECORDS, U
 use crate::{FileState, Store, StoreError};
 
 /// Keys of one call to RocksDB: enough to share the work of a block, few enough to pin little memory.
-const LOOKUPS: usize = 4096;
+const LOOKUPS: usize = 1024;
 /// A walk is chosen where it passes no more than so many entries for each key.
 const WALKED_PER_KEY: u64 = 12;
 /// A walk that has to pass more entries than this to the next key looks that one up.

@@ -39,9 +39,20 @@ pub(crate) struct ConnectionState {
     pub email: Vec<String>,
     /// Whether runs that succeed are told too.
     pub every_run: bool,
-    /// The secrets of its file; their values are not shown.
-    pub secrets: Vec<String>,
+    /// The objectives that there are.
+    pub known_objectives: Vec<String>,
+    /// The secrets that its file has or may have; their values are not shown.
+    pub secrets: Vec<SecretState>,
     pub exchanged: Exchange,
+}
+
+/// A secret of a connection.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct SecretState {
+    /// Table and key.
+    pub secret: String,
+    /// Whether the file has it.
+    pub set: bool,
 }
 
 /// How many different profiles went through a connection: exact while they are few, within about 1 % when they are many.
@@ -70,6 +81,10 @@ pub(crate) struct GoalState {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ConnectionChange {
     pub enabled: Option<bool>,
+    /// The name that people see.
+    #[schema(min_length = 1)]
+    pub name: Option<String>,
+    pub objectives: Option<Vec<String>>,
     /// `null` takes it away.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<ScheduleChange>)]
@@ -83,7 +98,7 @@ fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(given: D) -> R
     T::deserialize(given).map(Some)
 }
 
-/// A secret in place of the one that there is.
+/// A secret, in place of the one that there is.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewSecret {
@@ -124,6 +139,8 @@ impl Service {
         let next = schedule.filter(|_| connection.enabled).and_then(|it| it.next_after(Timestamp::now()));
         let queued = self.status().queue.into_iter().find(|queued| queued.connection == connection.stem);
         let notify = connection.notify.as_ref();
+        let secrets = connection.secrets().into_iter();
+        let secrets = secrets.map(|(secret, set)| SecretState { secret: secret.to_owned(), set });
         let exchanged = |way| Ok::<_, Error>(Exchanged::load(&self.store, &connection.stem, way)?.count());
         Ok(ConnectionState {
             connection: connection.stem.clone(),
@@ -138,7 +155,8 @@ impl Service {
             queued,
             email: notify.iter().flat_map(|notify| &notify.email).map(ToString::to_string).collect(),
             every_run: notify.is_some_and(|notify| notify.every_run),
-            secrets: connection.secrets().into_iter().map(str::to_owned).collect(),
+            known_objectives: self.folder.config().schema.objectives.clone(),
+            secrets: secrets.collect(),
             exchanged: Exchange { imported: exchanged(Way::In)?, exported: exchanged(Way::Out)? },
         })
     }
@@ -153,6 +171,8 @@ impl Service {
         let current = self.connection(name)?;
         let changed = [
             ("enabled", change.enabled.is_some()),
+            ("name", change.name.is_some()),
+            ("objectives", change.objectives.is_some()),
             ("schedule", change.schedule.is_some()),
             ("notify", change.email.is_some() || change.every_run.is_some()),
         ];
@@ -163,6 +183,12 @@ impl Service {
         self.edit(who, name, &format!("change {}", changed.join(", ")), None, |edit| {
             if let Some(enabled) = change.enabled {
                 edit.set_enabled(None, enabled)?;
+            }
+            if let Some(name) = &change.name {
+                edit.set_name(name);
+            }
+            if let Some(objectives) = &change.objectives {
+                edit.set_objectives(objectives);
             }
             if let Some(schedule) = &change.schedule {
                 edit.set_schedule(schedule.as_ref());
@@ -206,8 +232,8 @@ impl Service {
     ) -> Result<(), Failure> {
         let config = self.folder.config();
         let known = config.connection(name)?.secrets();
-        if !known.contains(&secret) {
-            let known = known.into_iter().map(str::to_owned).collect();
+        if !known.iter().any(|(known, _)| *known == secret) {
+            let known = known.into_iter().map(|(known, _)| known.to_owned()).collect();
             return Err(Error::Unknown { kind: "secret", name: secret.to_owned(), known }.into());
         }
         if value.is_empty() {
@@ -249,7 +275,7 @@ pub(super) async fn get_connection(
     blocking(service, move |service| Ok(Json(service.connection(&name)?))).await
 }
 
-/// Switches a connection on or off, gives it another schedule, or other people to tell.
+/// Switches a connection on or off, gives it another name, schedule, objectives, or other people to tell.
 #[utoipa::path(patch, path = "/connections/{connection}", params(("connection" = String, Path, description = "Its file or name")), request_body = ConnectionChange, responses(
     (status = 200, body = ConnectionState),
     (status = "default", body = Failure, content_type = "application/problem+json"),
@@ -267,7 +293,7 @@ pub(super) async fn change_connection(
     .await
 }
 
-/// Puts a secret in the place of the one that there is. No secret is ever answered with.
+/// Puts a secret into the connection's file, in the place of the one that there is. No secret is ever answered with.
 #[utoipa::path(put, path = "/connections/{connection}/secrets/{secret}", params(
     ("connection" = String, Path, description = "Its file or name"),
     ("secret" = String, Path, description = "One of the connection's secrets, such as location.secret_access_key"),

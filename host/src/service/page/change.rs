@@ -178,6 +178,24 @@ pub(super) async fn notify(
     .await
 }
 
+pub(super) async fn objectives(
+    State(service): State<Arc<Service>>,
+    Extension(who): Extension<Who>,
+    Named(connection): Named<String>,
+    Form(form): Form<Vec<(String, String)>>,
+) -> Response {
+    change(service, who, connection, move |service, who, connection| {
+        let objectives =
+            Some(form.into_iter().filter(|(key, _)| key == "objective").map(|(_, it)| it).collect());
+        service.change_connection(
+            who,
+            connection,
+            &ConnectionChange { objectives, ..ConnectionChange::default() },
+        )
+    })
+    .await
+}
+
 /// A new secret.
 #[derive(Deserialize)]
 pub(super) struct NewSecret {

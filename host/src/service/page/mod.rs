@@ -31,6 +31,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/connections/{connection}/enabled", post(change::connection_enabled))
         .route("/connections/{connection}/schedule", post(change::schedule))
         .route("/connections/{connection}/notify", post(change::notify))
+        .route("/connections/{connection}/objectives", post(change::objectives))
         .route("/connections/{connection}/secret", post(change::secret))
         .route("/connections/{connection}/run", post(change::run))
         .route("/connections/{connection}/goals/{goal}", get(show::goal))

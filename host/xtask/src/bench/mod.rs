@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+mod picture;
+pub(crate) mod suite;
+
 use crate::data::{NORMALIZER, SCHEMA, connection, customers};
 use crate::shell::{cargo, run as run_command, target};
 use crate::{plugins, setup};
@@ -129,7 +132,7 @@ const COLUMNS: [&str; 12] = [
 fn exported(binary: &Path, work: &Path, goal: &str, name: &str, looked_at: u64) -> anyhow::Result<()> {
     let mut command = Command::new(binary);
     command.arg("-C").arg(work).args(["run", "out", "--json", "--goal", goal]);
-    let (report, wall, peak) = watched(&mut command)?;
+    let Watched { report, wall, peak, .. } = watched(&mut command)?;
     let Some(rows) =
         report.pointer("/rows/merged").filter(|_| report.get("status") == Some(&"succeeded".into()))
     else {
@@ -237,7 +240,7 @@ pub(crate) fn host() -> anyhow::Result<PathBuf> {
 
 fn measure(binary: &Path, work: &Path, name: &str, rows: u64) -> anyhow::Result<()> {
     let mut command = Command::new(binary);
-    let (report, wall, peak) = watched(command.arg("-C").arg(work).args(["run", "--json"]))?;
+    let Watched { report, wall, peak, .. } = watched(command.arg("-C").arg(work).args(["run", "--json"]))?;
     if report.get("status") != Some(&"succeeded".into()) || report.pointer("/rows/read") != Some(&rows.into())
     {
         bail!("{name}: {report}");
@@ -258,25 +261,68 @@ fn measure(binary: &Path, work: &Path, name: &str, rows: u64) -> anyhow::Result<
     Ok(())
 }
 
-/// Runs one goal; answers with its report, the seconds that it took and the most memory that it had, in kB.
-fn watched(command: &mut Command) -> anyhow::Result<(Value, f64, u64)> {
+/// Runs a program that prints one JSON object.
+fn watched(command: &mut Command) -> anyhow::Result<Watched> {
     let begun = Instant::now();
     let mut child = command.stdout(Stdio::piped()).spawn()?;
-    let status = PathBuf::from(format!("/proc/{}/status", child.id()));
-    let mut peak = 0;
+    let (status, io) =
+        (PathBuf::from(format!("/proc/{}/status", child.id())), format!("/proc/{}/io", child.id()));
+    let (mut peak, mut written) = (0, 0);
     while child.try_wait()?.is_none() {
-        peak = peak.max(high_water(&status).unwrap_or_default());
-        thread::sleep(Duration::from_millis(10));
+        peak = peak.max(field(&status, "VmHWM:").unwrap_or_default());
+        written = written.max(field(Path::new(&io), "write_bytes:").unwrap_or_default());
+        thread::sleep(Duration::from_millis(5));
     }
     let wall = begun.elapsed().as_secs_f64();
     let mut line = String::new();
     child.stdout.take().context("no output")?.read_to_string(&mut line)?;
-    Ok((serde_json::from_str(&line).context(line.clone())?, wall, peak))
+    let report = serde_json::from_str(&line).context(line.clone())?;
+    Ok(Watched { report, wall, peak, written })
 }
 
-/// The most memory that a process has had so far, in kB.
-fn high_water(status: &Path) -> Option<u64> {
-    let status = fs::read_to_string(status).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// What a process did and took.
+struct Watched {
+    report: Value,
+    /// Seconds.
+    wall: f64,
+    /// The most memory that it had, in kB.
+    peak: u64,
+    /// Bytes that it had written to the disk.
+    written: u64,
+}
+
+/// A number that the system tells of a process.
+fn field(file: &Path, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().trim_end_matches(" kB").parse().ok()
+}
+
+/// Imports through the service, alone and while 200 readers look at its page and its API.
+pub(crate) fn readers(rows: u64) -> anyhow::Result<()> {
+    let binary = host()?;
+    let folder = target()?.join("bench-readers");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    let file = folder.join("customers_1.csv");
+    fs::create_dir_all(&folder)?;
+    customers(&file, rows, 0)?;
+    println!("| import of {rows} rows | seconds | answers | errors |\n| --- | --- | --- | --- |");
+    for (name, count) in [("alone", 0), ("200 readers", 200), ("alone", 0), ("200 readers", 200)] {
+        let work = folder.join("work");
+        fs::create_dir_all(work.join("exchange/incoming"))?;
+        fs::create_dir_all(work.join("connections"))?;
+        fs::write(work.join("schema.toml"), SCHEMA)?;
+        fs::write(work.join("connections/shop.toml"), connection(NORMALIZER))?;
+        fs::hard_link(&file, work.join("exchange/incoming/customers_1.csv"))?;
+        let mut command = Command::new(setup::duckdb()?);
+        command.arg(crate::shell::root().join("host/xtask/src/bench/readers.py")).arg(&binary).arg(&work);
+        let Watched { report, .. } = watched(command.arg(count.to_string()))?;
+        let figure = |name: &str| report.get(name).cloned().unwrap_or_default();
+        println!("| {name} | {} | {} | {} |", figure("seconds"), figure("answers"), figure("errors"));
+        fs::remove_dir_all(&work)?;
+    }
+    fs::remove_dir_all(&folder)?;
+    Ok(())
 }

@@ -1,0 +1,137 @@
+//! Rows made ready, matched and merged, with no store around: `cargo bench --package sluicebox-matching`.
+#![expect(clippy::unwrap_used, missing_docs, reason = "a benchmark")]
+
+use std::sync::Arc;
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use jiff::tz::TimeZone;
+use sluicebox_matching::{
+    Context, FieldPlan, Found, Gathered, HeldEvents, IdentifierPlan, OnAmbiguous, Plan, Prepared, prepare,
+};
+use sluicebox_model::{
+    CellFormat, Event, EventKey, Header, MergeRule, NumberFormat, PropertyId, RecordBatch, RecordId, SpaceId,
+    TimeFormat, ValueType,
+};
+
+const ROWS: u32 = 8192;
+
+struct NoEvents;
+
+impl HeldEvents for NoEvents {
+    fn get(&mut self, _: &EventKey) -> Option<Event> {
+        None
+    }
+
+    fn all(&mut self, _: RecordId) -> Vec<(EventKey, Event)> {
+        Vec::new()
+    }
+}
+
+fn format(value_type: ValueType) -> CellFormat {
+    let number = NumberFormat::default();
+    CellFormat { value_type, number, time: TimeFormat::Standard, timezone: TimeZone::UTC }
+}
+
+fn plan() -> Plan {
+    let field = |column: usize, value_type, rule| FieldPlan {
+        column,
+        property: PropertyId(u32::try_from(column).unwrap() + 10),
+        rule,
+        separator: None,
+        multiple: false,
+        unique: column == 0,
+        format: format(value_type),
+    };
+    Plan {
+        space: SpaceId(1),
+        identifiers: vec![IdentifierPlan {
+            column: 0,
+            property: Some(PropertyId(10)),
+            multiple: false,
+            format: format(ValueType::Text),
+        }],
+        fields: vec![
+            field(1, ValueType::Text, MergeRule::Set),
+            field(2, ValueType::Text, MergeRule::SetIfEmpty),
+            field(3, ValueType::Number, MergeRule::Sum),
+            field(4, ValueType::Date, MergeRule::Set),
+        ],
+        events: Vec::new(),
+        create: true,
+        on_ambiguous: OnAmbiguous::Reject,
+        objectives: Vec::new(),
+        consented: PropertyId(1),
+        refused: PropertyId(2),
+        unique: vec![PropertyId(10)],
+    }
+}
+
+fn batch() -> RecordBatch {
+    let columns = ["email", "name", "city", "spent", "born"].map(str::to_owned).to_vec();
+    let header = Arc::new(Header { columns, trim: true, null_values: vec![String::new()] });
+    let (mut text, mut ends) = (String::new(), Vec::new());
+    for row in 0..ROWS {
+        let cells = [
+            format!("ann.{row}@example{}.com", row % 97),
+            "Ann".to_owned(),
+            "Utrecht".to_owned(),
+            format!("{}.50", row % 5000),
+            format!("19{:02}-{:02}-17", 40 + row % 60, 1 + row % 12),
+        ];
+        for cell in cells {
+            text.push_str(&cell);
+            ends.push(u32::try_from(text.len()).unwrap());
+        }
+    }
+    let places = (0..u64::from(ROWS)).map(|row| (row, row + 2)).collect();
+    RecordBatch::new(header, text, ends, places, Vec::new(), u64::from(ROWS)).unwrap()
+}
+
+fn prepared(plan: &Plan) -> Prepared {
+    prepare(plan, batch(), &[], 0)
+}
+
+fn rows(criterion: &mut Criterion) {
+    let plan = plan();
+    let context = Context { goal_run: 1, now: 1, from: 0, rejections_left: u64::MAX };
+    let mut group = criterion.benchmark_group("rows");
+    group.throughput(Throughput::Elements(u64::from(ROWS)));
+    group.bench_function("prepare", |bench| {
+        bench.iter_batched(batch, |batch| prepare(&plan, batch, &[], 0), BatchSize::LargeInput);
+    });
+    group.bench_function("match: sort identifiers", |bench| {
+        bench.iter_batched(|| vec![prepared(&plan)], Gathered::new, BatchSize::LargeInput);
+    });
+    let gathered = Gathered::new(vec![prepared(&plan)]);
+    let nobody = vec![None; gathered.len()];
+    let none = || (Vec::<RecordId>::new(), Found::new());
+    group.bench_function("merge: create", |bench| {
+        bench.iter(|| {
+            let (ids, records) = none();
+            gathered.apply(&plan, context, &nobody, &[], (&ids, records), &mut NoEvents).records.len()
+        });
+    });
+    let (ids, records) = none();
+    let made = gathered.apply(&plan, context, &nobody, &[], (&ids, records), &mut NoEvents);
+    let found: Vec<Option<RecordId>> = {
+        let by_key: std::collections::HashMap<_, _> =
+            made.identifiers.iter().map(|(key, id)| (key.to_vec(), *id)).collect();
+        gathered.keys().map(|key| by_key.get(key).copied().flatten()).collect()
+    };
+    let mut held = made.records.clone();
+    held.sort_unstable_by_key(|(id, _)| *id);
+    let ids = gathered.records(&found);
+    let records = || -> Found { held.iter().cloned().map(Some).collect() };
+    let later = Context { goal_run: 2, now: 2, ..context };
+    group.bench_function("merge: update", |bench| {
+        bench.iter_batched(
+            records,
+            |records| gathered.apply(&plan, later, &found, &[], (&ids, records), &mut NoEvents).records.len(),
+            BatchSize::LargeInput,
+        );
+    });
+    group.finish();
+}
+
+criterion_group!(benches, rows);
+criterion_main!(benches);
