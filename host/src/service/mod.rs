@@ -7,6 +7,7 @@
 //! - `notify`: mail and webhooks;
 //! - `edit`: changes of a connection's file that keep its comments;
 //! - `api`: what can be asked and done, as JSON; `page` shows the same to people;
+//! - `known`: what need not be found out again at each look;
 //! - `access`: who may; `audit`: who did;
 //! - `metrics`: numbers for Prometheus; `traces`: spans for OpenTelemetry.
 
@@ -15,6 +16,7 @@ mod api;
 mod audit;
 mod clock;
 mod edit;
+mod known;
 mod metrics;
 mod notify;
 mod page;
@@ -41,6 +43,7 @@ use crate::progress::Live;
 use crate::runs;
 use access::Access;
 use audit::Audit;
+use known::Known;
 use metrics::Metrics;
 use notify::Notifier;
 use queue::Queue;
@@ -49,6 +52,11 @@ use working_folder::WorkingFolder;
 /// Whoever has not been answered this long after the service was told to stop is cut off: a page that waits for
 /// progress would wait for ever.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// How much less urgent answers are than a run, as `nice` has it.
+const POLITENESS: i32 = 10;
+/// Requests that are worked on at a time; the others wait.
+const MOST_LOOKING: usize = 8;
 
 /// What the parts of the service share.
 pub(crate) struct Service {
@@ -65,6 +73,8 @@ pub(crate) struct Service {
     access: Access,
     audit: Audit,
     metrics: Metrics,
+    /// What was found out of history and plugins, which stays so.
+    known: Known,
 }
 
 /// Runs until SIGTERM or Ctrl-C. The batch in flight is finished then, and the run goes on at the next start.
@@ -83,13 +93,19 @@ pub(crate) fn serve(root: &Path, address: Option<SocketAddr>) -> Result<u8, Erro
     let store = Store::open(&config.settings.store)?;
     runs::recover(&config, &store, false)?;
     let io = |error| Error::io("the service".as_ref(), error);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(io)?;
+    // Who looks in waits for the import, not the import for who looks in.
+    let politely = || {
+        let _ = rustix::process::nice(POLITENESS);
+    };
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(MOST_LOOKING).on_thread_start(politely);
+    let runtime = runtime.enable_all().build().map_err(io)?;
     let service = Arc::new(Service {
         queue: Queue::restore(&config, &store)?,
         audit: Audit::open(config.data())?,
         notifier: Notifier::new(runtime.handle().clone()),
         metrics: Metrics::new(),
+        known: Known::default(),
         live: watch::Sender::new(Live::default()),
         stopping: watch::Sender::new(false),
         stop_run: AtomicBool::new(false),

@@ -26,6 +26,15 @@ pub(crate) fn target() -> anyhow::Result<PathBuf> {
 pub(crate) fn cargo(arguments: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root()).env("CARGO_TARGET_DIR", target()?);
+    // What the outer cargo told this program of itself would have crates built again whose build depends on it.
+    let of_outer = |name: &str| {
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+    };
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_outer)) {
+        command.env_remove(name);
+    }
     Ok(command)
 }
 

@@ -120,10 +120,11 @@ impl Service {
         self.state_of(config.connection(name)?, &self.history(LOOKED_BACK)?)
     }
 
-    fn state_of(&self, connection: &Connection, history: &[Kept]) -> Result<ConnectionState, Failure> {
+    fn state_of(&self, connection: &Connection, history: &[Arc<Kept>]) -> Result<ConnectionState, Failure> {
         let goals = connection.all_goals().map(|goal| {
-            let of_goal =
-                |kept: &&Kept| kept.report.connection == connection.name && kept.report.goal == goal.name();
+            let of_goal = |kept: &&Arc<Kept>| {
+                kept.report.connection == connection.name && kept.report.goal == goal.name()
+            };
             let last = history.iter().find(of_goal);
             GoalState {
                 goal: goal.name().to_owned(),

@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::Arc;
 
 use axum::Json;
@@ -9,9 +8,8 @@ use utoipa::ToSchema;
 
 use super::{Failure, blocking};
 use crate::config::Connection;
-use crate::error::Error;
-use crate::plugins::{BUNDLED, in_plugin_folder, runtime, sha256};
 use crate::service::Service;
+use crate::service::known::KnownPlugin;
 
 /// Goal runs whose processors' costs are added up.
 const LOOKED_BACK: usize = 1000;
@@ -62,45 +60,39 @@ pub(crate) struct Use {
 impl Service {
     /// The plugins that there are, with what they cost in the last runs.
     pub(in crate::service) fn plugins(&self) -> Result<Vec<PluginState>, Failure> {
-        let config = self.folder.config();
-        let runtime = runtime(&config, true)?;
-        let mut found: Vec<(String, Vec<u8>, &'static str)> =
-            BUNDLED.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec(), "bundled")).collect();
-        for (name, path) in in_plugin_folder(&config) {
-            found.push((name, fs::read(&path).map_err(|error| Error::io(&path, error))?, "folder"));
-        }
         let mut costs: BTreeMap<String, (u64, u64, u64, u64)> = BTreeMap::new();
         for kept in self.history(LOOKED_BACK)? {
-            for processor in kept.report.processors {
-                let (rows, time, memory, traps) = costs.entry(processor.plugin).or_default();
+            for processor in &kept.report.processors {
+                let (rows, time, memory, traps) = costs.entry(processor.plugin.clone()).or_default();
                 *rows += processor.read;
                 *time += processor.time_ms;
                 *memory = processor.peak_memory.max(*memory);
                 *traps += processor.traps;
             }
         }
-        let state = |(name, bytes, origin): (String, Vec<u8>, &'static str)| {
-            let described = runtime
-                .load(&name, &bytes, config.settings.limits)
-                .map_err(|error| error.to_string())
-                .and_then(|plugin| plugin.describe().map_err(|error| error.to_string()));
-            let (rows, time, peak_memory, traps) = costs.get(&name).copied().unwrap_or_default();
+        let config = self.folder.config();
+        let state = |known: Arc<KnownPlugin>| {
+            let (rows, time, peak_memory, traps) = costs.get(&known.name).copied().unwrap_or_default();
             PluginState {
-                sha256: sha256(&bytes),
-                origin,
-                size: bytes.len() as u64,
-                version: described.as_ref().ok().map(|it| it.version.clone()),
-                summary: described.as_ref().ok().map(|it| it.summary.clone()),
-                problem: described.err(),
-                uses: config.connections.iter().flat_map(|connection| uses(connection, &name)).collect(),
+                name: known.name.clone(),
+                sha256: known.sha256.clone(),
+                origin: if known.bundled { "bundled" } else { "folder" },
+                size: known.size,
+                version: known.version.clone(),
+                summary: known.summary.clone(),
+                problem: known.problem.clone(),
+                uses: config
+                    .connections
+                    .iter()
+                    .flat_map(|connection| uses(connection, &known.name))
+                    .collect(),
                 rows,
                 nanoseconds_a_row: (time * 1_000_000).checked_div(rows),
                 peak_memory,
                 traps,
-                name,
             }
         };
-        Ok(found.into_iter().map(state).collect())
+        Ok(self.known_plugins()?.into_iter().map(state).collect())
     }
 }
 

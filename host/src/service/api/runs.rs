@@ -8,7 +8,7 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
-use sluicebox_store::{Store, StoreError};
+use sluicebox_store::Store;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Asked, Failure, Named, Said, blocking};
@@ -39,16 +39,16 @@ pub(crate) struct GoalRun {
     pub rejected_files: Vec<String>,
 }
 
-impl From<Kept> for GoalRun {
-    fn from(kept: Kept) -> Self {
+impl From<&Kept> for GoalRun {
+    fn from(kept: &Kept) -> Self {
         Self {
-            report: kept.report,
-            started: kept.started,
+            report: kept.report.clone(),
+            started: kept.started.clone(),
             trigger: kept.trigger,
-            continues: kept.continues,
+            continues: kept.continues.clone(),
             interrupted: kept.interrupted,
-            last_profiles: kept.last_profiles,
-            rejected_files: kept.rejected_files.into_iter().map(|(name, _)| name).collect(),
+            last_profiles: kept.last_profiles.clone(),
+            rejected_files: kept.rejected_files.iter().map(|(name, _)| name.clone()).collect(),
         }
     }
 }
@@ -110,15 +110,8 @@ impl Drop for DryRun {
 
 impl Service {
     /// The last goal runs, newest first.
-    pub(in crate::service) fn history(&self, count: usize) -> Result<Vec<Kept>, Failure> {
-        self.kept().take(count).collect()
-    }
-
-    fn kept(&self) -> impl Iterator<Item = Result<Kept, Failure>> + '_ {
-        self.store.history().map(|entry| {
-            let kept = Kept::decode(&entry?.1).ok_or(StoreError::Damaged("the history"))?;
-            Ok(kept)
-        })
+    pub(in crate::service) fn history(&self, count: usize) -> Result<Vec<Arc<Kept>>, Failure> {
+        self.kept().take(count).map(|kept| Ok(kept?)).collect()
     }
 
     /// The last goal runs of a connection, newest first.
@@ -126,15 +119,15 @@ impl Service {
         &self,
         connection: &str,
         count: usize,
-    ) -> Result<Vec<Kept>, Failure> {
-        let of_it = |kept: &Result<Kept, Failure>| {
+    ) -> Result<Vec<Arc<Kept>>, Failure> {
+        let of_it = |kept: &Result<Arc<Kept>, Error>| {
             kept.as_ref().map_or(true, |kept| kept.report.connection == connection)
         };
-        self.kept().filter(of_it).take(count).collect()
+        self.kept().filter(of_it).take(count).map(|kept| Ok(kept?)).collect()
     }
 
     /// The goal runs of a run, in their order.
-    pub(in crate::service) fn goal_runs(&self, run: &str) -> Result<Vec<Kept>, Failure> {
+    pub(in crate::service) fn goal_runs(&self, run: &str) -> Result<Vec<Arc<Kept>>, Failure> {
         let mut found = Vec::new();
         for kept in self.kept() {
             let kept = kept?;
@@ -307,7 +300,7 @@ pub(super) async fn get_runs(
             Some(connection) => service.history_of(connection, count)?,
             None => service.history(count)?,
         };
-        Ok(Json(kept.into_iter().map(GoalRun::from).collect()))
+        Ok(Json(kept.iter().map(|kept| GoalRun::from(&**kept)).collect()))
     })
     .await
 }
@@ -322,7 +315,7 @@ pub(super) async fn get_run(
     Named(run): Named<String>,
 ) -> Result<Json<Vec<GoalRun>>, Failure> {
     blocking(service, move |service| {
-        Ok(Json(service.goal_runs(&run)?.into_iter().map(GoalRun::from).collect()))
+        Ok(Json(service.goal_runs(&run)?.iter().map(|kept| GoalRun::from(&**kept)).collect()))
     })
     .await
 }

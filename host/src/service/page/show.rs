@@ -269,7 +269,7 @@ pub(super) fn connection_page(
 ) -> Result<ConnectionPage, Failure> {
     let it = service.connection(name)?;
     let kept = service.history_of(&it.name, ROWS_OF_HISTORY)?;
-    let runs: Vec<GoalRun> = kept.into_iter().map(GoalRun::from).collect();
+    let runs: Vec<GoalRun> = kept.iter().map(|kept| GoalRun::from(&**kept)).collect();
     let lately = || runs.iter().take(BARS);
     let failed = |run: &GoalRun| run.report.status == Status::Failed;
     let label =
@@ -565,7 +565,8 @@ struct Runs {
 
 pub(super) async fn runs(State(service): State<Arc<Service>>, Extension(who): Extension<Who>) -> Response {
     shown(service, who, "runs", |service, who| {
-        let runs = service.history(ROWS_OF_HISTORY)?.into_iter().map(GoalRun::from);
+        let history = service.history(ROWS_OF_HISTORY)?;
+        let runs = history.iter().map(|kept| GoalRun::from(&**kept));
         Ok(Runs {
             frame: Frame::new(service, Some(who), "Run history", "runs"),
             history: runs.map(|run| Line::of(&run)).collect(),
@@ -643,7 +644,7 @@ pub(super) async fn run(
 ) -> Response {
     shown(service, who, "runs", move |service, who| {
         let goals = service.goal_runs(&run)?.into_iter().map(|kept| {
-            let it = GoalRun::from(kept);
+            let it = GoalRun::from(&*kept);
             GoalOfRun { line: Line::of(&it), hint: next_step(&it.report), it }
         });
         let goals = goals.collect();
