@@ -78,7 +78,7 @@ enum Command {
     },
     /// Runs connections when they are due, and serves a page and an API to look in and to run them from.
     Serve {
-        /// Where to listen, in place of [server] address.
+        /// Where to listen, in place of `address` of the settings.
         #[arg(long, value_name = "ADDRESS:PORT")]
         address: Option<SocketAddr>,
     },

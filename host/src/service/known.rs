@@ -22,8 +22,11 @@ const MOST_RUNS: usize = 2000;
 pub(super) struct Known {
     runs: Mutex<BTreeMap<u64, Arc<Kept>>>,
     bundled: OnceLock<Vec<Arc<KnownPlugin>>>,
-    in_folder: Mutex<HashMap<PathBuf, (SystemTime, u64, Arc<KnownPlugin>)>>,
+    in_folder: Mutex<HashMap<PathBuf, SeenPlugin>>,
 }
+
+/// A plugin's file when it was looked at: its time, its bytes, and what it is.
+type SeenPlugin = (SystemTime, u64, Arc<KnownPlugin>);
 
 /// A plugin as its file says.
 #[derive(Debug)]

@@ -1,5 +1,5 @@
 //! Parsing and encoding: `cargo bench --package sluicebox-files`.
-#![expect(clippy::unwrap_used, missing_docs, reason = "a benchmark")]
+#![expect(clippy::unwrap_used, reason = "a benchmark")]
 
 use std::io::Cursor;
 use std::sync::Arc;

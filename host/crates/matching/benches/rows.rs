@@ -1,5 +1,5 @@
 //! Rows made ready, matched and merged, with no store around: `cargo bench --package sluicebox-matching`.
-#![expect(clippy::unwrap_used, missing_docs, reason = "a benchmark")]
+#![expect(clippy::unwrap_used, reason = "a benchmark")]
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! A batch into the sandbox and out of it: `cargo bench --package sluicebox-processors`, after `cargo xtask build-plugins`.
-#![expect(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a benchmark")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark")]
 
 use std::path::Path;
 use std::sync::Arc;

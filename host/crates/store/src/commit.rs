@@ -11,7 +11,7 @@ use crate::keys::{
     UNFINISHED,
 };
 use crate::open::durable;
-use crate::tables::FEWEST_RECORDS;
+use crate::tables::{FEWEST_RECORDS, Put};
 use crate::{Store, StoreError};
 
 /// How far a file was imported.
@@ -74,10 +74,7 @@ impl Commit<'_> {
             && self.identifiers.iter().all(|(_, id)| id.is_some())
     }
 
-    pub(crate) fn put_records(
-        &self,
-        put: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    pub(crate) fn put_records(&self, put: &mut Put<'_>) -> Result<(), StoreError> {
         let mut bytes = Vec::with_capacity(1024);
         self.records.iter().try_for_each(|(id, record)| {
             bytes.clear();
@@ -86,10 +83,7 @@ impl Commit<'_> {
         })
     }
 
-    pub(crate) fn put_identifiers(
-        &self,
-        put: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    pub(crate) fn put_identifiers(&self, put: &mut Put<'_>) -> Result<(), StoreError> {
         let held = self.identifiers.iter().filter_map(|(key, id)| Some((key, id.as_ref()?)));
         held.into_iter().try_for_each(|(key, id)| put(key, &id.0))
     }

@@ -20,9 +20,10 @@ pub(crate) const FEWEST_RECORDS: usize = 20_000;
 /// Where the files lie until the store took them, in its folder.
 pub(crate) const FOLDER: &str = "tables";
 
+/// Takes a key and its value.
+pub(crate) type Put<'p> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'p;
 /// Sorted entries of a family.
-type Entries<'a> =
-    dyn Fn(&mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> + Sync + 'a;
+type Entries<'a> = dyn Fn(&mut Put<'_>) -> Result<(), StoreError> + Sync + 'a;
 
 impl Store {
     /// Commits a batch together with sorted records and identifiers: all of it or nothing.
