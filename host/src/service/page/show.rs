@@ -13,7 +13,7 @@ use super::{Frame, bytes, grouped, moment, page, shown, span};
 use crate::commands::preview::Preview;
 use crate::commands::scan::{Scanned, ScannedSet};
 use crate::config::Goal;
-use crate::report::{Report, Status};
+use crate::report::{LastProfile, Report, Status};
 use crate::service::Service;
 use crate::service::access::Who;
 use crate::service::api::connections::{ConnectionState, GoalState};
@@ -28,6 +28,8 @@ use crate::service::audit::Entry;
 const ROWS_OF_HISTORY: usize = 50;
 /// Goal runs of a chart.
 const BARS: usize = 30;
+/// Runs to come of a connection.
+const NEXT_SHOWN: usize = 5;
 /// Rows of a preview, and of rejected rows.
 const ROWS_SHOWN: usize = 20;
 const REJECTED_SHOWN: usize = 200;
@@ -151,6 +153,8 @@ pub(super) struct ConnectionPage {
     rows: Chart,
     durations: Chart,
     schedule: ScheduleForm,
+    /// Its next runs.
+    upcoming: Vec<String>,
     failure: Option<Failure>,
 }
 
@@ -166,6 +170,8 @@ pub(super) struct Line {
     rejected: String,
     took: String,
     error: Option<String>,
+    /// The last profiles that it created or updated: what became of each, its id, and the id's end.
+    profiles: Vec<(String, String, String)>,
 }
 
 impl Line {
@@ -191,8 +197,15 @@ impl Line {
             rejected: grouped(report.rows.rejected),
             took: span(report.duration_ms),
             error: report.error.clone(),
+            profiles: run.last_profiles.iter().map(short).collect(),
         }
     }
+}
+
+/// Ids of profiles that were made together differ at their ends.
+fn short(last: &LastProfile) -> (String, String, String) {
+    let end = last.profile_id.rsplit('-').next().unwrap_or_default();
+    (last.change.clone(), last.profile_id.clone(), format!("…{end}"))
 }
 
 /// Bars over time, the newest at the right.
@@ -284,7 +297,11 @@ pub(super) fn connection_page(
         .map(|run| (run.report.duration_ms, label(run, span(run.report.duration_ms)), failed(run)))
         .collect();
     let config = service.folder.config();
-    let schedule = ScheduleForm::of(config.connection(name)?.schedule.as_ref());
+    let connection = config.connection(name)?;
+    let schedule = ScheduleForm::of(connection.schedule.as_ref());
+    let next = connection.schedule.iter().filter(|_| connection.enabled);
+    let next = next.flat_map(|schedule| schedule.upcoming(jiff::Timestamp::now()).take(NEXT_SHOWN));
+    let upcoming = next.map(|at| moment(&at.to_string())).collect();
     let mut frame = Frame::new(service, Some(who), it.name.clone(), "connections");
     frame.done = done;
     Ok(ConnectionPage {
@@ -293,6 +310,7 @@ pub(super) fn connection_page(
         rows: Chart::of("Rows read by each goal run", &rows, grouped),
         durations: Chart::of("Duration of each goal run", &durations, span),
         schedule,
+        upcoming,
         it,
         failure,
     })
