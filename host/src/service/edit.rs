@@ -119,7 +119,7 @@ impl Edit {
             root.remove("schedule");
             return;
         };
-        let table = section(root, "schedule");
+        let Some(table) = section(root, "schedule") else { return };
         let texts = |texts: &Vec<String>| {
             let value =
                 |text: &String| text.parse::<i64>().map_or_else(|_| Value::from(text.as_str()), Value::from);
@@ -153,15 +153,16 @@ impl Edit {
         if email.is_empty() && !root.contains_key("notify") {
             return;
         }
-        let table = section(root, "notify");
+        let Some(table) = section(root, "notify") else { return };
         set(table, "email", Value::Array(email.iter().map(String::as_str).collect()));
         set(table, "on", Value::from(if every_run { "every-run" } else { "failure" }));
     }
 
     /// Gives the connection another secret, in place of whatever said where it was.
     pub(super) fn set_secret(&mut self, table: &str, key: &str, secret: &str) {
-        let table = section(self.document.as_table_mut(), table);
-        set(table, key, Value::from(secret));
+        if let Some(table) = section(self.document.as_table_mut(), table) {
+            set(table, key, Value::from(secret));
+        }
     }
 
     /// Gives a goal other mappings. What is not said of a mapping that stays is left as it is.
@@ -214,14 +215,11 @@ impl Edit {
     /// Adds properties, texts, to a schema; those that it has stay as they are.
     pub(super) fn add_properties(&mut self, group: Option<&str>, names: &[String]) {
         let root = self.document.as_table_mut();
-        let owner: &mut dyn TableLike = match group {
-            None => root,
-            Some(group) => {
-                let groups = implicit(root, "groups");
-                implicit(groups, group)
-            }
+        let owner: Option<&mut dyn TableLike> = match group {
+            None => Some(root),
+            Some(group) => implicit(root, "groups").and_then(|groups| implicit(groups, group)),
         };
-        let properties = implicit(owner, "properties");
+        let Some(properties) = owner.and_then(|owner| implicit(owner, "properties")) else { return };
         for name in names {
             if !properties.contains_key(name) {
                 let item = if is_inline(properties) {
@@ -311,26 +309,22 @@ fn same(a: &Value, b: &Value) -> bool {
 }
 
 /// The table under a key, made where there is none.
-fn section<'t>(root: &'t mut Table, key: &str) -> &'t mut dyn TableLike {
+fn section<'t>(root: &'t mut Table, key: &str) -> Option<&'t mut dyn TableLike> {
     let item = root.entry(key).or_insert_with(|| Item::Table(Table::new()));
     if !item.is_table_like() {
         *item = Item::Table(Table::new());
     }
-    let Some(table) = item.as_table_like_mut() else { unreachable!("it is a table now") };
-    table
+    item.as_table_like_mut()
 }
 
 /// The same; a table that is made has no heading of its own.
-fn implicit<'t>(owner: &'t mut dyn TableLike, key: &str) -> &'t mut dyn TableLike {
+fn implicit<'t>(owner: &'t mut dyn TableLike, key: &str) -> Option<&'t mut dyn TableLike> {
     if !owner.get(key).is_some_and(Item::is_table_like) {
         let mut table = Table::new();
         table.set_implicit(true);
         owner.insert(key, Item::Table(table));
     }
-    let Some(table) = owner.get_mut(key).and_then(Item::as_table_like_mut) else {
-        unreachable!("it is a table now")
-    };
-    table
+    owner.get_mut(key).and_then(Item::as_table_like_mut)
 }
 
 fn is_inline(table: &dyn TableLike) -> bool {
