@@ -125,7 +125,9 @@ impl Error {
                 })
             }
             Self::Store(StoreError::Locked { .. }) => {
-                Some("wait until the other run has ended; reading commands work meanwhile".to_owned())
+                let hint = "wait until the other run has ended; if it is `sluicebox serve`, have the service run the connection. \
+                            Reading commands work meanwhile";
+                Some(hint.to_owned())
             }
             Self::TooManyRejected(_) => Some(
                 "the rejected rows say what is wrong with each; max_rejected sets how many may be".to_owned(),
