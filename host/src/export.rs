@@ -19,7 +19,7 @@ use crate::exchange::{Exchanged, Way};
 use crate::import::{LOOK, NEVER};
 use crate::plugins::Processor;
 use crate::progress::{Progress, Watch};
-use crate::rejected::RejectedRows;
+use crate::rejected::{self, RejectedRows};
 use crate::report::{FileReport, FileStatus, Kept, ProcessorReport, Report, Run};
 use crate::rows::{EventCells, Page, Rows};
 use crate::segments::Untold;
@@ -106,7 +106,7 @@ impl Export<'_> {
         let (mut sessions, columns) = self.open(&name)?;
         let mut files = Files::create(self, &name, &columns, &names)?;
         let mut rejected = RejectedRows::new(
-            self.config.data().join("rejected").join(&self.run.id),
+            rejected::folder(self.config, &self.run.id),
             &self.goal.name,
             &CsvOptions { delimiter: self.goal.csv.delimiter, ..CsvOptions::default() },
         );

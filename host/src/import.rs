@@ -22,7 +22,7 @@ use crate::linked::LinkedFiles;
 use crate::plan::{Link, Resolved, Resolver};
 use crate::plugins::Processor;
 use crate::progress::{Progress, Watch};
-use crate::rejected::RejectedRows;
+use crate::rejected::{self, RejectedRows};
 use crate::report::{self, FileReport, FileStatus, Kept, ProcessorReport, Report, Run, Trigger};
 use crate::sets::{self, FileSet, Sets};
 use crate::unfinished::Unfinished;
@@ -145,7 +145,7 @@ impl Import<'_> {
         };
         let kept = Kept::new(report, started, self.run);
         let (number, now) = self.store.begin_goal_run(started.as_millisecond(), |_| kept.encode())?;
-        let folder = self.config.data().join("rejected").join(&self.run.id);
+        let folder = rejected::folder(self.config, &self.run.id);
         let rejected = RejectedRows::new(folder, &self.goal.name, &self.goal.csv);
         let kept = Kept { at: now, ..kept };
         let mut run = GoalRun { number, now, kept, rejected, clock: Clock::default() };

@@ -13,6 +13,14 @@ use sluicebox_model::RejectedRow;
 use crate::config::Config;
 use crate::error::Error;
 
+/// Beside the store.
+const FOLDER: &str = "rejected";
+
+/// Where the rejected rows of a run lie.
+pub(crate) fn folder(config: &Config, run: &str) -> PathBuf {
+    config.data().join(FOLDER).join(run)
+}
+
 /// Rejected rows of one goal run. A file is made when there is a row for it, and another for other columns.
 pub(crate) struct RejectedRows {
     folder: PathBuf,
@@ -114,7 +122,7 @@ pub(crate) fn truncate(folder: &Path, goal: &str, kept: &[(String, u64)]) -> Res
 /// # Errors
 /// If a folder cannot be read.
 pub(crate) fn files(config: &Config) -> Result<Vec<PathBuf>, Error> {
-    let folder = config.data().join("rejected");
+    let folder = config.data().join(FOLDER);
     let mut files = Vec::new();
     let Ok(runs) = fs::read_dir(&folder) else { return Ok(files) };
     for run in runs.flatten() {

@@ -174,7 +174,7 @@ pub(crate) fn recover(config: &Config, store: &Store, dry: bool) -> Result<(), E
     let mut commit = Commit { ends_goal_run: true, ..Commit::default() };
     if let Some(mut kept) = Kept::decode(&bytes) {
         if !dry {
-            let folder = config.data().join("rejected").join(&kept.report.run);
+            let folder = rejected::folder(config, &kept.report.run);
             rejected::truncate(&folder, &kept.report.goal, &kept.rejected_files)?;
         }
         kept.report.status = Status::Failed;

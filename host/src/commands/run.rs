@@ -12,6 +12,7 @@ use crate::config::{Config, Connection};
 use crate::diff::Diff;
 use crate::error::Error;
 use crate::progress::Watch;
+use crate::rejected;
 use crate::report::{Report, Run, Status, Trigger};
 use crate::runs::{Runner, select};
 
@@ -87,7 +88,7 @@ fn show(config: &Config, report: &Report, arguments: &Arguments) -> Result<(), E
         print(format!("  {error}"))?;
     }
     if report.rows.rejected > 0 && !arguments.dry_run {
-        print(format!("  rejected rows: {}", config.data().join("rejected").join(&report.run).display()))?;
+        print(format!("  rejected rows: {}", rejected::folder(config, &report.run).display()))?;
     }
     Ok(())
 }

@@ -130,28 +130,15 @@ fn not_empty<'d>(entry: Entry<'d>) -> Option<Vec<Entry<'d>>> {
 
 /// A schedule in words, for people.
 pub(crate) fn in_words(schedule: &Schedule) -> String {
-    let name = |wanted: Weekday| WEEKDAYS.iter().find(|(_, day)| *day == wanted).map_or("", |(name, _)| name);
-    let list = |names: Vec<String>| names.join(", ");
-    let at = |time: &Time| format!("at {:02}:{:02}", time.hour(), time.minute());
+    let (_, value, time) = schedule_as_written(schedule);
     let when = match &schedule.rule {
         Rule::Every { minutes } if minutes % 60 == 0 => return format!("every {} h", minutes / 60),
-        Rule::Every { minutes } => return format!("every {minutes} min"),
-        Rule::TimesPerDay { times: 1, time } => format!("every day {}", at(time)),
-        Rule::TimesPerDay { times, time } => format!("{times} times a day, first {}", at(time)),
-        Rule::Days { days: Days::OfWeek(days), time } => {
-            format!("every {} {}", list(days.iter().map(|day| name(*day).to_owned()).collect()), at(time))
-        }
-        Rule::Days { days: Days::OfMonth(days), time } => {
-            let day = |day: &DayOfMonth| match day {
-                DayOfMonth::Day(day) => day.to_string(),
-                DayOfMonth::Last => "last".to_owned(),
-            };
-            format!("on day {} of the month {}", list(days.iter().map(day).collect()), at(time))
-        }
-        Rule::Days { days: Days::WeekdayOfMonth(nth, weekday), time } => {
-            let nth = NTH.iter().find(|(_, other)| other == nth).map_or("", |(name, _)| name);
-            format!("on the {nth} {} of the month {}", name(*weekday), at(time))
-        }
+        Rule::Every { .. } => return format!("every {value} min"),
+        Rule::TimesPerDay { times: 1, .. } => format!("every day at {time}"),
+        Rule::TimesPerDay { .. } => format!("{value} times a day, first at {time}"),
+        Rule::Days { days: Days::OfWeek(_), .. } => format!("every {value} at {time}"),
+        Rule::Days { days: Days::OfMonth(_), .. } => format!("on day {value} of the month at {time}"),
+        Rule::Days { days: Days::WeekdayOfMonth(..), .. } => format!("on the {value} of the month at {time}"),
     };
     format!("{when} ({})", schedule.timezone.iana_name().unwrap_or("UTC"))
 }

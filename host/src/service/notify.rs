@@ -229,7 +229,7 @@ fn first_reasons(config: &Config, kept: &Kept) -> Vec<String> {
         RejectionCode::Quote,
         RejectionCode::Ambiguous,
     ];
-    let folder = config.data().join("rejected").join(&kept.report.run);
+    let folder = rejected::folder(config, &kept.report.run);
     let mut reasons = Vec::new();
     for (name, _) in &kept.rejected_files {
         let file = folder.join(name);

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::status::QueuedRun;
 use super::{Failure, Named, Said, blocking};
-use crate::config::{Connection, in_words};
+use crate::config::{Config, Connection, in_words};
 use crate::error::Error;
 use crate::exchange::{Exchanged, Way};
 use crate::report::{Kept, Status};
@@ -110,17 +110,24 @@ impl Service {
     /// Every connection, in the order of their files.
     pub(in crate::service) fn connections(&self) -> Result<Vec<ConnectionState>, Failure> {
         let config = self.folder.config();
-        let history = self.history(LOOKED_BACK)?;
-        config.connections.iter().map(|connection| self.state_of(connection, &history)).collect()
+        let (history, queue) = (self.history(LOOKED_BACK)?, self.queued());
+        let state = |connection| self.state_of(&config, connection, &history, &queue);
+        config.connections.iter().map(state).collect()
     }
 
     /// One connection.
     pub(in crate::service) fn connection(&self, name: &str) -> Result<ConnectionState, Failure> {
         let config = self.folder.config();
-        self.state_of(config.connection(name)?, &self.history(LOOKED_BACK)?)
+        self.state_of(&config, config.connection(name)?, &self.history(LOOKED_BACK)?, &self.queued())
     }
 
-    fn state_of(&self, connection: &Connection, history: &[Arc<Kept>]) -> Result<ConnectionState, Failure> {
+    fn state_of(
+        &self,
+        config: &Config,
+        connection: &Connection,
+        history: &[Arc<Kept>],
+        queue: &[QueuedRun],
+    ) -> Result<ConnectionState, Failure> {
         let goals = connection.all_goals().map(|goal| {
             let of_goal = |kept: &&Arc<Kept>| {
                 kept.report.connection == connection.name && kept.report.goal == goal.name()
@@ -138,8 +145,8 @@ impl Service {
         let goals = goals.collect();
         let schedule = connection.schedule.as_ref();
         let next = schedule.filter(|_| connection.enabled).and_then(|it| it.next_after(Timestamp::now()));
-        let queued = self.status().queue.into_iter().find(|queued| queued.connection == connection.stem);
-        let notify = connection.notify.as_ref();
+        let queued = queue.iter().find(|queued| queued.connection == connection.stem).cloned();
+        let (email, every_run) = told(connection);
         let secrets = connection.secrets().into_iter();
         let secrets = secrets.map(|(secret, set)| SecretState { secret: secret.to_owned(), set });
         let exchanged = |way| Ok::<_, Error>(Exchanged::load(&self.store, &connection.stem, way)?.count());
@@ -154,9 +161,9 @@ impl Service {
             schedule: schedule.map(in_words),
             next: next.map(|next| next.to_string()),
             queued,
-            email: notify.iter().flat_map(|notify| &notify.email).map(ToString::to_string).collect(),
-            every_run: notify.is_some_and(|notify| notify.every_run),
-            known_objectives: self.folder.config().schema.objectives.clone(),
+            email,
+            every_run,
+            known_objectives: config.schema.objectives.clone(),
             secrets: secrets.collect(),
             exchanged: Exchange { imported: exchanged(Way::In)?, exported: exchanged(Way::Out)? },
         })
@@ -169,7 +176,7 @@ impl Service {
         name: &str,
         change: &ConnectionChange,
     ) -> Result<(), Failure> {
-        let current = self.connection(name)?;
+        let (email, every_run) = told(self.folder.config().connection(name)?);
         let changed = [
             ("enabled", change.enabled.is_some()),
             ("name", change.name.is_some()),
@@ -195,8 +202,8 @@ impl Service {
                 edit.set_schedule(schedule.as_ref());
             }
             if change.email.is_some() || change.every_run.is_some() {
-                let email = change.email.as_ref().unwrap_or(&current.email);
-                edit.set_notify(email, change.every_run.unwrap_or(current.every_run));
+                let email = change.email.as_ref().unwrap_or(&email);
+                edit.set_notify(email, change.every_run.unwrap_or(every_run));
             }
             Ok(())
         })
@@ -248,6 +255,13 @@ impl Service {
             Ok(())
         })
     }
+}
+
+/// Who gets mail, and whether of every run.
+fn told(connection: &Connection) -> (Vec<String>, bool) {
+    let notify = connection.notify.as_ref();
+    let email = notify.iter().flat_map(|notify| &notify.email).map(ToString::to_string);
+    (email.collect(), notify.is_some_and(|notify| notify.every_run))
 }
 
 /// Goal runs among which the last of each goal is looked for.

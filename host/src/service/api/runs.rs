@@ -238,7 +238,9 @@ impl Service {
         let (mut names, mut rows) = (Vec::new(), Vec::new());
         let config = self.folder.config();
         let read = rejected::read(&path, &rejected::options(&config, &path), |columns, cells| {
-            names.clone_from(&columns.to_vec());
+            if rows.is_empty() {
+                names = columns.to_vec();
+            }
             rows.push(cells.iter().map(|cell| (*cell).to_owned()).collect());
             if rows.len() < count { Ok(()) } else { Err(Error::Interrupted) }
         });
@@ -255,7 +257,7 @@ impl Service {
         if !known {
             return Err(Error::NotFound(format!("the run has no rejected rows `{file}`")).into());
         }
-        Ok(self.folder.config().data().join("rejected").join(run).join(file))
+        Ok(rejected::folder(&self.folder.config(), run).join(file))
     }
 }
 

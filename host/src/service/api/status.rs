@@ -71,15 +71,20 @@ impl Count {
 }
 
 impl Service {
-    /// What it does now.
-    pub(in crate::service) fn status(&self) -> ServiceStatus {
+    /// The run under way, then those that wait.
+    pub(in crate::service) fn queued(&self) -> Vec<QueuedRun> {
         let queue = self.queue.list().into_iter().map(|queued| QueuedRun {
             run: queued.wanted.run,
             connection: queued.connection,
             trigger: queued.wanted.trigger,
             running: queued.running,
         });
-        ServiceStatus { queue: queue.collect(), live: self.live.borrow().clone(), wrong: self.folder.wrong() }
+        queue.collect()
+    }
+
+    /// What it does now.
+    pub(in crate::service) fn status(&self) -> ServiceStatus {
+        ServiceStatus { queue: self.queued(), live: self.live.borrow().clone(), wrong: self.folder.wrong() }
     }
 
     /// The next runs of all connections that are on.

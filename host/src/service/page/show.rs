@@ -138,7 +138,7 @@ pub(super) async fn connections(
             frame: Frame::new(service, Some(who), "Connections", "connections"),
             connections: service.connections()?,
             upcoming: service.upcoming(10),
-            queue: service.status().queue,
+            queue: service.queued(),
         })
     })
     .await
@@ -666,7 +666,7 @@ pub(super) async fn run(
             GoalOfRun { line: Line::of(&it), hint: next_step(&it.report), it }
         });
         let goals = goals.collect();
-        let queued = service.status().queue.into_iter().find(|queued| queued.run == run);
+        let queued = service.queued().into_iter().find(|queued| queued.run == run);
         let mut frame = Frame::new(service, Some(who), format!("Run {run}"), "runs");
         frame.done = told.done();
         Ok(RunPage { frame, queued, goals, run })
