@@ -4,42 +4,54 @@ use crate::bindings::sluicebox::processor::types;
 use crate::columns::ColumnId;
 
 /// The cells of a changed or added column, one a row.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cells {
     data: String,
-    ends: Vec<u32>,
+    /// 0, then the end of each cell.
+    offsets: Vec<u32>,
+}
+
+impl Default for Cells {
+    fn default() -> Self {
+        Self::for_rows(0)
+    }
 }
 
 impl Cells {
     /// Room for so many rows.
     pub fn for_rows(rows: usize) -> Self {
-        Self { data: String::with_capacity(rows * 16), ends: Vec::with_capacity(rows) }
+        let mut offsets = Vec::with_capacity(rows + 1);
+        offsets.push(0);
+        Self { data: String::with_capacity(rows * 32), offsets }
     }
 
     /// Appends a cell; empty = no value.
+    #[inline]
     pub fn push(&mut self, cell: &str) {
         self.data.push_str(cell);
         self.end();
     }
 
     /// Appends a cell that is written piece by piece, without a string of its own.
+    #[inline]
     pub fn push_with(&mut self, write: impl FnOnce(&mut String)) {
         write(&mut self.data);
         self.end();
     }
 
+    #[inline]
     fn end(&mut self) {
-        self.ends.push(u32::try_from(self.data.len()).unwrap_or(u32::MAX));
+        self.offsets.push(u32::try_from(self.data.len()).unwrap_or(u32::MAX));
     }
 
     /// The number of cells so far.
     pub fn len(&self) -> usize {
-        self.ends.len()
+        self.offsets.len() - 1
     }
 
     /// Whether there is no cell yet.
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.len() == 0
     }
 }
 
@@ -108,14 +120,15 @@ impl Output {
         let mut changed = Vec::with_capacity(self.columns.len());
         for (column, cells) in self.columns {
             changed.push(place(column));
-            let base = u32::try_from(values.data.len()).unwrap_or(u32::MAX);
-            values.offsets.push(base);
-            values.offsets.extend(cells.ends.iter().map(|end| base.saturating_add(*end)));
-            if values.data.is_empty() {
+            // The first column is handed on as it is.
+            if values.offsets.is_empty() {
                 values.data = cells.data.into_bytes();
-            } else {
-                values.data.extend_from_slice(cells.data.as_bytes());
+                values.offsets = cells.offsets;
+                continue;
             }
+            let base = u32::try_from(values.data.len()).unwrap_or(u32::MAX);
+            values.offsets.extend(cells.offsets.iter().map(|offset| base.saturating_add(*offset)));
+            values.data.extend_from_slice(cells.data.as_bytes());
         }
         let rejections = self.rejections.into_iter().map(|(row, column, code, reason)| types::Rejection {
             row: u32::try_from(row).unwrap_or(u32::MAX),

@@ -215,7 +215,10 @@ pub(crate) fn guest_cargo() -> anyhow::Result<Command> {
         .current_dir(root())
         .env("CARGO_TARGET_DIR", target()?.join("plugins"))
         .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker)
-        .env("RUSTFLAGS", format!("-C link-arg=--wasm-ld-path={}", wasm_ld.display()));
+        .env(
+            "RUSTFLAGS",
+            format!("-C target-feature=+simd128 -C link-arg=--wasm-ld-path={}", wasm_ld.display()),
+        );
     Ok(command)
 }
 

@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 
 use crate::Rules;
+use crate::plain::{self, Plain};
 
 /// RFC 5321, 4.5.3.1.
 const LONGEST_LOCAL: usize = 64;
@@ -22,8 +23,21 @@ const PLUS_TAGS: [&str; 10] = [
 
 /// Appends the normalized address; `None` if the cell holds none (something may be appended then).
 pub(crate) fn normalize(cell: &str, rules: &Rules, out: &mut String) -> Option<()> {
+    let address = bare(trim(cell))?;
+    if address.len() < cell.len() {
+        match plain::write(address, rules, out) {
+            Plain::Written => return Some(()),
+            Plain::NoAddress => return None,
+            Plain::Unknown => {}
+        }
+    }
+    normalize_bare(address, rules, out)
+}
+
+/// The same of an address without anything around it.
+pub(crate) fn normalize_bare(address: &str, rules: &Rules, out: &mut String) -> Option<()> {
     let start = out.len();
-    let (local, domain) = bare(cell.trim())?.rsplit_once('@')?;
+    let (local, domain) = address.rsplit_once('@')?;
     let domain = domain_to_ascii(domain)?;
     let domain = match domain.as_ref() {
         "googlemail.com" if rules.provider_rules => "gmail.com",
@@ -61,10 +75,17 @@ pub(crate) fn normalize(cell: &str, rules: &Rules, out: &mut String) -> Option<(
 
 /// The address of `Ann Lee <ann@example.com>`, of `mailto:ann@example.com`, or the cell itself.
 fn bare(cell: &str) -> Option<&str> {
-    match cell.rsplit_once('<') {
-        Some((_, rest)) => Some(rest.strip_suffix('>')?.trim()),
+    match cell.strip_suffix('>') {
+        Some(rest) => Some(trim(rest.rsplit_once('<')?.1)),
         None => Some(cell.strip_prefix("mailto:").unwrap_or(cell)),
     }
+}
+
+/// The cell without white space around it, which one look at its ends tells of nearly all.
+pub(crate) fn trim(cell: &str) -> &str {
+    let plain = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_graphic);
+    let bytes = cell.as_bytes();
+    if plain(bytes.first()) && plain(bytes.last()) { cell } else { cell.trim() }
 }
 
 /// The domain in small letters and, where it has letters beyond ASCII, in its IDNA form (UTS 46). It needs a

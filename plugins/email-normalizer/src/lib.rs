@@ -1,13 +1,14 @@
 //! Brings e-mail addresses into one form, so that they identify. The README shows what it does to which cell.
 
 mod address;
+mod look;
 mod plain;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sluicebox_sdk::{Batch, Cells, ColumnId, Columns, Failure, Output, Processor, register};
 
-use crate::address::normalize;
+use crate::address::{normalize, trim};
 use crate::plain::Plain;
 
 /// Which columns, and how far to go.
@@ -100,10 +101,17 @@ impl Processor for EmailNormalizer {
 
 impl EmailNormalizer {
     /// Appends the normalized cell. `false` if it, or one of its addresses, is none.
+    #[inline(always)]
     fn write(&self, cell: &str, out: &mut String) -> bool {
-        let Some(separator) = &self.separator else { return self.write_one(cell, out) };
+        match &self.separator {
+            None => self.write_one(cell, out),
+            Some(separator) => self.write_several(cell, separator, out),
+        }
+    }
+
+    fn write_several(&self, cell: &str, separator: &str, out: &mut String) -> bool {
         let (start, mut valid) = (out.len(), true);
-        for part in cell.split(separator.as_str()).map(str::trim).filter(|part| !part.is_empty()) {
+        for part in cell.split(separator).map(str::trim).filter(|part| !part.is_empty()) {
             let before = out.len();
             if before > start {
                 out.push_str(separator);
@@ -117,22 +125,35 @@ impl EmailNormalizer {
         valid
     }
 
+    #[inline(always)]
     fn write_one(&self, cell: &str, out: &mut String) -> bool {
-        if let Plain::Written = plain::write(cell, &self.rules, out) {
+        if cell.is_empty() {
             return true;
         }
-        if cell.trim().is_empty() {
-            return true;
+        match plain::write(cell, &self.rules, out) {
+            Plain::Written => true,
+            Plain::NoAddress => self.refuse(cell, out),
+            Plain::Unknown => self.look_closer(cell, out),
         }
+    }
+
+    #[cold]
+    fn look_closer(&self, cell: &str, out: &mut String) -> bool {
         let start = out.len();
-        let valid = normalize(cell, &self.rules, out).is_some();
-        if !valid {
-            out.truncate(start);
-            if self.invalid == Invalid::Keep {
-                out.push_str(cell);
-            }
+        if trim(cell).is_empty() || normalize(cell, &self.rules, out).is_some() {
+            return true;
         }
-        valid
+        out.truncate(start);
+        self.refuse(cell, out)
+    }
+
+    /// What becomes of a cell that is no address.
+    #[cold]
+    fn refuse(&self, cell: &str, out: &mut String) -> bool {
+        if self.invalid == Invalid::Keep {
+            out.push_str(cell);
+        }
+        false
     }
 }
 

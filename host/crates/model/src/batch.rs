@@ -15,12 +15,41 @@ impl Header {
     /// What a cell holds as a value; empty = no value.
     #[inline]
     fn clean<'a>(&self, cell: &'a str) -> &'a str {
-        // Nearly no cell has white space around it, which one look at its ends tells.
-        let plain = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_graphic);
-        let bytes = cell.as_bytes();
-        let trimmed = !self.trim || (plain(bytes.first()) && plain(bytes.last()));
+        let trimmed = !self.trim || has_plain_ends(cell.as_bytes());
         let cell = if trimmed { cell } else { cell.trim() };
-        if self.null_values.iter().any(|null| null == cell) { "" } else { cell }
+        if self.is_null(cell.as_bytes()) { "" } else { cell }
+    }
+
+    /// Whether the cell is the value, as nearly all are.
+    #[inline]
+    fn is_clean(&self, cell: &[u8]) -> bool {
+        (!self.trim || has_plain_ends(cell)) && !self.is_null(cell)
+    }
+
+    #[inline]
+    fn is_null(&self, cell: &[u8]) -> bool {
+        self.null_values.iter().any(|null| null.len() == cell.len() && null.as_bytes() == cell)
+    }
+}
+
+/// Whether there is no white space around a cell, as one look at its ends tells; `false` if they are beyond ASCII, too.
+#[inline]
+fn has_plain_ends(cell: &[u8]) -> bool {
+    let plain = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_graphic);
+    plain(cell.first()) && plain(cell.last())
+}
+
+/// Appends a cell; one of usual length in two pieces that may overlap, which is faster than a copy of any length.
+#[inline]
+fn append(cell: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    match (cell.first_chunk::<16>(), cell.last_chunk::<16>()) {
+        (Some(first), Some(last)) if cell.len() <= 32 => {
+            out.extend_from_slice(first);
+            out.truncate(start + cell.len() - 16);
+            out.extend_from_slice(last);
+        }
+        _ => out.extend_from_slice(cell),
     }
 }
 
@@ -242,6 +271,31 @@ impl RecordBatch {
             Some(Some(changed)) => changed.cell(row),
             Some(None) => self.header.clean(self.raw(row, column)),
             None => "",
+        }
+    }
+
+    /// The cells of a column that a processor changed or added: their text, and where each ends.
+    pub fn changed(&self, column: usize) -> Option<(&str, &[u32])> {
+        self.overlays.get(column)?.as_ref().map(Column::parts)
+    }
+
+    /// Appends the values of a column that no processor changed, and where each ends in `data`.
+    pub fn copy_unchanged(&self, column: usize, data: &mut Vec<u8>, ends: &mut Vec<u32>) {
+        let columns = self.header.columns.len();
+        let (text, mut row_from) = (self.text.as_bytes(), 0);
+        for row in self.ends.chunks_exact(columns.max(1)) {
+            let before = column.checked_sub(1).and_then(|before| row.get(before).copied());
+            let (from, to) = (before.unwrap_or(row_from), row.get(column).copied().unwrap_or_default());
+            row_from = row.last().copied().unwrap_or_default();
+            let cell = text.get(from as usize..to as usize).unwrap_or_default();
+            match self.header.is_clean(cell) {
+                true => append(cell, data),
+                false => {
+                    let cell = self.text.get(from as usize..to as usize).unwrap_or_default();
+                    data.extend_from_slice(self.header.clean(cell).as_bytes());
+                }
+            }
+            ends.push(u32::try_from(data.len()).unwrap_or(u32::MAX));
         }
     }
 

@@ -9,24 +9,29 @@ pub(crate) fn fill(batch: &RecordBatch, columns: &[usize], input: &mut Batch) {
     input.validity.clear();
     let rows = batch.rows();
     input.rows = u32::try_from(rows).unwrap_or(u32::MAX);
-    let end = |data: &Vec<u8>| u32::try_from(data.len()).unwrap_or(u32::MAX);
-    let mut every_cell_has_a_value = true;
     for column in columns {
-        input.offsets.push(end(&input.data));
-        let mut byte = 0;
-        for row in 0..rows {
-            let cell = batch.cell(row, *column);
-            input.data.extend_from_slice(cell.as_bytes());
-            input.offsets.push(end(&input.data));
-            every_cell_has_a_value &= !cell.is_empty();
-            byte |= u8::from(!cell.is_empty()) << (row % 8);
-            if row % 8 == 7 || row + 1 == rows {
-                input.validity.push(byte);
-                byte = 0;
-            }
+        let start = u32::try_from(input.data.len()).unwrap_or(u32::MAX);
+        input.offsets.reserve(rows + 1);
+        input.offsets.push(start);
+        if let Some((data, ends)) = batch.changed(*column) {
+            input.data.extend_from_slice(data.as_bytes());
+            input.offsets.extend(ends.iter().map(|end| start.saturating_add(*end)));
+        } else {
+            batch.copy_unchanged(*column, &mut input.data, &mut input.offsets);
         }
     }
-    if every_cell_has_a_value {
-        input.validity.clear();
+    // A cell has a value if it is not empty. Where each has one, nothing need be said.
+    let cells =
+        || input.offsets.chunks_exact(rows + 1).map(|ends| ends.array_windows().map(|[from, to]| from != to));
+    if cells().flatten().all(|value| value) {
+        return;
     }
+    let mut validity = Vec::with_capacity(columns.len() * rows.div_ceil(8));
+    for mut column in cells() {
+        for _ in 0..rows.div_ceil(8) {
+            let eight = column.by_ref().take(8).enumerate();
+            validity.push(eight.fold(0, |byte, (place, value)| byte | u8::from(value) << place));
+        }
+    }
+    input.validity = validity;
 }

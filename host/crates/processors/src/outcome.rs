@@ -111,7 +111,7 @@ pub(crate) fn validate(outcome: Outcome, rows: usize, columns: usize) -> Result<
     }
     match outcome.values {
         Some(values) if !outcome.changed.is_empty() => {
-            Ok(Valid { verdicts, columns: changed(&outcome.changed, &values, rows)? })
+            Ok(Valid { verdicts, columns: changed(&outcome.changed, values, rows)? })
         }
         None if outcome.changed.is_empty() => Ok(Valid { verdicts, columns: Vec::new() }),
         _ => Err(OutcomeError::Values),
@@ -154,7 +154,7 @@ fn verdicts(
     Ok(judged)
 }
 
-fn changed(changed: &[u32], values: &Batch, rows: usize) -> Result<Vec<(usize, Column)>, OutcomeError> {
+fn changed(changed: &[u32], values: Batch, rows: usize) -> Result<Vec<(usize, Column)>, OutcomeError> {
     if values.rows as usize != rows {
         return Err(OutcomeError::Rows { found: values.rows, rows });
     }
@@ -167,7 +167,8 @@ fn changed(changed: &[u32], values: &Batch, rows: usize) -> Result<Vec<(usize, C
         let expected = changed.len() * column_bytes;
         return Err(OutcomeError::Validity { found: values.validity.len(), expected });
     }
-    let data = str::from_utf8(&values.data).map_err(|error| OutcomeError::Utf8(error.valid_up_to()))?;
+    let data = String::from_utf8(values.data);
+    let mut data = data.map_err(|error| OutcomeError::Utf8(error.utf8_error().valid_up_to()))?;
     let mut columns = Vec::with_capacity(changed.len());
     // Together the columns take no more than the data: one byte cannot be blown up into many cells.
     let mut left = data.len();
@@ -177,8 +178,12 @@ fn changed(changed: &[u32], values: &Batch, rows: usize) -> Result<Vec<(usize, C
         let (first, last) = offsets.first().zip(offsets.last()).ok_or_else(wrong)?;
         let text = data.get(*first as usize..*last as usize).ok_or_else(wrong)?;
         left = left.checked_sub(text.len()).ok_or_else(wrong)?;
-        let ends = offsets.iter().skip(1).map(|end| end.checked_sub(*first)).collect::<Option<Vec<u32>>>();
-        let cells = Column::new(text.to_owned(), ends.ok_or_else(wrong)?).ok_or_else(wrong)?;
+        // An offset before the first wraps round, and lies beyond the text then.
+        let ends = offsets.iter().skip(1).map(|end| end.wrapping_sub(*first)).collect();
+        // The only column's text is all there is, and need not be copied.
+        let whole = changed.len() == 1 && text.len() == data.len();
+        let text = if whole { std::mem::take(&mut data) } else { text.to_owned() };
+        let cells = Column::new(text, ends).ok_or_else(wrong)?;
         let valid = values.validity.get(place * column_bytes..(place + 1) * column_bytes);
         columns.push((*column as usize, with_validity(cells, valid.unwrap_or_default())));
     }
