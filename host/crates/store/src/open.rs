@@ -467,7 +467,7 @@ fn column_families() -> Vec<ColumnFamilyDescriptor> {
         options.set_max_write_buffer_number(2);
         options.set_memtable_prefix_bloom_ratio(0.05);
         options.set_memtable_whole_key_filtering(true);
-        options.set_level_zero_file_num_compaction_trigger(8);
+        options.set_level_zero_file_num_compaction_trigger(16);
         options.set_level_compaction_dynamic_level_bytes(true);
         ColumnFamilyDescriptor::new(name, options)
     };

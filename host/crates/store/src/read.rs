@@ -87,8 +87,11 @@ impl Store {
         read: &impl Fn(&[u8], Option<&[u8]>) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
         let mut all = Vec::with_capacity(keys.len());
+        let mut options = ReadOptions::default();
+        // The keys are sorted: no block is needed again.
+        options.fill_cache(false);
         for keys in keys.chunks(LOOKUPS) {
-            let found = self.db.batched_multi_get_cf(family, keys.iter().copied(), true);
+            let found = self.db.batched_multi_get_cf_opt(family, keys.iter().copied(), true, &options);
             for (key, found) in keys.iter().zip(found) {
                 all.push(read(key, found?.as_deref())?);
             }
