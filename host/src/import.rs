@@ -30,6 +30,9 @@ use crate::unfinished::Unfinished;
 /// Batches between the reader and the worker.
 const QUEUE: usize = 4;
 
+/// A store of fewer records is small.
+const FEW_RECORDS: usize = 200_000;
+
 /// The run of what only looks.
 pub(crate) static LOOK: Run = Run { id: String::new(), trigger: Trigger::Command, continues: None };
 /// It is not stopped.
@@ -238,12 +241,16 @@ impl Import<'_> {
         }
     }
 
-    /// Bytes of rows that are merged and committed at a time. What a large store keeps in memory of itself, about 8 bytes a
-    /// record, is not there for rows.
+    /// Bytes of rows that are merged and committed at a time. Where the store is small there is little to walk through for
+    /// each stretch, and smaller ones overlap better; what a large one keeps in memory of itself, about 8 bytes a record, is
+    /// not there for rows.
     fn stretch_bytes(&self) -> Result<usize, Error> {
-        let of_store = usize::try_from(self.store.about_records()? * 8).unwrap_or(usize::MAX);
         let bytes = self.config.settings.tuning.commit_bytes;
-        Ok(bytes.saturating_sub(of_store / 5).max(bytes / 4))
+        let records = usize::try_from(self.store.about_records()?).unwrap_or(usize::MAX);
+        if records < FEW_RECORDS {
+            return Ok(bytes / 2);
+        }
+        Ok(bytes.saturating_sub(records.saturating_mul(8) / 5).max(bytes / 4))
     }
 
     fn rows_a_time(&self, rows: usize) -> usize {
@@ -707,9 +714,18 @@ impl Stretch<'_> {
             if self.import.diff.is_some() {
                 before = records.iter().flatten().cloned().collect();
             }
+            let (context, threads) = (self.context(), self.import.config.settings.tuning.threads);
+            let records = if threads > 1 && gathered.can_be_shared(self.plan, &context) {
+                let loaded = (ids.as_slice(), records);
+                match gathered.apply_in_shares(self.plan, context, &found, &erased, loaded, threads) {
+                    Some(applied) => return Ok(applied),
+                    None => store.load_sorted(&ids)?,
+                }
+            } else {
+                records
+            };
             let mut events = StoredEvents::preload(store, gathered.events(&found))?;
-            let applied =
-                gathered.apply(self.plan, self.context(), &found, &erased, (&ids, records), &mut events);
+            let applied = gathered.apply(self.plan, context, &found, &erased, (&ids, records), &mut events);
             match events.failure() {
                 None => Ok(applied),
                 Some(error) => Err(Error::Store(error)),

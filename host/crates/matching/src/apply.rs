@@ -12,6 +12,7 @@ use crate::gather::{Gathered, Loaded, Places};
 use crate::plan::{OnAmbiguous, Plan};
 use crate::prepare::{Lookup, Prepared, Row, RowEvent, Write};
 use crate::rules::{Outcome, is_list, list, merge, one, unite};
+use crate::shares::Shares;
 use crate::timeline::{HeldEvents, Timeline, Written};
 
 /// What `apply` needs to know of the goal run.
@@ -57,6 +58,33 @@ pub struct Counts {
     pub unchanged: i64,
 }
 
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.dropped += other.dropped;
+        self.rejected += other.rejected;
+        self.excluded += other.excluded;
+        self.merged += other.merged;
+        self.cells_rejected += other.cells_rejected;
+        self.events_created += other.events_created;
+        self.events_updated += other.events_updated;
+        self.events_rejected += other.events_rejected;
+        self.events_expired += other.events_expired;
+        self.created += other.created;
+        self.updated += other.updated;
+        self.unchanged += other.unchanged;
+    }
+}
+
+/// The last records that a goal run names.
+const LAST_CHANGED: usize = 5;
+
+/// The last of the candidates, oldest first.
+pub(crate) fn last_changed(order: &mut Vec<(u64, (RecordId, Class))>) -> Vec<(RecordId, Class)> {
+    order.sort_unstable_by_key(|(order, _)| *order);
+    order.drain(..order.len().saturating_sub(LAST_CHANGED));
+    order.iter().map(|(_, changed)| *changed).collect()
+}
+
 /// What a stretch of a file makes of the store.
 #[derive(Debug, Default)]
 pub struct Applied<'g> {
@@ -74,10 +102,24 @@ pub struct Applied<'g> {
     pub counts: Counts,
     /// The last records that were created or updated, oldest first.
     pub last_changed: Vec<(RecordId, Class)>,
+    /// Candidates for them, with what orders them.
+    pub(crate) order: Vec<(u64, (RecordId, Class))>,
+    /// Whether identifiers changed that no row names.
+    pub(crate) touches_others: bool,
     /// The number of the first record of the file that is not accounted for.
     pub position: u64,
     /// Whether more rows were rejected than may be; the rows after `position` were not looked at.
     pub too_many_rejected: bool,
+}
+
+/// What was created comes after everything that was loaded.
+const CREATED: u64 = 1 << 63;
+
+/// A share of a stretch's rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Part<'w> {
+    pub shares: &'w Shares,
+    pub share: u8,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -89,6 +131,8 @@ enum Holder {
 }
 
 struct Entry {
+    /// Those that were loaded come first, then those that were created, by their first row.
+    order: u64,
     id: RecordId,
     record: Record,
     /// The fingerprint as loaded; `None` = created in this stretch.
@@ -98,7 +142,7 @@ struct Entry {
     absorbed_by: Option<usize>,
 }
 
-struct Work<'g, 'w> {
+pub(crate) struct Work<'g, 'w> {
     plan: &'w Plan,
     gathered: &'g Gathered,
     context: Context,
@@ -114,6 +158,10 @@ struct Work<'g, 'w> {
     /// Room in which a row is merged into a record.
     merged: Vec<u8>,
     applied: Applied<'g>,
+    /// The share that it has; absent = all rows.
+    part: Option<Part<'w>>,
+    /// Whether an identifier of another share was met.
+    strayed: bool,
 }
 
 /// What was loaded for each of some ids; a record may have another id, where records were merged.
@@ -132,51 +180,86 @@ impl Gathered {
         (ids, records): (&[RecordId], Found),
         events: &mut dyn HeldEvents,
     ) -> Applied<'_> {
-        let loaded = Loaded::new(ids, records);
-        let holders = found
-            .iter()
-            .map(|id| match id {
-                None => Holder::Nobody,
-                Some(id) => {
-                    loaded.places.get(id).map_or(Holder::Elsewhere(*id), |place| Holder::Entry(*place))
-                }
-            })
-            .collect();
-        let entries = loaded.entries.into_iter().map(|(id, record)| {
+        let Loaded { entries, places } = Loaded::new(ids, records);
+        let local = |slot: usize| places.get(&found.get(slot).copied().flatten()?).copied();
+        let entries = (0..).zip(entries).collect();
+        let mut work = Work::new(plan, self, context, erased, entries, found, &local, events, None);
+        work.places = places;
+        work.rows();
+        // There is no other share to stray into.
+        work.finish().unwrap_or_default()
+    }
+}
+
+impl<'g, 'w> Work<'g, 'w> {
+    /// `entries` are the records that were loaded, each with its place among all; `local` is the place among `entries` of what
+    /// a slot finds.
+    #[expect(clippy::too_many_arguments, reason = "they are what a stretch consists of")]
+    pub(crate) fn new(
+        plan: &'w Plan,
+        gathered: &'g Gathered,
+        context: Context,
+        erased: &'w [bool],
+        entries: Vec<(u64, (RecordId, Record))>,
+        found: &[Option<RecordId>],
+        local: &dyn Fn(usize) -> Option<usize>,
+        events: &'w mut dyn HeldEvents,
+        part: Option<Part<'w>>,
+    ) -> Self {
+        let holder = |(slot, id): (usize, &Option<RecordId>)| match id {
+            None => Holder::Nobody,
+            Some(id) => local(slot)
+                .filter(|place| *place < entries.len())
+                .map_or(Holder::Elsewhere(*id), Holder::Entry),
+        };
+        let holders = found.iter().enumerate().map(holder).collect();
+        let entries = entries.into_iter().map(|(order, (id, record))| {
             let loaded = Some(record.fingerprint());
-            Entry { id, record, loaded, touched: false, absorbed_another: false, absorbed_by: None }
+            Entry { order, id, record, loaded, touched: false, absorbed_another: false, absorbed_by: None }
         });
         let mut entries: Vec<Entry> = entries.collect();
-        let rows: usize = self.batches.iter().map(|batch| batch.rows.len()).sum();
+        let rows = match part {
+            None => gathered.batches.iter().map(|batch| batch.rows.len()).sum(),
+            Some(part) => part.shares.rows.iter().filter(|share| **share == part.share).count(),
+        };
         if plan.create {
             entries.reserve_exact(rows.saturating_sub(entries.len()));
         }
-        let mut work = Work {
+        Self {
             plan,
-            gathered: self,
+            gathered,
             context,
             erased,
             entries,
-            places: loaded.places,
+            places: Places::default(),
             holders,
             changed_slots: Vec::new(),
             others: HashMap::new(),
             timeline: Timeline::new(events, context.goal_run),
             merged: Vec::with_capacity(1024),
             applied: Applied { position: context.from, ..Applied::default() },
-        };
-        work.rows();
-        work.finish()
+            part,
+            strayed: false,
+        }
     }
 }
 
 impl Work<'_, '_> {
-    fn rows(&mut self) {
+    pub(crate) fn rows(&mut self) {
         let gathered = self.gathered;
+        let mut first = 0;
         for (batch, slots) in gathered.batches.iter().zip(&gathered.slots) {
-            let stopped = self.batch(batch, slots);
+            let shares = match self.part {
+                None => None,
+                Some(part) => part.shares.rows.get(first..first + batch.rows.len()),
+            };
+            first += batch.rows.len();
+            let stopped = self.batch(batch, slots, shares);
             if !stopped {
                 self.applied.position = batch.end;
+            }
+            if self.part.is_some_and(|part| part.share > 0) {
+                continue;
             }
             let dropped = batch.dropped.partition_point(|number| *number < self.applied.position);
             self.applied.counts.dropped += dropped as u64;
@@ -186,10 +269,16 @@ impl Work<'_, '_> {
         }
     }
 
-    /// Applies the rows of a batch; answers whether more were rejected than may be.
-    fn batch(&mut self, batch: &Prepared, slots: &[u32]) -> bool {
-        let mut rejected = batch.rejected.iter().peekable();
-        for row in &batch.rows {
+    /// Applies the rows of a batch, or those of them that `shares` says; answers whether more were rejected than may be.
+    fn batch(&mut self, batch: &Prepared, slots: &[u32], shares: Option<&[u8]>) -> bool {
+        // What was rejected before is the first share's.
+        let share = self.part.map(|part| part.share);
+        let before = if share.is_some_and(|share| share > 0) { &[][..] } else { &batch.rejected };
+        let mut rejected = before.iter().peekable();
+        for (place, row) in batch.rows.iter().enumerate() {
+            if shares.is_some_and(|shares| shares.get(place).copied() != share) {
+                continue;
+            }
             while let Some(before) = rejected.next_if(|before| before.number < row.number) {
                 if self.reject(before.clone()) {
                     return true;
@@ -347,6 +436,7 @@ impl Work<'_, '_> {
             self.hold(slot(slots, *key), Holder::Entry(place));
         }
         self.entries.push(Entry {
+            order: CREATED | row.number,
             id,
             record,
             loaded: None,
@@ -556,7 +646,11 @@ impl Work<'_, '_> {
         let mut identifier = Vec::with_capacity(48);
         Identifier::write(self.plan.space, property, &packed_text(value), &mut identifier);
         match self.gathered.slot_of(&identifier) {
-            Some(slot) => self.hold(slot, holder),
+            Some(slot) => {
+                self.strayed |=
+                    self.part.is_some_and(|part| part.shares.slots.get(slot) != Some(&part.share));
+                self.hold(slot, holder);
+            }
             None => {
                 self.others.insert(identifier, holder);
             }
@@ -565,7 +659,11 @@ impl Work<'_, '_> {
 }
 
 impl<'g> Work<'g, '_> {
-    fn finish(mut self) -> Applied<'g> {
+    /// What became of the rows; `None` if an identifier of another share was met.
+    pub(crate) fn finish(mut self) -> Option<Applied<'g>> {
+        if self.strayed {
+            return None;
+        }
         let goal_run = self.context.goal_run;
         let keys: Vec<&'g [u8]> = self.gathered.keys().collect();
         self.changed_slots.sort_unstable();
@@ -575,6 +673,7 @@ impl<'g> Work<'g, '_> {
             .iter()
             .filter_map(|slot| Some((Cow::Borrowed(*keys.get(*slot)?), *self.holders.get(*slot)?)));
         let others = std::mem::take(&mut self.others);
+        self.applied.touches_others = !others.is_empty();
         let identifiers: Vec<(Cow<'g, [u8]>, Option<RecordId>)> = slots
             .chain(others.into_iter().map(|(key, holder)| (Cow::Owned(key), holder)))
             .map(|(key, holder)| {
@@ -603,14 +702,14 @@ impl<'g> Work<'g, '_> {
                 let mut record = std::mem::replace(&mut entry.record, Record::new(self.plan.space, 0));
                 record.touch = touch;
                 if touch.class != Class::Unchanged {
-                    self.applied.last_changed.push((entry.id, touch.class));
+                    self.applied.order.push((entry.order, (entry.id, touch.class)));
                 }
                 self.applied.records.push((entry.id, record));
             }
         }
-        let surplus = self.applied.last_changed.len().saturating_sub(5);
-        self.applied.last_changed.drain(..surplus);
-        self.applied
+        let last_changed = last_changed(&mut self.applied.order);
+        self.applied.last_changed = last_changed;
+        Some(self.applied)
     }
 }
 

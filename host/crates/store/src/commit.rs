@@ -105,8 +105,9 @@ impl Store {
         let (records, identifiers, events) =
             (self.family(RECORDS)?, self.family(IDENTIFIERS)?, self.family(EVENTS)?);
         // Sorted keys go into the tables several times faster than random ones.
-        commit.records.sort_unstable_by_key(|(id, _)| *id);
-        commit.identifiers.sort_unstable();
+        // They come as a few sorted runs, which a stable sort only has to merge.
+        commit.records.sort_by_key(|(id, _)| *id);
+        commit.identifiers.sort();
         let as_tables = commit.fits_tables();
         let mut bytes = Vec::with_capacity(1024);
         let mut batch = WriteBatch::with_capacity_bytes(if as_tables { 4096 } else { commit.size() });
