@@ -241,13 +241,13 @@ impl Import<'_> {
         }
     }
 
-    /// Bytes of rows that are merged and committed at a time. Where the store is small there is little to walk through for
-    /// each stretch, and smaller ones overlap better; what a large one keeps in memory of itself, about 8 bytes a record, is
-    /// not there for rows.
-    fn stretch_bytes(&self) -> Result<usize, Error> {
+    /// Bytes of rows that are merged and committed at a time. What a large store keeps in memory of itself, about 8 bytes a
+    /// record, is not there for rows. Where a file and the store are small there is little to walk through for each stretch, and
+    /// smaller ones overlap better.
+    fn stretch_bytes(&self, file: &FoundFile) -> Result<usize, Error> {
         let bytes = self.config.settings.tuning.commit_bytes;
         let records = usize::try_from(self.store.about_records()?).unwrap_or(usize::MAX);
-        if records < FEW_RECORDS {
+        if records < FEW_RECORDS && file.size / 8 < bytes as u64 {
             return Ok(bytes / 2);
         }
         Ok(bytes.saturating_sub(records.saturating_mul(8) / 5).max(bytes / 4))
@@ -335,7 +335,7 @@ impl Import<'_> {
             links: &links,
             from: state.position,
             most_rows: self.rows_a_time(self.config.settings.tuning.commit_rows),
-            most_bytes: self.stretch_bytes()?,
+            most_bytes: self.stretch_bytes(file)?,
             progress: self.progress(file),
             clock: &clock,
             pending: Vec::new(),

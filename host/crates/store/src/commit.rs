@@ -173,11 +173,11 @@ impl Store {
             batch.delete(RUNNING);
         }
         if as_tables {
-            return self
-                .commit_tables(batch, &|put| commit.put_records(put), &|put| commit.put_identifiers(put));
+            self.commit_tables(batch, &|put| commit.put_records(put), &|put| commit.put_identifiers(put))?;
+        } else {
+            self.db.write_opt(batch, &durable())?;
         }
-        self.db.write_opt(batch, &durable())?;
-        Ok(())
+        self.merge_tables(as_tables)
     }
 
     /// Begins a goal run; answers with its number, greater than all before it, and its time in milliseconds since the

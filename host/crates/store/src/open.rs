@@ -3,6 +3,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rocksdb::{
@@ -23,6 +24,10 @@ const LOCK_FILE: &str = "sluicebox.lock";
 const MEBIBYTE: usize = 1024 * 1024;
 /// A small file of the log counts as so many bytes.
 const LEAST_LOG: u64 = 128 << 10;
+/// Families whose tables are merged after large commits.
+const MERGED_LATER: [&str; 2] = [RECORDS, IDENTIFIERS];
+/// So many tables, each of which may have a key, are merged in any case.
+const MANY_TABLES: u64 = 40;
 /// Bytes that are left to the log when the store is closed.
 const MOST_IN_LOG: u64 = 4 << 20;
 
@@ -34,6 +39,8 @@ pub struct Store {
     lock: Option<File>,
     /// Held from the batch that names new tables until the store took them: a copy that is made between has not both.
     pub(crate) taking: Mutex<()>,
+    /// Whether tables are merged while the store is open.
+    merges: AtomicBool,
 }
 
 impl Drop for Store {
@@ -205,7 +212,32 @@ impl Store {
             let name = String::from_utf8(name.to_vec()).map_err(|_| StoreError::Damaged("a name"))?;
             names.insert(name, keys::read_u32(&value).ok_or(StoreError::Damaged("a number of a name"))?);
         }
-        Ok(Self { db, names: Mutex::new(names), lock, taking: Mutex::new(()) })
+        Ok(Self {
+            db,
+            names: Mutex::new(names),
+            lock,
+            taking: Mutex::new(()),
+            merges: AtomicBool::new(false),
+        })
+    }
+
+    /// Lets tables be merged from now on, after a large commit or where there are many of them: it takes a core, and a small
+    /// import would be over by then.
+    pub(crate) fn merge_tables(&self, large: bool) -> Result<(), StoreError> {
+        if self.merges.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let many = |name: &&'static str| {
+            let tables = self.db.property_int_value_cf(self.family(name)?, "rocksdb.num-files-at-level0")?;
+            Ok::<_, StoreError>(tables.unwrap_or_default() >= MANY_TABLES)
+        };
+        if large || MERGED_LATER.iter().map(many).collect::<Result<Vec<_>, _>>()?.contains(&true) {
+            for name in MERGED_LATER {
+                self.db.set_options_cf(self.family(name)?, &[("disable_auto_compactions", "false")])?;
+            }
+            self.merges.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// The number of a name; a new one the first time.
@@ -469,6 +501,7 @@ fn column_families() -> Vec<ColumnFamilyDescriptor> {
         options.set_memtable_whole_key_filtering(true);
         options.set_level_zero_file_num_compaction_trigger(16);
         options.set_level_compaction_dynamic_level_bytes(true);
+        options.set_disable_auto_compactions(MERGED_LATER.contains(&name));
         ColumnFamilyDescriptor::new(name, options)
     };
     vec![

@@ -13,7 +13,7 @@ const LOOKUPS: usize = 1024;
 /// A walk is chosen where it passes no more than so many entries for each key; identifiers are short, and many of them are in
 /// a block that a look-up would read for one.
 const WALKED_PER_KEY: u64 = 12;
-const IDENTIFIERS_WALKED_PER_KEY: u64 = 40;
+const IDENTIFIERS_WALKED_PER_KEY: u64 = 12;
 /// A walk that has to pass more entries than this to the next key looks that one up.
 const MOST_STEPS: u32 = 128;
 /// Fewer keys are not worth another thread.

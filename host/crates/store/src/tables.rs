@@ -94,6 +94,10 @@ fn write(path: &PathBuf, entries: &Entries<'_>) -> Result<bool, StoreError> {
     })?;
     if any {
         writer.finish()?;
+        // The writer has the system forget what it wrote, and the next rows will look for it.
+        let will_need = File::open(path)
+            .and_then(|file| Ok(rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::WillNeed)?));
+        will_need.map_err(io(path))?;
     }
     Ok(any)
 }

@@ -263,6 +263,8 @@ fn measure(binary: &Path, work: &Path, name: &str, rows: u64) -> anyhow::Result<
 
 /// Runs a program that prints one JSON object.
 fn watched(command: &mut Command) -> anyhow::Result<Watched> {
+    // What others left to be written is not waited for by this one.
+    run_command(&mut Command::new("sync"))?;
     let begun = Instant::now();
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let (status, io) =
