@@ -54,10 +54,10 @@ const LEAST_MEMORY: u64 = 384 << 20;
 impl Tuning {
     /// Shares memory out. About 150 MiB are the program's, the processors', and the store's buffers and caches; the rest is
     /// for rows on their way: those of a stretch as they were read, those of the next one, and the records that they find. What
-    /// of it a stretch counts is a fifth, as measured: host/PERFORMANCE.md.
+    /// of it a stretch counts is two elevenths, as measured: host/PERFORMANCE.md.
     fn share(&mut self, memory: u64) {
         let rows = usize::try_from(memory.saturating_sub(150 << 20)).unwrap_or(usize::MAX);
-        self.commit_bytes = rows / 5;
+        self.commit_bytes = rows / 11 * 2;
         self.joined_bytes = rows / 4;
     }
 }

@@ -13,8 +13,8 @@ use crate::timeline::HeldEvents;
 
 /// Fewer rows are not worth another thread.
 const FEWEST_ROWS: usize = 16_384;
-/// A share is a byte a row.
-const MOST_SHARES: usize = 64;
+/// Each takes 16 bytes of memory for every identifier of the stretch.
+const MOST_SHARES: usize = 4;
 /// No row yet.
 const NONE: u32 = u32::MAX;
 

@@ -5,11 +5,13 @@
 //! them: with that batch the commit is made. If the process dies before the store took the files, the next one that opens it does.
 
 use std::fs::{self, File};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::thread;
 
 use rocksdb::{IngestExternalFileOptions, Options, SstFileWriter, WriteBatch};
+use rustix::fs::{Advice, fadvise};
 
 use crate::keys::{IDENTIFIERS, RECORDS, TABLES};
 use crate::open::{durable, io, table_options};
@@ -19,6 +21,9 @@ use crate::{Store, StoreError};
 pub(crate) const FEWEST_RECORDS: usize = 20_000;
 /// Where the files lie until the store took them, in its folder.
 pub(crate) const FOLDER: &str = "tables";
+
+/// Bytes of a table that the system is asked to read ahead.
+const AT_ONCE: usize = 1 << 20;
 
 /// Takes a key and its value.
 pub(crate) type Put<'p> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'p;
@@ -94,12 +99,19 @@ fn write(path: &PathBuf, entries: &Entries<'_>) -> Result<bool, StoreError> {
     })?;
     if any {
         writer.finish()?;
-        // The writer has the system forget what it wrote, and the next rows will look for it.
-        let will_need = File::open(path)
-            .and_then(|file| Ok(rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::WillNeed)?));
-        will_need.map_err(io(path))?;
+        read_ahead(path).map_err(io(path))?;
     }
     Ok(any)
+}
+
+/// The writer has the system drop what it wrote from memory, and the next rows will look for it. The system reads ahead a few
+/// mebibytes for each hint at most.
+fn read_ahead(path: &PathBuf) -> std::io::Result<()> {
+    let file = File::open(path)?;
+    for start in (0..file.metadata()?.len()).step_by(AT_ONCE) {
+        fadvise(&file, start, NonZero::new(AT_ONCE as u64), Advice::WillNeed)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
