@@ -744,7 +744,7 @@ impl Stretch<'_> {
         if let Some(linked) = &mut kept.report.linked {
             *linked += report::LinkedRows { orphaned, ..counts };
         }
-        kept.remember(&applied.last_changed);
+        kept.remember(applied.last_changed());
         if !self.import.dry {
             self.run.rejected.append(&self.columns, &self.file.name, &applied.rejected)?;
             kept.rejected_files.clone_from(&self.run.rejected.written);

@@ -284,11 +284,11 @@ impl Kept {
     }
 
     /// Remembers the last five profiles.
-    pub(crate) fn remember(&mut self, changed: &[(RecordId, Class)]) {
+    pub(crate) fn remember(&mut self, changed: impl Iterator<Item = (RecordId, Class)>) {
         for (id, class) in changed {
             let profile_id = id.to_string();
             self.last_profiles.retain(|last| last.profile_id != profile_id);
-            let change = if *class == Class::Created { "created" } else { "updated" };
+            let change = if class == Class::Created { "created" } else { "updated" };
             self.last_profiles.push(LastProfile { profile_id, change: change.to_owned() });
         }
         let surplus = self.last_profiles.len().saturating_sub(5);

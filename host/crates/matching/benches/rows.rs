@@ -6,26 +6,14 @@ use std::sync::Arc;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::tz::TimeZone;
 use sluicebox_matching::{
-    Context, FieldPlan, Found, Gathered, HeldEvents, IdentifierPlan, OnAmbiguous, Plan, Prepared, prepare,
+    Context, FieldPlan, Found, Gathered, IdentifierPlan, NoEvents, OnAmbiguous, Plan, Prepared, prepare,
 };
 use sluicebox_model::{
-    CellFormat, Event, EventKey, Header, MergeRule, NumberFormat, PropertyId, RecordBatch, RecordId, SpaceId,
-    TimeFormat, ValueType,
+    CellFormat, Header, MergeRule, NumberFormat, PropertyId, RecordBatch, RecordId, SpaceId, TimeFormat,
+    ValueType,
 };
 
 const ROWS: u32 = 8192;
-
-struct NoEvents;
-
-impl HeldEvents for NoEvents {
-    fn get(&mut self, _: &EventKey) -> Option<Event> {
-        None
-    }
-
-    fn all(&mut self, _: RecordId) -> Vec<(EventKey, Event)> {
-        Vec::new()
-    }
-}
 
 fn format(value_type: ValueType) -> CellFormat {
     let number = NumberFormat::default();

@@ -78,13 +78,6 @@ impl Counts {
 /// The last records that a goal run names.
 const LAST_CHANGED: usize = 5;
 
-/// The last of the candidates, oldest first.
-pub(crate) fn last_changed(order: &mut Vec<(u64, (RecordId, Class))>) -> Vec<(RecordId, Class)> {
-    order.sort_unstable_by_key(|(order, _)| *order);
-    order.drain(..order.len().saturating_sub(LAST_CHANGED));
-    order.iter().map(|(_, changed)| *changed).collect()
-}
-
 /// What a stretch of a file makes of the store.
 #[derive(Debug, Default)]
 pub struct Applied<'g> {
@@ -100,16 +93,37 @@ pub struct Applied<'g> {
     pub rejected: Vec<RejectedRow>,
     /// What happened.
     pub counts: Counts,
-    /// The last records that were created or updated, oldest first.
-    pub last_changed: Vec<(RecordId, Class)>,
-    /// Candidates for them, with what orders them.
-    pub(crate) order: Vec<(u64, (RecordId, Class))>,
-    /// Whether identifiers changed that no row names.
-    pub(crate) touches_others: bool,
+    /// The last records that were created or updated, after what orders them.
+    last_changed: Vec<(u64, (RecordId, Class))>,
     /// The number of the first record of the file that is not accounted for.
     pub position: u64,
     /// Whether more rows were rejected than may be; the rows after `position` were not looked at.
     pub too_many_rejected: bool,
+}
+
+impl<'g> Applied<'g> {
+    /// The last records that were created or updated, oldest first.
+    pub fn last_changed(&self) -> impl Iterator<Item = (RecordId, Class)> + '_ {
+        self.last_changed.iter().map(|(_, changed)| *changed)
+    }
+
+    /// Takes in what another share of the rows made.
+    pub(crate) fn join(&mut self, other: Applied<'g>) {
+        self.records.extend(other.records);
+        self.merged.extend(other.merged);
+        self.identifiers.extend(other.identifiers);
+        self.rejected.extend(other.rejected);
+        self.rejected.sort_by_key(|row| row.number);
+        self.counts.add(&other.counts);
+        self.last_changed.extend(other.last_changed);
+        self.forget_all_but_last();
+        self.position = self.position.max(other.position);
+    }
+
+    fn forget_all_but_last(&mut self) {
+        self.last_changed.sort_unstable_by_key(|(order, _)| *order);
+        self.last_changed.drain(..self.last_changed.len().saturating_sub(LAST_CHANGED));
+    }
 }
 
 /// What was created comes after everything that was loaded.
@@ -122,12 +136,23 @@ pub(crate) struct Part<'w> {
     pub share: u8,
 }
 
+/// Whom an identifier finds.
 #[derive(Clone, Copy, PartialEq)]
-enum Holder {
+pub(crate) enum Holder {
     Nobody,
     Entry(usize),
     /// A record that no row of this stretch names.
     Elsewhere(RecordId),
+}
+
+impl Holder {
+    /// What `found` says, whose record is at that place among those that were loaded, if it was.
+    pub(crate) fn of(found: Option<RecordId>, place: Option<usize>) -> Self {
+        match found {
+            None => Self::Nobody,
+            Some(id) => place.map_or(Self::Elsewhere(id), Self::Entry),
+        }
+    }
 }
 
 struct Entry {
@@ -158,11 +183,13 @@ pub(crate) struct Work<'g, 'w> {
     /// Room in which a row is merged into a record.
     merged: Vec<u8>,
     applied: Applied<'g>,
-    /// The share that it has; absent = all rows.
-    part: Option<Part<'w>>,
+    part: Part<'w>,
     /// Whether an identifier of another share was met.
     strayed: bool,
 }
+
+/// Records that were loaded, each after its place among those of all shares.
+pub(crate) type Ordered = Vec<(u64, (RecordId, Record))>;
 
 /// What was loaded for each of some ids; a record may have another id, where records were merged.
 pub type Found = Vec<Option<(RecordId, Record)>>;
@@ -181,9 +208,10 @@ impl Gathered {
         events: &mut dyn HeldEvents,
     ) -> Applied<'_> {
         let Loaded { entries, places } = Loaded::new(ids, records);
-        let local = |slot: usize| places.get(&found.get(slot).copied().flatten()?).copied();
-        let entries = (0..).zip(entries).collect();
-        let mut work = Work::new(plan, self, context, erased, entries, found, &local, events, None);
+        let holders = found.iter().map(|id| Holder::of(*id, id.and_then(|id| places.get(&id).copied())));
+        let (holders, entries) = (holders.collect(), (0..).zip(entries).collect());
+        let part = Part { shares: &Shares::whole(), share: 0 };
+        let mut work = Work::new(plan, self, context, erased, (entries, holders), events, part);
         work.places = places;
         work.rows();
         // There is no other share to stray into.
@@ -192,36 +220,22 @@ impl Gathered {
 }
 
 impl<'g, 'w> Work<'g, 'w> {
-    /// `entries` are the records that were loaded, each with its place among all; `local` is the place among `entries` of what
-    /// a slot finds.
-    #[expect(clippy::too_many_arguments, reason = "they are what a stretch consists of")]
+    /// `entries` are the records that were loaded; `holders` has whom each slot finds.
     pub(crate) fn new(
         plan: &'w Plan,
         gathered: &'g Gathered,
         context: Context,
         erased: &'w [bool],
-        entries: Vec<(u64, (RecordId, Record))>,
-        found: &[Option<RecordId>],
-        local: &dyn Fn(usize) -> Option<usize>,
+        (entries, holders): (Ordered, Vec<Holder>),
         events: &'w mut dyn HeldEvents,
-        part: Option<Part<'w>>,
+        part: Part<'w>,
     ) -> Self {
-        let holder = |(slot, id): (usize, &Option<RecordId>)| match id {
-            None => Holder::Nobody,
-            Some(id) => local(slot)
-                .filter(|place| *place < entries.len())
-                .map_or(Holder::Elsewhere(*id), Holder::Entry),
-        };
-        let holders = found.iter().enumerate().map(holder).collect();
         let entries = entries.into_iter().map(|(order, (id, record))| {
             let loaded = Some(record.fingerprint());
             Entry { order, id, record, loaded, touched: false, absorbed_another: false, absorbed_by: None }
         });
         let mut entries: Vec<Entry> = entries.collect();
-        let rows = match part {
-            None => gathered.batches.iter().map(|batch| batch.rows.len()).sum(),
-            Some(part) => part.shares.rows.iter().filter(|share| **share == part.share).count(),
-        };
+        let rows = (0..gathered.rows()).filter(|row| part.shares.of_row(*row) == part.share).count();
         if plan.create {
             entries.reserve_exact(rows.saturating_sub(entries.len()));
         }
@@ -249,16 +263,12 @@ impl Work<'_, '_> {
         let gathered = self.gathered;
         let mut first = 0;
         for (batch, slots) in gathered.batches.iter().zip(&gathered.slots) {
-            let shares = match self.part {
-                None => None,
-                Some(part) => part.shares.rows.get(first..first + batch.rows.len()),
-            };
+            let stopped = self.batch(batch, slots, first);
             first += batch.rows.len();
-            let stopped = self.batch(batch, slots, shares);
             if !stopped {
                 self.applied.position = batch.end;
             }
-            if self.part.is_some_and(|part| part.share > 0) {
+            if self.part.share > 0 {
                 continue;
             }
             let dropped = batch.dropped.partition_point(|number| *number < self.applied.position);
@@ -269,16 +279,14 @@ impl Work<'_, '_> {
         }
     }
 
-    /// Applies the rows of a batch, or those of them that `shares` says; answers whether more were rejected than may be.
-    fn batch(&mut self, batch: &Prepared, slots: &[u32], shares: Option<&[u8]>) -> bool {
+    /// Applies those rows of a batch, of which the first has that number among all, that are the share's; answers whether
+    /// more were rejected than may be.
+    fn batch(&mut self, batch: &Prepared, slots: &[u32], first: usize) -> bool {
+        let Part { shares, share } = self.part;
         // What was rejected before is the first share's.
-        let share = self.part.map(|part| part.share);
-        let before = if share.is_some_and(|share| share > 0) { &[][..] } else { &batch.rejected };
+        let before = if share == 0 { batch.rejected.as_slice() } else { &[] };
         let mut rejected = before.iter().peekable();
-        for (place, row) in batch.rows.iter().enumerate() {
-            if shares.is_some_and(|shares| shares.get(place).copied() != share) {
-                continue;
-            }
+        for (row, _) in batch.rows.iter().zip(first..).filter(|(_, number)| shares.of_row(*number) == share) {
             while let Some(before) = rejected.next_if(|before| before.number < row.number) {
                 if self.reject(before.clone()) {
                     return true;
@@ -647,8 +655,7 @@ impl Work<'_, '_> {
         Identifier::write(self.plan.space, property, &packed_text(value), &mut identifier);
         match self.gathered.slot_of(&identifier) {
             Some(slot) => {
-                self.strayed |=
-                    self.part.is_some_and(|part| part.shares.slots.get(slot) != Some(&part.share));
+                self.strayed |= self.part.shares.of_slot(slot) != self.part.share;
                 self.hold(slot, holder);
             }
             None => {
@@ -673,7 +680,6 @@ impl<'g> Work<'g, '_> {
             .iter()
             .filter_map(|slot| Some((Cow::Borrowed(*keys.get(*slot)?), *self.holders.get(*slot)?)));
         let others = std::mem::take(&mut self.others);
-        self.applied.touches_others = !others.is_empty();
         let identifiers: Vec<(Cow<'g, [u8]>, Option<RecordId>)> = slots
             .chain(others.into_iter().map(|(key, holder)| (Cow::Owned(key), holder)))
             .map(|(key, holder)| {
@@ -702,13 +708,12 @@ impl<'g> Work<'g, '_> {
                 let mut record = std::mem::replace(&mut entry.record, Record::new(self.plan.space, 0));
                 record.touch = touch;
                 if touch.class != Class::Unchanged {
-                    self.applied.order.push((entry.order, (entry.id, touch.class)));
+                    self.applied.last_changed.push((entry.order, (entry.id, touch.class)));
                 }
                 self.applied.records.push((entry.id, record));
             }
         }
-        let last_changed = last_changed(&mut self.applied.order);
-        self.applied.last_changed = last_changed;
+        self.applied.forget_all_but_last();
         Some(self.applied)
     }
 }

@@ -62,6 +62,11 @@ impl Gathered {
         self.batches.last().map_or(0, Prepared::end)
     }
 
+    /// The number of rows that the processors kept.
+    pub(crate) fn rows(&self) -> usize {
+        self.batches.iter().map(|batch| batch.rows.len()).sum()
+    }
+
     /// The number of distinct identifiers.
     pub fn len(&self) -> usize {
         self.distinct.len()

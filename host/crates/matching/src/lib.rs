@@ -18,4 +18,4 @@ pub use gather::Gathered;
 pub use plan::{EventPlan, FieldPlan, IdentifierPlan, NestedPlan, OnAmbiguous, Plan, ValuePlan};
 pub use prepare::{Prepared, prepare};
 pub use segments::{EventSum, Names, Nearest, Needs, Person, Segments, segment_problem};
-pub use timeline::HeldEvents;
+pub use timeline::{HeldEvents, NoEvents};

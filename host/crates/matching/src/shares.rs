@@ -1,15 +1,16 @@
 //! The rows of a stretch in shares that have no record and no identifier in common: each can be applied on a thread of
 //! its own, and the result is that of applying all of them in file order.
 
+use std::borrow::Cow;
 use std::thread;
 
-use sluicebox_model::{EventKey, RecordId};
+use sluicebox_model::RecordId;
 
-use crate::apply::{Applied, Context, Found, Part, Work, last_changed};
+use crate::apply::{Applied, Context, Found, Holder, Ordered, Part, Work};
 use crate::gather::{Gathered, Loaded};
 use crate::plan::{OnAmbiguous, Plan};
 use crate::prepare::Lookup;
-use crate::timeline::HeldEvents;
+use crate::timeline::NoEvents;
 
 /// Fewer rows are not worth another thread.
 const FEWEST_ROWS: usize = 16_384;
@@ -18,25 +19,12 @@ const MOST_SHARES: usize = 4;
 /// No row yet.
 const NONE: u32 = u32::MAX;
 
-/// Which share each row and each slot belongs to.
+/// Which share each row and each slot belongs to: the first where nothing is said.
 pub(crate) struct Shares {
     /// By the rows that the processors kept, in file order.
-    pub rows: Vec<u8>,
+    rows: Vec<u8>,
     /// By the places of distinct identifiers.
-    pub slots: Vec<u8>,
-}
-
-/// Shares have no events.
-struct NoEvents;
-
-impl HeldEvents for NoEvents {
-    fn get(&mut self, _: &EventKey) -> Option<sluicebox_model::Event> {
-        None
-    }
-
-    fn all(&mut self, _: RecordId) -> Vec<(EventKey, sluicebox_model::Event)> {
-        Vec::new()
-    }
+    slots: Vec<u8>,
 }
 
 impl Gathered {
@@ -49,10 +37,6 @@ impl Gathered {
             && context.rejections_left == u64::MAX
             && self.rows() >= FEWEST_ROWS
             && !self.batches.iter().flat_map(|batch| &batch.lookups).any(by_id)
-    }
-
-    fn rows(&self) -> usize {
-        self.batches.iter().map(|batch| batch.rows.len()).sum()
     }
 
     /// As [`Gathered::apply`], on so many threads. `None` if the shares turn out to have something in common: a record holds a
@@ -72,69 +56,52 @@ impl Gathered {
         let placed: Vec<Option<usize>> = found.iter().map(placed).collect();
         let shares = Shares::of(self, &placed, loaded.entries.len(), count);
         let parts = loaded.share_out(&shares, &placed, count);
-        let shares = &shares;
+        let (placed, shares) = (&placed, &shares);
         let parts = thread::scope(|scope| {
-            let apply = |(share, (entries, places)): (u8, (Vec<_>, Vec<u32>))| {
-                scope.spawn({
-                    let placed = &placed;
-                    move || {
-                        let mut none = NoEvents;
-                        let local = |slot: usize| {
-                            let place = placed.get(slot).copied().flatten()?;
-                            places.get(place).map(|place| *place as usize)
-                        };
-                        let part = Part { shares, share };
-                        let mut work = Work::new(
-                            plan,
-                            self,
-                            context,
-                            erased,
-                            entries,
-                            found,
-                            &local,
-                            &mut none,
-                            Some(part),
-                        );
-                        work.rows();
-                        work.finish()
-                    }
+            let apply = |(share, (entries, places)): (u8, (Ordered, Vec<u32>))| {
+                scope.spawn(move || {
+                    let own = |place: usize| places.get(place).filter(|place| **place != NONE);
+                    let holder = |(found, place): (&Option<RecordId>, &Option<usize>)| {
+                        Holder::of(*found, place.and_then(own).map(|place| *place as usize))
+                    };
+                    let holders = found.iter().zip(placed).map(holder).collect();
+                    let (mut events, part) = (NoEvents, Part { shares, share });
+                    let mut work =
+                        Work::new(plan, self, context, erased, (entries, holders), &mut events, part);
+                    work.rows();
+                    work.finish()
                 })
             };
             let threads: Vec<_> = (0..).zip(parts).map(apply).collect();
             threads.into_iter().map(|thread| thread.join().ok().flatten()).collect::<Option<Vec<_>>>()
         })?;
-        join(parts)
-    }
-}
-
-/// What the shares make together; `None` if two of them changed the same identifier.
-fn join(parts: Vec<Applied<'_>>) -> Option<Applied<'_>> {
-    let mut whole = Applied::default();
-    let mut others = 0;
-    for part in parts {
-        whole.records.extend(part.records);
-        whole.merged.extend(part.merged);
-        whole.identifiers.extend(part.identifiers);
-        whole.rejected.extend(part.rejected);
-        whole.counts.add(&part.counts);
-        whole.order.extend(part.order);
-        whole.position = whole.position.max(part.position);
-        others += usize::from(part.touches_others);
-    }
-    // Identifiers that no row names are few.
-    if others > 1 {
-        let mut keys: Vec<&[u8]> = whole.identifiers.iter().map(|(key, _)| key.as_ref()).collect();
-        keys.sort_unstable();
-        if keys.array_windows().any(|[one, next]| one == next) {
+        let mut whole = Applied::default();
+        parts.into_iter().for_each(|part| whole.join(part));
+        // Those that no row names are few, and may have been changed in two shares.
+        let unnamed = whole.identifiers.iter().filter(|(key, _)| matches!(key, Cow::Owned(_)));
+        let mut unnamed: Vec<&[u8]> = unnamed.map(|(key, _)| key.as_ref()).collect();
+        unnamed.sort_unstable();
+        if unnamed.array_windows().any(|[one, next]| one == next) {
             return None;
         }
+        Some(whole)
     }
-    whole.rejected.sort_by_key(|row| row.number);
-    whole.last_changed = last_changed(&mut whole.order);
-    Some(whole)
 }
 
 impl Shares {
+    /// One share that has everything.
+    pub(crate) fn whole() -> Self {
+        Self { rows: Vec::new(), slots: Vec::new() }
+    }
+
+    pub(crate) fn of_row(&self, row: usize) -> u8 {
+        self.rows.get(row).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn of_slot(&self, slot: usize) -> u8 {
+        self.slots.get(slot).copied().unwrap_or_default()
+    }
+
     /// `placed[slot]` is the place of the record that the slot finds, among so many `records`. Rows that have a slot or a
     /// record in common get into one share, that of the first of them; a share is a part of the file but for those.
     fn of(gathered: &Gathered, placed: &[Option<usize>], records: usize, count: usize) -> Self {
@@ -194,7 +161,7 @@ impl Sets {
 }
 
 /// A share's records, each with its place among all; and for each of all, its place in the share that has it.
-type SharedOut = Vec<(Vec<(u64, (RecordId, sluicebox_model::Record))>, Vec<u32>)>;
+type SharedOut = Vec<(Ordered, Vec<u32>)>;
 
 impl Loaded {
     /// Gives each record to the share of the slots that find it.
@@ -349,7 +316,8 @@ mod tests {
     /// What is told of the rows, and the model after them.
     fn after(mut model: Model, applied: Applied<'_>) -> (Shown, Model) {
         let rejected = applied.rejected.iter().map(|row| row.number).collect();
-        let (counts, position, last) = (applied.counts, applied.position, applied.last_changed.clone());
+        let (counts, position) = (applied.counts, applied.position);
+        let last: Vec<_> = applied.last_changed().collect();
         model.take(applied);
         let last = last.iter().map(|(id, _)| model.records[id].packed().to_vec()).collect();
         ((counts, rejected, position, last), model)

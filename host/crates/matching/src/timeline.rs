@@ -12,6 +12,19 @@ pub trait HeldEvents {
     fn all(&mut self, record: RecordId) -> Vec<(EventKey, Event)>;
 }
 
+/// Nothing has events.
+pub struct NoEvents;
+
+impl HeldEvents for NoEvents {
+    fn get(&mut self, _: &EventKey) -> Option<Event> {
+        None
+    }
+
+    fn all(&mut self, _: RecordId) -> Vec<(EventKey, Event)> {
+        Vec::new()
+    }
+}
+
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Written {

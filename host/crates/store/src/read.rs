@@ -10,10 +10,8 @@ use crate::{FileState, Store, StoreError};
 
 /// Keys of one call to RocksDB: enough to share the work of a block, few enough to pin little memory.
 const LOOKUPS: usize = 1024;
-/// A walk is chosen where it passes no more than so many entries for each key; identifiers are short, and many of them are in
-/// a block that a look-up would read for one.
+/// A walk is chosen where it passes no more than so many entries for each key.
 const WALKED_PER_KEY: u64 = 12;
-const IDENTIFIERS_WALKED_PER_KEY: u64 = 12;
 /// A walk that has to pass more entries than this to the next key looks that one up.
 const MOST_STEPS: u32 = 128;
 /// Fewer keys are not worth another thread.
@@ -61,8 +59,7 @@ impl Store {
     ) -> Result<Vec<T>, StoreError> {
         let family = self.family(name)?;
         let held = self.db.property_int_value_cf(family, "rocksdb.estimate-num-keys")?.unwrap_or_default();
-        let per_key = if name == IDENTIFIERS { IDENTIFIERS_WALKED_PER_KEY } else { WALKED_PER_KEY };
-        let walks = held > 0 && keys.len() as u64 * per_key >= held;
+        let walks = held > 0 && keys.len() as u64 * WALKED_PER_KEY >= held;
         let get =
             |keys| if walks { self.walk(family, keys, &read) } else { self.get_each(family, keys, &read) };
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
