@@ -287,3 +287,79 @@ proptest! {
         }
     }
 }
+
+/// Two files of so many rows that they are merged in shares, with people who are named several times, by either
+/// identifier, and identifiers that change hands; answers with what each run tells and with the profiles.
+fn two_large_files(on_ambiguous: &str, tuning: &str) -> (Vec<Value>, Vec<String>) {
+    let workspace = Workspace::empty();
+    workspace.write("sluicebox.toml", tuning);
+    workspace.write(
+        "schema.toml",
+        "[properties]\nemail = { unique = true }\nphone = { unique = true }\nname = {}\nspent = { type = 'number' }\n\
+         tags = { multiple = true }\naliases = { unique = true, multiple = true }\n",
+    );
+    workspace.write(
+        "connections/c.toml",
+        format!(
+            "[location]\nkind = 'directory'\npath = 'in'\n[[import_profiles]]\nname = 'g'\nfiles = '*.csv'\n\
+             on_ambiguous = '{on_ambiguous}'\n\
+             [[import_profiles.identifiers]]\ncolumn = 'email'\nproperty = 'email'\n\
+             [[import_profiles.identifiers]]\ncolumn = 'phone'\nproperty = 'phone'\n\
+             [[import_profiles.fields]]\ncolumn = 'phone'\nrule = 'set-or-clear'\n\
+             [[import_profiles.fields]]\ncolumn = 'name'\nrule = 'set-if-empty'\n\
+             [[import_profiles.fields]]\ncolumn = 'spent'\nrule = 'sum'\n\
+             [[import_profiles.fields]]\ncolumn = 'tags'\nrule = 'add'\nseparator = '|'\n\
+             [[import_profiles.fields]]\ncolumn = 'aliases'\nrule = 'set'\nseparator = '|'\n"
+        ),
+    );
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    let mut told = Vec::new();
+    for file in 0..2 {
+        let mut csv = String::from("email,phone,name,spent,tags,aliases\n");
+        for row in 0..40_000 {
+            let person = random(30_000) + file * 10_000;
+            let phone = if random(10) == 0 { random(40_000) } else { person };
+            let (phone, email) = match random(12) {
+                0 => (String::new(), format!("p{person}@x")),
+                1 => (format!("+{phone}"), String::new()),
+                _ => (format!("+{phone}"), format!("p{person}@x")),
+            };
+            let alias = if random(3) == 0 { format!("a{}|b{person}", random(50_000)) } else { String::new() };
+            let cells =
+                [email, phone, format!("n{row}"), random(900).to_string(), format!("t{}", random(5)), alias];
+            csv.push_str(&cells.join(","));
+            csv.push('\n');
+        }
+        workspace.write(&format!("in/{file}.csv"), csv);
+        let run = workspace.sluicebox(&["run", "--json"]);
+        assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+        let report: Value = serde_json::from_str(&run.stdout).unwrap();
+        told.extend(["rows", "profiles", "cells_rejected"].map(|name| report[name].clone()));
+    }
+    assert_eq!(workspace.sluicebox(&["store", "verify"]).code, 0);
+    let listed = workspace.sluicebox(&["profile", "list", "--json"]).stdout;
+    let properties = |line: &str| serde_json::from_str::<Value>(line).unwrap()["properties"].to_string();
+    let mut profiles: Vec<String> = listed.lines().map(properties).collect();
+    profiles.sort();
+    (told, profiles)
+}
+
+#[test]
+fn large_files_are_merged_as_row_after_row() {
+    for on_ambiguous in ["reject", "first", "newest"] {
+        let (told, profiles) = two_large_files(on_ambiguous, "[import]\nthreads = 1\ncommit_rows = 1000\n");
+        assert!(profiles.len() > 20_000, "{}", profiles.len());
+        for tuning in ["", "[import]\nthreads = 3\ncommit_rows = 17000\n"] {
+            let in_shares = two_large_files(on_ambiguous, tuning);
+            assert_eq!(in_shares.0, told, "{on_ambiguous} {tuning}");
+            // Not shown if they differ: they are long.
+            assert!(in_shares.1 == profiles, "{on_ambiguous} {tuning}");
+        }
+    }
+}

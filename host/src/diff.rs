@@ -30,7 +30,7 @@ impl Diff {
     ///
     /// # Errors
     /// If nothing can be printed.
-    pub(crate) fn show(self, names: &Names, row: &Row<'_>, applied: &Applied<'_>) -> Result<(), Error> {
+    pub(crate) fn show(self, names: &Names, row: &Row<'_>, applied: &Applied) -> Result<(), Error> {
         let counts = &applied.counts;
         for rejected in &applied.rejected {
             let row = Row { number: rejected.number + 1, ..*row };

@@ -22,6 +22,7 @@ pub(crate) enum Way {
 }
 
 /// The profiles that went a connection's way so far.
+#[derive(Clone)]
 pub(crate) struct Exchanged {
     key: String,
     sketch: HllSketch,

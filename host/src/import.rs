@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use sluicebox_files::{Decoding, FileError, FoundFile, Location, Reader, Source, decode, verify};
-use sluicebox_matching::{Context, Gathered, Plan, Prepared, prepare};
+use sluicebox_matching::{Applied, Context, Gathered, Plan, Prepared, Room, prepare};
 use sluicebox_model::{PropertySchema, RecordBatch};
 use sluicebox_processors::{Session, Usage};
-use sluicebox_store::{Changed, Commit, ErasureKey, FileState, Store};
+use sluicebox_store::{Changed, Commit, ErasureKey, FileState, Store, Tables};
 
-use crate::config::{Config, Connection, ImportGoal, MaxRejected, Opened, Target, property_settings};
+use crate::config::{Config, Connection, ImportGoal, MaxRejected, Opened, Target, Tuning, property_settings};
 use crate::diff::{self, Diff};
 use crate::error::Error;
 use crate::events::StoredEvents;
@@ -27,11 +27,17 @@ use crate::report::{self, FileReport, FileStatus, Kept, ProcessorReport, Report,
 use crate::sets::{self, FileSet, Sets};
 use crate::unfinished::Unfinished;
 
-/// Batches between the reader and the worker.
+/// Batches between one thread and the next.
 const QUEUE: usize = 4;
 
+/// How often rows are shared out again because shares turned out to have something in common.
+const SHARED_OUT: usize = 3;
+
+/// About how many bytes of a file a row takes, to tell how large the store will be after it.
+const BYTES_OF_A_ROW: u64 = 128;
+
 /// A store of fewer records is small.
-const FEW_RECORDS: usize = 200_000;
+const FEW_RECORDS: u64 = 200_000;
 
 /// The run of what only looks.
 pub(crate) static LOOK: Run = Run { id: String::new(), trigger: Trigger::Command, continues: None };
@@ -241,16 +247,26 @@ impl Import<'_> {
         }
     }
 
-    /// Bytes of rows that are merged and committed at a time. What a large store keeps in memory of itself, about 8 bytes a
+    /// How much of a file is merged and committed at a time. What a large store keeps in memory of itself, about 8 bytes a
     /// record, is not there for rows. Where a file and the store are small there is little to walk through for each stretch, and
     /// smaller ones overlap better.
-    fn stretch_bytes(&self, file: &FoundFile) -> Result<usize, Error> {
-        let bytes = self.config.settings.tuning.commit_bytes;
-        let records = usize::try_from(self.store.about_records()?).unwrap_or(usize::MAX);
-        if records < FEW_RECORDS && file.size / 8 < bytes as u64 {
-            return Ok(bytes / 2);
+    fn sizes(&self, file: &FoundFile, plan: &Plan) -> Result<Sizes, Error> {
+        let Tuning { rows_bytes, threads, .. } = self.config.settings.tuning;
+        let records = self.store.about_records()?;
+        let after = usize::try_from(records + file.size / BYTES_OF_A_ROW).unwrap_or(usize::MAX);
+        let bytes = rows_bytes.saturating_sub(after.saturating_mul(8)).max(rows_bytes / 4);
+        let one_by_one = bytes / 11 * 2;
+        let shared = threads > 1
+            && self.diff.is_none()
+            && !self.keep
+            && self.goal.linked.is_empty()
+            && !matches!(self.goal.max_rejected, MaxRejected::Rows(_))
+            && plan.can_be_shared();
+        if records < FEW_RECORDS && file.size < 8 * one_by_one as u64 {
+            return Ok(Sizes { whole: one_by_one / 2, part: one_by_one / 2, one_by_one });
         }
-        Ok(bytes.saturating_sub(records.saturating_mul(8) / 5).max(bytes / 4))
+        let (whole, part) = if shared { (bytes / 5 * 4, bytes / 4) } else { (one_by_one, one_by_one) };
+        Ok(Sizes { whole, part, one_by_one })
     }
 
     fn rows_a_time(&self, rows: usize) -> usize {
@@ -313,12 +329,18 @@ impl Import<'_> {
             if self.dry || resumed { Ok(()) } else { run.rejected.append(columns, &file.name, rejected) }
         });
         let joined = joined.inspect_err(|_| run.used(&clock))?;
+        let exchanged = match self.goal.target {
+            Target::Profiles(_) => Some(Exchanged::load(self.store, &self.connection.stem, Way::In)?),
+            _ => None,
+        };
+        let sizes = self.sizes(file, &plan)?;
         let mut stretch = Stretch {
             import: self,
-            exchanged: Exchanged::load(self.store, &self.connection.stem, Way::In)?,
+            exchanged,
             file,
             key,
             plan: &plan,
+            one_by_one: sizes.one_by_one,
             columns: open.reader.header().columns.clone(),
             unchanged: &unchanged,
             linked: &joined,
@@ -335,17 +357,21 @@ impl Import<'_> {
             links: &links,
             from: state.position,
             most_rows: self.rows_a_time(self.config.settings.tuning.commit_rows),
-            most_bytes: self.stretch_bytes(file)?,
+            sizes,
+            of: file.size,
+            skipped: 0,
             progress: self.progress(file),
             clock: &clock,
             pending: Vec::new(),
+            room: Room::default(),
             rows: 0,
             memory: 0,
+            first: true,
         };
-        let result = self
-            .stream(file, &mut open, &clock, &mut gather, |gathered| stretch.commit(Some(&gathered), false));
+        let result =
+            self.stream(file, &mut open, &clock, &mut gather, |gathered| stretch.commit(gathered, false));
         let result = match result {
-            Ok(()) => stretch.commit(None, true),
+            Ok(()) => stretch.commit(Gathered::default(), true),
             Err(error) => Err(error),
         };
         drop(gather);
@@ -525,6 +551,7 @@ impl Import<'_> {
         }
         thread::scope(|scope| {
             let (send_batch, batches) = mpsc::sync_channel(QUEUE);
+            let (send_processed, processed) = mpsc::sync_channel(QUEUE);
             let (send_done, done) = mpsc::sync_channel(W::AHEAD);
             let no_thread = |error| Error::File { name: file.name.clone(), error: FileError::Io(error) };
             // Whoever is no longer listened to stops: the receiver has failed and says why.
@@ -540,13 +567,22 @@ impl Import<'_> {
             read.map_err(no_thread)?;
             let process = thread::Builder::new().name("process".to_owned());
             let process = process.spawn_scoped(scope, move || {
-                let mut batches = batches.into_iter();
+                for batch in batches.into_iter().map(|batch| batch.and_then(&mut through)) {
+                    let last = batch.is_err();
+                    if send_processed.send(batch).is_err() || last {
+                        break;
+                    }
+                }
+            });
+            process.map_err(no_thread)?;
+            let work_on = thread::Builder::new().name("work".to_owned());
+            let work_on = work_on.spawn_scoped(scope, move || {
                 let send = |made: Result<Option<W::Done>, Error>| {
                     made.transpose().is_none_or(|made| send_done.send(made).is_ok())
                 };
+                let mut processed = processed.into_iter();
                 let failure = loop {
-                    let batch = batches.next().map(|batch| batch.and_then(&mut through));
-                    match batch.map(|batch| batch.and_then(|batch| work.batch(batch))) {
+                    match processed.next().map(|batch| batch.and_then(|batch| work.batch(batch))) {
                         None => break None,
                         Some(Err(error)) => break Some(error),
                         Some(made) => {
@@ -562,7 +598,7 @@ impl Import<'_> {
                     send(Err(failure));
                 }
             });
-            process.map_err(no_thread)?;
+            work_on.map_err(no_thread)?;
             done.into_iter()
                 .try_for_each(|done| if stopped() { Err(Error::Interrupted) } else { take(done?) })
         })
@@ -630,12 +666,58 @@ struct Gather<'a> {
     links: &'a [Link],
     from: u64,
     most_rows: usize,
-    most_bytes: usize,
+    sizes: Sizes,
+    /// Bytes of the file, and how many were read before the first row that counts.
+    of: u64,
+    skipped: u64,
     progress: Progress<'a>,
     clock: &'a Clock,
     pending: Vec<Prepared>,
+    room: Room,
     rows: usize,
     memory: usize,
+    /// Whether nothing is committed yet.
+    first: bool,
+}
+
+/// Bytes of rows that are merged and committed at a time.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// Of a file that is taken whole.
+    whole: usize,
+    /// Of a part of a file, the next of which is read at the same time.
+    part: usize,
+    /// Of rows that are merged one after the other.
+    one_by_one: usize,
+}
+
+impl Gather<'_> {
+    /// Whether all of the file is likely to fit, by what was read of it: that is better than two parts, because there is less to
+    /// look up.
+    fn fits_whole(&self, read: u64) -> bool {
+        let [all, read] = [self.of, read].map(|bytes| u128::from(bytes.saturating_sub(self.skipped)));
+        self.first
+            && self.memory < self.sizes.whole
+            && self.memory as u128 * all / read.max(1) <= self.sizes.whole as u128
+    }
+
+    /// The first of what is pending, of so many bytes or a few more.
+    fn take(&mut self, bytes: usize) -> Option<Gathered> {
+        let mut taken = 0;
+        let first = self.pending.iter().take_while(|batch| {
+            let more = taken < bytes;
+            taken += if more { batch.memory() } else { 0 };
+            more
+        });
+        let part: Vec<Prepared> = self.pending.drain(..first.count()).collect();
+        self.memory -= taken;
+        self.rows -= part.iter().map(Prepared::records).sum::<usize>();
+        self.first = false;
+        if part.is_empty() {
+            return None;
+        }
+        Some(timed(&self.clock.match_and_merge, || Gathered::new(part)))
+    }
 }
 
 impl Work for Gather<'_> {
@@ -646,36 +728,39 @@ impl Work for Gather<'_> {
     fn batch(&mut self, batch: RecordBatch) -> Result<Option<Gathered>, Error> {
         let prepared = timed(&self.clock.match_and_merge, || {
             let linked = self.joined.join(self.links, &batch)?;
-            Ok::<_, Error>(prepare(self.plan, batch, &linked, self.from))
+            Ok::<_, Error>(prepare(self.plan, batch, &linked, self.from, &mut self.room))
         })?;
-        self.progress.advance(prepared.bytes_read(), prepared.records() as u64);
-        if prepared.end() > self.from {
-            self.rows += prepared.records();
-            self.memory += prepared.memory();
-            self.pending.push(prepared);
+        let read = prepared.bytes_read();
+        self.progress.advance(read, prepared.records() as u64);
+        if prepared.end() <= self.from {
+            self.skipped = read;
+            return Ok(None);
         }
-        let full = self.rows >= self.most_rows || self.memory >= self.most_bytes;
-        Ok(if full { self.rest() } else { None })
+        self.rows += prepared.records();
+        self.memory += prepared.memory();
+        self.pending.push(prepared);
+        if self.rows >= self.most_rows {
+            return Ok(self.rest());
+        }
+        let is_full = self.memory >= self.sizes.part && !self.fits_whole(read);
+        Ok(if is_full { self.take(self.sizes.part) } else { None })
     }
 
     fn rest(&mut self) -> Option<Gathered> {
-        (self.rows, self.memory) = (0, 0);
-        let pending = std::mem::take(&mut self.pending);
-        if pending.is_empty() {
-            return None;
-        }
-        Some(timed(&self.clock.match_and_merge, || Gathered::new(pending)))
+        self.take(usize::MAX)
     }
 }
 
 /// Rows of a file that are matched, merged and committed together.
 struct Stretch<'a> {
     import: &'a Import<'a>,
-    /// The profiles that came in through the connection.
-    exchanged: Exchanged,
+    /// The profiles that came in through the connection, if it is profiles that come in.
+    exchanged: Option<Exchanged>,
     file: &'a FoundFile,
     key: [u8; 32],
     plan: &'a Plan,
+    /// Bytes of rows that are merged one after the other.
+    one_by_one: usize,
     columns: Vec<String>,
     unchanged: &'a dyn Fn() -> Result<(), FileError>,
     linked: &'a LinkedFiles,
@@ -692,51 +777,103 @@ struct Stretch<'a> {
 
 impl Stretch<'_> {
     /// Matches and merges the rows that were gathered, and commits them with the position in the file: all or nothing.
-    fn commit(&mut self, gathered: Option<&Gathered>, complete: bool) -> Result<(), Error> {
-        let none = Gathered::new(Vec::new());
-        let gathered = gathered.unwrap_or(&none);
-        let store = self.import.store;
-        let end = gathered.end();
+    fn commit(&mut self, gathered: Gathered, complete: bool) -> Result<(), Error> {
         let failed = |error| Error::File { name: self.file.name.clone(), error };
         (self.unchanged)().map_err(failed)?;
+        let clock = self.clock;
+        if let Some((applied, tables)) = timed(&clock.match_and_merge, || self.apply_in_shares(&gathered))? {
+            return self.write(&gathered, applied, Some(tables), complete);
+        }
+        // One after the other, rows take more memory.
+        for part in gathered.parts(self.one_by_one) {
+            let applied = timed(&clock.match_and_merge, || self.apply(&part))?;
+            self.write(&part, applied, None, complete)?;
+        }
+        Ok(())
+    }
 
-        let mut before = Vec::new();
-        let applied = timed(&self.clock.match_and_merge, || {
-            let found = store.find_sorted(&gathered.keys().collect::<Vec<_>>())?;
-            let ids = gathered.records(&found);
-            let records = store.load_sorted(&ids)?;
-            let erased = match self.import.erasure_key {
-                Some(key) if !self.import.goal.restore_erased => {
-                    store.erased(key, &gathered.keys().collect::<Vec<_>>())?
-                }
-                _ => Vec::new(),
-            };
-            if self.import.diff.is_some() {
-                before = records.iter().flatten().cloned().collect();
+    /// Applies rows that have nothing in common at the same time, and writes records as they are done; `None` where that
+    /// cannot be.
+    fn apply_in_shares(&mut self, gathered: &Gathered) -> Result<Option<(Applied, Tables)>, Error> {
+        let (store, context) = (self.import.store, self.context());
+        let threads = self.import.config.settings.tuning.threads;
+        if threads == 1 || self.import.diff.is_some() || !gathered.can_be_shared(self.plan, &context) {
+            return Ok(None);
+        }
+        let found = store.find_sorted(&gathered.keys().collect::<Vec<_>>())?;
+        let erased = self.erased(gathered)?;
+        let mut shares = gathered.share_out(&found, threads);
+        for _ in 0..SHARED_OUT {
+            let mut tables = store.new_tables(context.now)?;
+            let mut exchanged = self.exchanged.clone();
+            let applied = shares.apply(
+                self.plan,
+                context,
+                &erased,
+                |ids, all| store.load_part(ids, all),
+                |records, next| {
+                    if let Some(exchanged) = &mut exchanged {
+                        exchanged.add(records.iter().map(|(id, _)| *id));
+                    }
+                    tables.put_records(&records, next)
+                },
+            )?;
+            if let Some(applied) = applied {
+                self.exchanged = exchanged;
+                let tables = tables.finish(applied.identifiers(gathered))?;
+                return Ok(Some((applied, tables)));
             }
-            let (context, threads) = (self.context(), self.import.config.settings.tuning.threads);
-            let records = if threads > 1 && gathered.can_be_shared(self.plan, &context) {
-                let loaded = (ids.as_slice(), records);
-                match gathered.apply_in_shares(self.plan, context, &found, &erased, loaded, threads) {
-                    Some(applied) => return Ok(applied),
-                    None => store.load_sorted(&ids)?,
-                }
-            } else {
-                records
-            };
-            let mut events = StoredEvents::preload(store, gathered.events(&found))?;
-            let applied = gathered.apply(self.plan, context, &found, &erased, (&ids, records), &mut events);
-            match events.failure() {
-                None => Ok(applied),
-                Some(error) => Err(Error::Store(error)),
-            }
-        })?;
+        }
+        Ok(None)
+    }
 
+    /// Applies rows one after the other.
+    fn apply(&mut self, gathered: &Gathered) -> Result<Applied, Error> {
+        let (store, context) = (self.import.store, self.context());
+        let found = store.find_sorted(&gathered.keys().collect::<Vec<_>>())?;
+        let erased = self.erased(gathered)?;
+        let ids = gathered.records(&found);
+        let records = store.load_sorted(&ids)?;
+        let before: Vec<_> = match self.import.diff {
+            Some(_) => records.iter().flatten().cloned().collect(),
+            None => Vec::new(),
+        };
+        let mut events = StoredEvents::preload(store, gathered.events(&found))?;
+        let applied = gathered.apply(self.plan, context, &found, &erased, (&ids, records), &mut events);
+        if let Some(error) = events.failure() {
+            return Err(Error::Store(error));
+        }
+        let end = gathered.end();
         if let Some(diff) = self.import.diff.filter(|_| end > self.position) {
             let (goal, file) = (self.import.goal.name.as_str(), self.file.name.as_str());
             let row = diff::Row { goal, file, number: end, before: &before };
             diff.show(&store.names(), &row, &applied)?;
         }
+        if let Some(exchanged) = &mut self.exchanged {
+            exchanged.add(applied.records.iter().map(|(id, _)| *id));
+        }
+        Ok(applied)
+    }
+
+    /// Which identifiers are those of people who were erased, and stay so.
+    fn erased(&self, gathered: &Gathered) -> Result<Vec<bool>, Error> {
+        match self.import.erasure_key {
+            Some(key) if !self.import.goal.restore_erased => {
+                Ok(self.import.store.erased(key, &gathered.keys().collect::<Vec<_>>())?)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Commits what rows made.
+    fn write(
+        &mut self,
+        gathered: &Gathered,
+        applied: Applied,
+        tables: Option<Tables>,
+        complete: bool,
+    ) -> Result<(), Error> {
+        let (store, end) = (self.import.store, gathered.end());
         let kept = &mut self.run.kept;
         kept.report.add(&applied.counts);
         let counts = self.linked_counts.take().unwrap_or_default();
@@ -753,14 +890,16 @@ impl Stretch<'_> {
         let position = if stopped { applied.position } else { end.max(self.position) };
         self.position = position;
         let state = FileState { position, complete: complete && !stopped };
-        if matches!(self.import.goal.target, Target::Profiles(_)) {
-            self.exchanged.add(applied.records.iter().map(|(id, _)| *id));
-        }
+        let identifiers = match tables {
+            Some(_) => Vec::new(),
+            None => applied.identifiers(gathered).map(|(key, id)| (key.to_vec().into(), id)).collect(),
+        };
         let commit = Commit {
-            exchanged: self.exchanged.changed(),
+            exchanged: self.exchanged.as_ref().and_then(Exchanged::changed),
+            tables,
             records: applied.records,
             merged: applied.merged,
-            identifiers: applied.identifiers,
+            identifiers,
             events: applied.events,
             unfinished: if state.complete { self.rest.take() } else { None },
             file: Some((self.key, state)),

@@ -39,7 +39,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// `mi_option_purge_delay` of mimalloc 3: for how many milliseconds it keeps pages that nothing is in any more.
 const PURGE_DELAY: i32 = 15;
 /// The rows of one stretch are gone when those of the next are there: a second, which is the default, is too long.
-const SHORT: std::ffi::c_long = 10;
+const SHORT: std::ffi::c_long = 100;
 
 fn main() -> ExitCode {
     #[expect(unsafe_code, reason = "mimalloc is a C library; options are set before there are other threads")]

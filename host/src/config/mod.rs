@@ -29,7 +29,7 @@ pub(crate) use goal::{
 pub(crate) use reader::{Problem, nearest};
 pub(crate) use schedule::{in_words, schedule_as_written};
 pub(crate) use service::{Security, Server, Smtp, Webhook};
-pub(crate) use settings::Settings;
+pub(crate) use settings::{Settings, Tuning};
 
 use crate::error::Error;
 use reader::{Document, Problems};

@@ -40,8 +40,8 @@ pub(crate) struct Tuning {
     pub batch_rows: usize,
     /// Rows that are merged and committed at a time.
     pub commit_rows: usize,
-    /// The same in bytes: a stretch ends at whichever it reaches first.
-    pub commit_bytes: usize,
+    /// Bytes for rows on their way and the records that they find.
+    pub rows_bytes: usize,
     /// Linked rows of a batch may take so many bytes.
     pub joined_bytes: usize,
 }
@@ -53,12 +53,10 @@ const LEAST_MEMORY: u64 = 384 << 20;
 
 impl Tuning {
     /// Shares memory out. About 150 MiB are the program's, the processors', and the store's buffers and caches; the rest is
-    /// for rows on their way: those of a stretch as they were read, those of the next one, and the records that they find. What
-    /// of it a stretch counts is two elevenths, as measured: host/PERFORMANCE.md.
+    /// for rows on their way, as measured: host/PERFORMANCE.md.
     fn share(&mut self, memory: u64) {
-        let rows = usize::try_from(memory.saturating_sub(150 << 20)).unwrap_or(usize::MAX);
-        self.commit_bytes = rows / 11 * 2;
-        self.joined_bytes = rows / 4;
+        self.rows_bytes = usize::try_from(memory.saturating_sub(150 << 20)).unwrap_or(usize::MAX);
+        self.joined_bytes = self.rows_bytes / 4;
     }
 }
 
@@ -75,7 +73,7 @@ pub(crate) fn read(root: &Path, file: Section<'_>) -> Settings {
             threads: thread::available_parallelism().map_or(1, NonZero::get),
             batch_rows: 1024,
             commit_rows: 1 << 20,
-            commit_bytes: 0,
+            rows_bytes: 0,
             joined_bytes: 0,
         },
     };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::tz::TimeZone;
 use sluicebox_matching::{
-    Context, FieldPlan, Found, Gathered, IdentifierPlan, NoEvents, OnAmbiguous, Plan, Prepared, prepare,
+    Context, FieldPlan, Found, Gathered, IdentifierPlan, NoEvents, OnAmbiguous, Plan, Prepared, Room, prepare,
 };
 use sluicebox_model::{
     CellFormat, Header, MergeRule, NumberFormat, PropertyId, RecordBatch, RecordId, SpaceId, TimeFormat,
@@ -76,7 +76,7 @@ fn batch() -> RecordBatch {
 }
 
 fn prepared(plan: &Plan) -> Prepared {
-    prepare(plan, batch(), &[], 0)
+    prepare(plan, batch(), &[], 0, &mut Room::default())
 }
 
 fn rows(criterion: &mut Criterion) {
@@ -85,7 +85,8 @@ fn rows(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("rows");
     group.throughput(Throughput::Elements(u64::from(ROWS)));
     group.bench_function("prepare", |bench| {
-        bench.iter_batched(batch, |batch| prepare(&plan, batch, &[], 0), BatchSize::LargeInput);
+        let mut room = Room::default();
+        bench.iter_batched(batch, |batch| prepare(&plan, batch, &[], 0, &mut room), BatchSize::LargeInput);
     });
     group.bench_function("match: sort identifiers", |bench| {
         bench.iter_batched(|| vec![prepared(&plan)], Gathered::new, BatchSize::LargeInput);
@@ -103,7 +104,7 @@ fn rows(criterion: &mut Criterion) {
     let made = gathered.apply(&plan, context, &nobody, &[], (&ids, records), &mut NoEvents);
     let found: Vec<Option<RecordId>> = {
         let by_key: std::collections::HashMap<_, _> =
-            made.identifiers.iter().map(|(key, id)| (key.to_vec(), *id)).collect();
+            made.identifiers(&gathered).map(|(key, id)| (key.to_vec(), id)).collect();
         gathered.keys().map(|key| by_key.get(key).copied().flatten()).collect()
     };
     let mut held = made.records.clone();

@@ -2,16 +2,18 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use sluicebox_model::packed::{Unpacker, pack_number, packed_text, packed_values, unpack_property};
+use sluicebox_model::packed::{
+    Unpacker, pack_number, pack_shape, packed_text_bytes, packed_values, unpack_property,
+};
 use sluicebox_model::{
     Class, Event, EventKey, Identifier, MergeRule, Property, PropertyId, Record, RecordBatch, RecordId,
-    RejectedRow, RejectionCode, Touch, Value,
+    RecordIds, RejectedRow, RejectionCode, Touch, Value,
 };
 
 use crate::gather::{Gathered, Loaded, Places};
 use crate::plan::{OnAmbiguous, Plan};
 use crate::prepare::{Lookup, Prepared, Row, RowEvent, Write};
-use crate::rules::{Outcome, is_list, list, merge, one, unite};
+use crate::rules::{Outcome, is_list, list, merge, unite, without};
 use crate::shares::Shares;
 use crate::timeline::{HeldEvents, Timeline, Written};
 
@@ -80,13 +82,15 @@ const LAST_CHANGED: usize = 5;
 
 /// What a stretch of a file makes of the store.
 #[derive(Debug, Default)]
-pub struct Applied<'g> {
+pub struct Applied {
     /// Records to write.
     pub records: Vec<(RecordId, Record)>,
     /// Records that were merged into another: the old id and the one that stayed.
     pub merged: Vec<(RecordId, RecordId)>,
-    /// Identifiers to write, or to remove. In no order; each once.
-    pub identifiers: Vec<(Cow<'g, [u8]>, Option<RecordId>)>,
+    /// Whom those identifiers find now that rows name, by their slots.
+    pub(crate) slots: Vec<(u32, Option<RecordId>)>,
+    /// Whom others find.
+    pub(crate) others: Vec<(Vec<u8>, Option<RecordId>)>,
     /// Events to write, or to remove. Each key once.
     pub events: Vec<(EventKey, Option<Event>)>,
     /// Rejected rows in file order.
@@ -94,30 +98,49 @@ pub struct Applied<'g> {
     /// What happened.
     pub counts: Counts,
     /// The last records that were created or updated, after what orders them.
-    last_changed: Vec<(u64, (RecordId, Class))>,
+    pub(crate) last_changed: Vec<(u64, (RecordId, Class))>,
     /// The number of the first record of the file that is not accounted for.
     pub position: u64,
     /// Whether more rows were rejected than may be; the rows after `position` were not looked at.
     pub too_many_rejected: bool,
 }
 
-impl<'g> Applied<'g> {
+impl Applied {
     /// The last records that were created or updated, oldest first.
     pub fn last_changed(&self) -> impl Iterator<Item = (RecordId, Class)> + '_ {
         self.last_changed.iter().map(|(_, changed)| *changed)
     }
 
-    /// Takes in what another share of the rows made.
-    pub(crate) fn join(&mut self, other: Applied<'g>) {
-        self.records.extend(other.records);
-        self.merged.extend(other.merged);
-        self.identifiers.extend(other.identifiers);
+    /// Identifiers to write, or to remove, sorted; each once. `gathered` is what was applied.
+    pub fn identifiers<'a>(
+        &'a self,
+        gathered: &'a Gathered,
+    ) -> impl Iterator<Item = (&'a [u8], Option<RecordId>)> + 'a {
+        let slots = self.slots.iter().map(|(slot, id)| (gathered.key(*slot as usize), *id));
+        let others = self.others.iter().map(|(key, id)| (key.as_slice(), *id));
+        let (mut slots, mut others) = (slots.peekable(), others.peekable());
+        std::iter::from_fn(move || match (slots.peek(), others.peek()) {
+            (Some((one, _)), Some((other, _))) if one > other => others.next(),
+            (None, _) => others.next(),
+            _ => slots.next(),
+        })
+    }
+
+    /// Takes in what another share of the rows made, but for its records.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.slots.extend(other.slots);
+        self.others.extend(other.others);
         self.rejected.extend(other.rejected);
-        self.rejected.sort_by_key(|row| row.number);
         self.counts.add(&other.counts);
         self.last_changed.extend(other.last_changed);
         self.forget_all_but_last();
-        self.position = self.position.max(other.position);
+    }
+
+    /// Puts in order what shares made.
+    pub(crate) fn sort(&mut self) {
+        self.slots.sort_unstable_by_key(|(slot, _)| *slot);
+        self.others.sort_unstable();
+        self.rejected.sort_by_key(|row| row.number);
     }
 
     fn forget_all_but_last(&mut self) {
@@ -129,11 +152,41 @@ impl<'g> Applied<'g> {
 /// What was created comes after everything that was loaded.
 const CREATED: u64 = 1 << 63;
 
-/// A share of a stretch's rows.
+/// Which of a stretch's rows are worked on.
 #[derive(Clone, Copy)]
-pub(crate) struct Part<'w> {
-    pub shares: &'w Shares,
-    pub share: u8,
+pub(crate) enum Part<'w> {
+    /// All of them.
+    Whole,
+    /// Those of a share, whose new records get ids of the part of that number.
+    Share { shares: &'w Shares, number: u16, ids: &'w RecordIds },
+}
+
+impl Part<'_> {
+    /// The place of a slot among the part's own.
+    fn own(&self, slot: usize) -> Option<usize> {
+        match self {
+            Self::Whole => Some(slot),
+            Self::Share { shares, number, .. } => shares.own(*number, slot),
+        }
+    }
+
+    /// How many rows it has.
+    fn rows(&self, gathered: &Gathered) -> usize {
+        match self {
+            Self::Whole => gathered.rows(),
+            Self::Share { shares, number, .. } => shares.rows(*number).len(),
+        }
+    }
+
+    /// The slot at a place among the part's own.
+    fn slot(&self, own: u32) -> u32 {
+        match self {
+            Self::Whole => own,
+            Self::Share { shares, number, .. } => {
+                shares.slots(*number).get(own as usize).copied().unwrap_or(own)
+            }
+        }
+    }
 }
 
 /// Whom an identifier finds.
@@ -167,25 +220,30 @@ struct Entry {
     absorbed_by: Option<usize>,
 }
 
-pub(crate) struct Work<'g, 'w> {
+pub(crate) struct Work<'w> {
     plan: &'w Plan,
-    gathered: &'g Gathered,
+    gathered: &'w Gathered,
     context: Context,
     erased: &'w [bool],
     entries: Vec<Entry>,
     places: Places,
+    /// Whom the part's own slots find.
     holders: Vec<Holder>,
-    /// Slots whose holder changed, some of them several times.
-    changed_slots: Vec<usize>,
+    /// Those whose holder changed, some of them several times.
+    changed: Vec<u32>,
     /// Changed identifiers that no row of this stretch names.
     others: HashMap<Vec<u8>, Holder>,
     timeline: Timeline<'w>,
     /// Room in which a row is merged into a record.
     merged: Vec<u8>,
-    applied: Applied<'g>,
+    applied: Applied,
     part: Part<'w>,
-    /// Whether an identifier of another share was met.
-    strayed: bool,
+    /// How many records were created.
+    created: u32,
+    /// The number of the row that is worked on, among those of the stretch.
+    row: u32,
+    /// Rows that met a slot of another share, and that slot.
+    strayed: Vec<(u32, u32)>,
 }
 
 /// Records that were loaded, each after its place among those of all shares.
@@ -206,12 +264,11 @@ impl Gathered {
         erased: &[bool],
         (ids, records): (&[RecordId], Found),
         events: &mut dyn HeldEvents,
-    ) -> Applied<'_> {
+    ) -> Applied {
         let Loaded { entries, places } = Loaded::new(ids, records);
         let holders = found.iter().map(|id| Holder::of(*id, id.and_then(|id| places.get(&id).copied())));
         let (holders, entries) = (holders.collect(), (0..).zip(entries).collect());
-        let part = Part { shares: &Shares::whole(), share: 0 };
-        let mut work = Work::new(plan, self, context, erased, (entries, holders), events, part);
+        let mut work = Work::new(plan, self, context, erased, (entries, holders), events, Part::Whole);
         work.places = places;
         work.rows();
         // There is no other share to stray into.
@@ -219,26 +276,23 @@ impl Gathered {
     }
 }
 
-impl<'g, 'w> Work<'g, 'w> {
-    /// `entries` are the records that were loaded; `holders` has whom each slot finds.
+impl<'w> Work<'w> {
+    /// `entries` are the records that were loaded; `holders` has whom each of the part's own slots finds.
     pub(crate) fn new(
         plan: &'w Plan,
-        gathered: &'g Gathered,
+        gathered: &'w Gathered,
         context: Context,
         erased: &'w [bool],
         (entries, holders): (Ordered, Vec<Holder>),
         events: &'w mut dyn HeldEvents,
         part: Part<'w>,
     ) -> Self {
-        let entries = entries.into_iter().map(|(order, (id, record))| {
+        let loaded = entries.into_iter().map(|(order, (id, record))| {
             let loaded = Some(record.fingerprint());
             Entry { order, id, record, loaded, touched: false, absorbed_another: false, absorbed_by: None }
         });
-        let mut entries: Vec<Entry> = entries.collect();
-        let rows = (0..gathered.rows()).filter(|row| part.shares.of_row(*row) == part.share).count();
-        if plan.create {
-            entries.reserve_exact(rows.saturating_sub(entries.len()));
-        }
+        let mut entries = Vec::with_capacity(part.rows(gathered).max(loaded.len()));
+        entries.extend(loaded);
         Self {
             plan,
             gathered,
@@ -247,29 +301,27 @@ impl<'g, 'w> Work<'g, 'w> {
             entries,
             places: Places::default(),
             holders,
-            changed_slots: Vec::new(),
+            changed: Vec::new(),
             others: HashMap::new(),
             timeline: Timeline::new(events, context.goal_run),
             merged: Vec::with_capacity(1024),
             applied: Applied { position: context.from, ..Applied::default() },
             part,
-            strayed: false,
+            created: 0,
+            row: 0,
+            strayed: Vec::new(),
         }
     }
 }
 
-impl Work<'_, '_> {
-    pub(crate) fn rows(&mut self) {
+impl Work<'_> {
+    /// Applies all rows in file order, as far as rejected rows let it.
+    fn rows(&mut self) {
         let gathered = self.gathered;
-        let mut first = 0;
         for (batch, slots) in gathered.batches.iter().zip(&gathered.slots) {
-            let stopped = self.batch(batch, slots, first);
-            first += batch.rows.len();
+            let stopped = self.batch(batch, slots);
             if !stopped {
                 self.applied.position = batch.end;
-            }
-            if self.part.share > 0 {
-                continue;
             }
             let dropped = batch.dropped.partition_point(|number| *number < self.applied.position);
             self.applied.counts.dropped += dropped as u64;
@@ -279,20 +331,16 @@ impl Work<'_, '_> {
         }
     }
 
-    /// Applies those rows of a batch, of which the first has that number among all, that are the share's; answers whether
-    /// more were rejected than may be.
-    fn batch(&mut self, batch: &Prepared, slots: &[u32], first: usize) -> bool {
-        let Part { shares, share } = self.part;
-        // What was rejected before is the first share's.
-        let before = if share == 0 { batch.rejected.as_slice() } else { &[] };
-        let mut rejected = before.iter().peekable();
-        for (row, _) in batch.rows.iter().zip(first..).filter(|(_, number)| shares.of_row(*number) == share) {
+    /// Applies a batch; answers whether more rows were rejected than may be.
+    fn batch(&mut self, batch: &Prepared, slots: &[u32]) -> bool {
+        let mut rejected = batch.rejected.iter().peekable();
+        for row in batch.rows() {
             while let Some(before) = rejected.next_if(|before| before.number < row.number) {
                 if self.reject(before.clone()) {
                     return true;
                 }
             }
-            if let Some(row) = self.row(batch, slots, row)
+            if let Some(row) = self.row(batch, slots, &row)
                 && self.reject(row)
             {
                 return true;
@@ -300,6 +348,14 @@ impl Work<'_, '_> {
             self.applied.position = row.number + 1;
         }
         rejected.any(|row| self.reject(row.clone()))
+    }
+
+    /// Applies one of a share's rows, of that number among those of the stretch.
+    pub(crate) fn shared_row(&mut self, number: u32, batch: &Prepared, slots: &[u32], row: &Row) {
+        self.row = number;
+        if let Some(row) = self.row(batch, slots, row) {
+            self.reject(row);
+        }
     }
 
     /// Counts and keeps a rejected row; answers whether it was one too many.
@@ -321,7 +377,9 @@ impl Work<'_, '_> {
                     Holder::Entry(place) => Some(place),
                     _ => None,
                 },
-                Lookup::Record(id) => self.places.get(id).map(|place| self.resolve(*place)),
+                Lookup::Record(id) => {
+                    batch.id(*id).and_then(|id| self.places.get(&id)).map(|place| self.resolve(*place))
+                }
             };
             let own_space = |place: &usize| {
                 self.entries.get(*place).is_some_and(|entry| entry.record.space == self.plan.space)
@@ -389,7 +447,7 @@ impl Work<'_, '_> {
         let after = |property: PropertyId| {
             let held = target.and_then(|place| self.entries.get(place));
             let mut held = held.and_then(|entry| entry.record.get_packed(property)).map(Cow::Borrowed);
-            let mut writes = Unpacker(batch.packed(&row.writes));
+            let mut writes = Unpacker(batch.writes(row));
             while let Some(write) = Write::next(self.plan, row, &mut writes) {
                 let field = self.plan.fields.get(write.field).filter(|field| field.property == property);
                 let Some(field) = field else { continue };
@@ -414,7 +472,7 @@ impl Work<'_, '_> {
     /// Writes what a row refuses, and nothing else of it.
     fn refuse(&mut self, target: Option<usize>, batch: &Prepared, slots: &[u32], row: &Row) {
         let refused = self.plan.refused;
-        let mut writes = Unpacker(batch.packed(&row.writes));
+        let mut writes = Unpacker(batch.writes(row));
         let mut properties = std::iter::from_fn(|| Write::next(self.plan, row, &mut writes))
             .filter_map(|write| self.plan.fields.get(write.field).map(|field| field.property));
         if properties.any(|property| property == refused) {
@@ -426,21 +484,30 @@ impl Work<'_, '_> {
     /// A new record with the row's identifier values.
     fn create(&mut self, batch: &Prepared, slots: &[u32], row: &Row) -> usize {
         let place = self.entries.len();
-        let id = RecordId::create();
+        let id = match self.part {
+            Part::Whole => RecordId::create(),
+            Part::Share { number, ids, .. } => ids.get(number, self.created),
+        };
+        self.created = self.created.saturating_add(1);
         // The row's writes take a little more than the record will.
         let room = row.writes.len() + row.lookups.len() * 32;
         let mut record = Record::new(self.plan.space, self.context.now).with_room(room);
         for lookup in slice(&batch.lookups, &row.lookups) {
             let Lookup::Property { identifier, value, key } = lookup else { continue };
-            let Some(identifier) = self.plan.identifiers.get(*identifier as usize) else { continue };
+            let Some(identifier) = self.plan.identifiers.get(usize::from(*identifier)) else { continue };
             let Some(property) = identifier.property else { continue };
-            let value = batch.packed(value);
-            let put = match (identifier.multiple, record.get_packed(property)) {
-                (true, held) => unite(held.unwrap_or_default(), &list(&[value])),
-                (false, None) => one(value),
+            let put = &mut self.merged;
+            put.clear();
+            pack_shape(identifier.multiple.then_some(1), put);
+            batch.pack_value(*value, *key, put);
+            match (identifier.multiple, record.get_packed(property)) {
+                (_, None) => record.set_packed(property, put),
+                (true, Some(held)) => {
+                    let united = unite(held, put);
+                    record.set_packed(property, &united);
+                }
                 (false, Some(_)) => continue,
-            };
-            record.set_packed(property, &put);
+            }
             self.hold(slot(slots, *key), Holder::Entry(place));
         }
         self.entries.push(Entry {
@@ -468,7 +535,7 @@ impl Work<'_, '_> {
         entry.touched = true;
         let mut record = std::mem::replace(&mut entry.record, Record::new(self.plan.space, 0));
         let mut merged = std::mem::take(&mut self.merged);
-        let mut writes = Unpacker(batch.packed(&row.writes));
+        let mut writes = Unpacker(batch.writes(row));
         let mut misfits = 0;
         let mut next = Write::next(self.plan, row, &mut writes);
         while next.is_some() {
@@ -564,10 +631,10 @@ impl Work<'_, '_> {
 
     /// Lets the values of a unique property find `target`, and those that it no longer has, nobody.
     fn identify(&mut self, target: usize, property: PropertyId, before: &[u8], after: &[u8]) {
-        for value in packed_values(before).filter(|value| !packed_values(after).any(|kept| kept == *value)) {
+        for value in without(before, after) {
             self.hold_value(property, value, Holder::Nobody);
         }
-        for value in packed_values(after).filter(|value| !packed_values(before).any(|kept| kept == *value)) {
+        for value in without(after, before) {
             self.hold_value(property, value, Holder::Entry(target));
         }
     }
@@ -635,7 +702,7 @@ impl Work<'_, '_> {
     }
 
     fn holder(&self, slot: usize) -> Holder {
-        match self.holders.get(slot) {
+        match self.part.own(slot).and_then(|own| self.holders.get(own)) {
             Some(Holder::Entry(place)) => Holder::Entry(self.resolve(*place)),
             Some(holder) => *holder,
             None => Holder::Nobody,
@@ -643,21 +710,22 @@ impl Work<'_, '_> {
     }
 
     fn hold(&mut self, slot: usize, holder: Holder) {
-        if let Some(held) = self.holders.get_mut(slot) {
+        let Some(own) = self.part.own(slot) else {
+            self.strayed.push((self.row, u32::try_from(slot).unwrap_or(u32::MAX)));
+            return;
+        };
+        if let Some(held) = self.holders.get_mut(own) {
             *held = holder;
-            self.changed_slots.push(slot);
+            self.changed.push(u32::try_from(own).unwrap_or(u32::MAX));
         }
     }
 
     /// `value` is packed.
     fn hold_value(&mut self, property: PropertyId, value: &[u8], holder: Holder) {
         let mut identifier = Vec::with_capacity(48);
-        Identifier::write(self.plan.space, property, &packed_text(value), &mut identifier);
+        Identifier::write(self.plan.space, property, &packed_text_bytes(value), &mut identifier);
         match self.gathered.slot_of(&identifier) {
-            Some(slot) => {
-                self.strayed |= self.part.shares.of_slot(slot) != self.part.share;
-                self.hold(slot, holder);
-            }
+            Some(slot) => self.hold(slot, holder),
             None => {
                 self.others.insert(identifier, holder);
             }
@@ -665,33 +733,25 @@ impl Work<'_, '_> {
     }
 }
 
-impl<'g> Work<'g, '_> {
-    /// What became of the rows; `None` if an identifier of another share was met.
-    pub(crate) fn finish(mut self) -> Option<Applied<'g>> {
-        if self.strayed {
-            return None;
+impl Work<'_> {
+    /// What became of the rows, or those that met a slot of another share, and that slot.
+    pub(crate) fn finish(mut self) -> Result<Applied, Vec<(u32, u32)>> {
+        if !self.strayed.is_empty() {
+            return Err(self.strayed);
         }
         let goal_run = self.context.goal_run;
-        let keys: Vec<&'g [u8]> = self.gathered.keys().collect();
-        self.changed_slots.sort_unstable();
-        self.changed_slots.dedup();
-        let slots = self
-            .changed_slots
-            .iter()
-            .filter_map(|slot| Some((Cow::Borrowed(*keys.get(*slot)?), *self.holders.get(*slot)?)));
-        let others = std::mem::take(&mut self.others);
-        let identifiers: Vec<(Cow<'g, [u8]>, Option<RecordId>)> = slots
-            .chain(others.into_iter().map(|(key, holder)| (Cow::Owned(key), holder)))
-            .map(|(key, holder)| {
-                let holder = match holder {
-                    Holder::Nobody => None,
-                    Holder::Elsewhere(id) => Some(id),
-                    Holder::Entry(place) => self.entries.get(self.resolve(place)).map(|entry| entry.id),
-                };
-                (key, holder)
-            })
-            .collect();
-        self.applied.identifiers = identifiers;
+        self.changed.sort_unstable();
+        self.changed.dedup();
+        let holder = |holder: Holder| match holder {
+            Holder::Nobody => None,
+            Holder::Elsewhere(id) => Some(id),
+            Holder::Entry(place) => self.entries.get(self.resolve(place)).map(|entry| entry.id),
+        };
+        let held = |own: &u32| Some((self.part.slot(*own), holder(*self.holders.get(*own as usize)?)));
+        let slots = self.changed.iter().filter_map(held).collect();
+        let others = self.others.iter().map(|(key, held)| (key.clone(), holder(*held))).collect();
+        (self.applied.slots, self.applied.others) = (slots, others);
+        self.applied.others.sort_unstable();
         self.applied.events = self.timeline.finish();
         self.applied.records.reserve_exact(self.entries.len());
         for place in 0..self.entries.len() {
@@ -714,7 +774,7 @@ impl<'g> Work<'g, '_> {
             }
         }
         self.applied.forget_all_but_last();
-        Some(self.applied)
+        Ok(self.applied)
     }
 }
 

@@ -16,6 +16,6 @@ mod timeline;
 pub use apply::{Applied, Context, Counts, Found};
 pub use gather::Gathered;
 pub use plan::{EventPlan, FieldPlan, IdentifierPlan, NestedPlan, OnAmbiguous, Plan, ValuePlan};
-pub use prepare::{Prepared, prepare};
+pub use prepare::{Prepared, Room, prepare};
 pub use segments::{EventSum, Names, Nearest, Needs, Person, Segments, segment_problem};
 pub use timeline::{HeldEvents, NoEvents};

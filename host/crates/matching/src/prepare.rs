@@ -1,34 +1,68 @@
+use std::collections::HashSet;
+use std::num::NonZero;
 use std::ops::Range;
 
 use compact_str::CompactString;
-use sluicebox_model::packed::{Unpacker, pack_number, pack_shape, packed_text, packed_values};
+use sluicebox_model::packed::{
+    Unpacker, pack_number, pack_shape, pack_short_text, pack_text, packed_text_bytes, packed_values,
+};
 use sluicebox_model::{
     CellFormat, Event, EventTouch, EventTypeId, Identifier, LinkedRow, LinkedRows, MergeRule, Properties,
-    Property, PropertyId, RecordBatch, RecordId, RejectedRow, RejectionCode, Verdict, at_path,
+    Property, PropertyId, RecordBatch, RecordId, RejectedRow, RejectionCode, ValueType, Verdict, at_path,
 };
 
 use crate::plan::{EventPlan, FieldPlan, Plan, ValuePlan};
+
+/// A list of more values is looked through by their hashes.
+pub(crate) const FEW_VALUES: usize = 32;
+
+/// Room in which the rows of one batch after the other are packed.
+#[derive(Debug, Default)]
+pub struct Room {
+    packed: Vec<u8>,
+    keys: Keys,
+}
 
 /// A batch whose cells have become packed values.
 #[derive(Debug)]
 pub struct Prepared {
     /// The rows as the file has them, where one may still be rejected.
     pub(crate) batch: Option<RecordBatch>,
-    /// Rows that the processors kept.
-    pub(crate) rows: Vec<Row>,
+    /// Rows that the processors kept, and where one after the last would begin.
+    rows: Vec<Begin>,
+    /// The place in the file of the batch's first row.
+    first: u64,
     /// Rows that were rejected while reading or by a processor, by number.
     pub(crate) rejected: Vec<RejectedRow>,
     /// The numbers of rows that a processor dropped.
     pub(crate) dropped: Vec<u64>,
     pub(crate) lookups: Vec<Lookup>,
+    /// Records' own ids.
+    ids: Vec<RecordId>,
     pub(crate) events: Vec<RowEvent>,
     pub(crate) keys: Keys,
-    /// Values, packed: those of lookups, and each row's writes.
-    pub(crate) packed: Vec<u8>,
+    /// Each row's writes, packed.
+    packed: Vec<u8>,
+    /// Values of lookups, packed, where the key does not tell them.
+    values: Vec<u8>,
     pub(crate) end: u64,
     records: usize,
     bytes_read: u64,
     memory: usize,
+}
+
+/// Where the parts of a row begin; they end where those of the next begin.
+#[derive(Clone, Copy, Debug, Default)]
+struct Begin {
+    /// The row's place in the file after that of the batch's first.
+    number: u32,
+    index: u32,
+    first_key: u32,
+    lookups: u32,
+    writes: u32,
+    events: u32,
+    misfits: u32,
+    events_rejected: u32,
 }
 
 /// A row that the processors kept.
@@ -38,8 +72,8 @@ pub(crate) struct Row {
     pub number: u64,
     /// Its place in the batch.
     pub index: u32,
-    /// Its first key; the others follow.
-    pub first_key: u32,
+    /// Its keys.
+    pub keys: Range<u32>,
     pub lookups: Range<u32>,
     /// Its [`Write`]s, as bytes of `packed`.
     pub writes: Range<u32>,
@@ -63,14 +97,14 @@ pub(crate) struct RowEvent {
 /// An identifier cell with a value.
 #[derive(Debug)]
 pub(crate) enum Lookup {
-    /// The value of a unique property as bytes of `packed`, by the number of its key.
-    Property { identifier: u32, value: Range<u32>, key: u32 },
-    /// A record's own id.
-    Record(RecordId),
+    /// The value of a unique property, by the number of its key; and where in `values` it begins, if the key does not tell it.
+    Property { identifier: u16, value: Option<NonZero<u32>>, key: u32 },
+    /// A record's own id, by its place in `ids`.
+    Record(u32),
 }
 
 /// A mapped cell that may change something. Packed, it is the place of the field, for a unique property the number of
-/// the first value's key among those of the row, and 0 for an empty cell or 1 and the property.
+/// the first value's key among those of the row, and the length of the property, which is 0 for an empty cell, and the property.
 #[derive(Debug)]
 pub(crate) struct Write<'a> {
     /// The place in `Plan::fields`.
@@ -85,14 +119,15 @@ impl<'a> Write<'a> {
     /// Reads the next of a row's writes.
     pub(crate) fn next(plan: &Plan, row: &Row, packed: &mut Unpacker<'a>) -> Option<Self> {
         let field = packed.length()?;
-        let key = if plan.fields.get(field)?.unique { row.first_key + packed.number::<u32>()? } else { 0 };
-        let property = if packed.byte()? == 0 { None } else { Some(packed.skip_property()?) };
+        let key = if plan.fields.get(field)?.unique { row.keys.start + packed.number::<u32>()? } else { 0 };
+        let length = packed.length()?;
+        let property = if length == 0 { None } else { Some(packed.take(length)?) };
         Some(Self { field, key, property })
     }
 }
 
 /// Canonical identifiers, one after the other.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Keys {
     bytes: Vec<u8>,
     ends: Vec<u32>,
@@ -100,7 +135,7 @@ pub(crate) struct Keys {
 
 impl Keys {
     fn push(&mut self, plan: &Plan, property: PropertyId, value: &[u8]) -> u32 {
-        Identifier::write(plan.space, property, &packed_text(value), &mut self.bytes);
+        Identifier::write(plan.space, property, &packed_text_bytes(value), &mut self.bytes);
         self.ends.push(place(self.bytes.len()));
         self.len() - 1
     }
@@ -130,6 +165,14 @@ impl Keys {
     }
 }
 
+impl Room {
+    fn clear(&mut self) {
+        self.packed.clear();
+        self.keys.bytes.clear();
+        self.keys.ends.clear();
+    }
+}
+
 impl Prepared {
     /// The number of the file's records that precede the one after this batch.
     pub fn end(&self) -> u64 {
@@ -151,17 +194,65 @@ impl Prepared {
         self.bytes_read
     }
 
-    /// The packed bytes of a range.
-    pub(crate) fn packed(&self, range: &Range<u32>) -> &[u8] {
-        self.packed.get(range.start as usize..range.end as usize).unwrap_or_default()
+    /// The packed writes of a row.
+    pub(crate) fn writes(&self, row: &Row) -> &[u8] {
+        self.packed.get(row.writes.start as usize..row.writes.end as usize).unwrap_or_default()
+    }
+
+    /// How many rows the processors kept.
+    pub(crate) fn kept(&self) -> usize {
+        self.rows.len().saturating_sub(1)
+    }
+
+    /// A row that the processors kept, by its place among them.
+    pub(crate) fn row(&self, place: usize) -> Option<Row> {
+        let [row, next] = self.rows.get(place..)?.first_chunk()?;
+        Some(Row {
+            number: self.first + u64::from(row.number),
+            index: row.index,
+            keys: row.first_key..next.first_key,
+            lookups: row.lookups..next.lookups,
+            writes: row.writes..next.writes,
+            events: row.events..next.events,
+            misfits: row.misfits,
+            events_rejected: row.events_rejected,
+        })
+    }
+
+    /// The rows that the processors kept.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = Row> + '_ {
+        (0..self.kept()).filter_map(|place| self.row(place))
+    }
+
+    /// Appends the packed value of a lookup.
+    pub(crate) fn pack_value(&self, value: Option<NonZero<u32>>, key: u32, out: &mut Vec<u8>) {
+        match value {
+            Some(begins) => {
+                let mut values = Unpacker(self.values.get(begins.get() as usize..).unwrap_or_default());
+                out.extend_from_slice(values.skip_value().unwrap_or_default());
+            }
+            None => pack_text(Identifier::short_text(self.keys.get(key)).unwrap_or_default(), out),
+        }
+    }
+
+    /// Records' own ids by which rows look them up.
+    pub(crate) fn ids(&self) -> &[RecordId] {
+        &self.ids
+    }
+
+    /// One of them, by its place.
+    pub(crate) fn id(&self, place: u32) -> Option<RecordId> {
+        self.ids.get(place as usize).copied()
     }
 
     fn measure(&self) -> usize {
         let events: usize = self.events.iter().map(|event| event.event.memory()).sum();
         let rejected: usize = self.rejected.iter().map(RejectedRow::memory).sum();
         self.batch.as_ref().map_or(0, RecordBatch::memory)
-            + self.rows.len() * size_of::<Row>()
+            + self.rows.len() * size_of::<Begin>()
             + self.lookups.len() * size_of::<Lookup>()
+            + self.ids.len() * size_of::<RecordId>()
+            + self.values.len()
             + self.packed.len()
             // The keys are sorted and found by more than their bytes.
             + self.keys.bytes.len()
@@ -173,17 +264,28 @@ impl Prepared {
 
 /// Reads the mapped cells of the rows that the processors kept, from record number `from` of the file on. `linked[n]` is
 /// what belongs to the n-th row of the batch; without linked files it is empty.
-pub fn prepare(plan: &Plan, mut batch: RecordBatch, linked: &[Vec<LinkedRows>], from: u64) -> Prepared {
+pub fn prepare(
+    plan: &Plan,
+    mut batch: RecordBatch,
+    linked: &[Vec<LinkedRows>],
+    from: u64,
+    room: &mut Room,
+) -> Prepared {
     let rows = batch.rows();
+    let Room { packed, keys } = std::mem::take(room);
     let mut prepared = Prepared {
         batch: None,
-        rows: Vec::with_capacity(rows),
+        rows: Vec::with_capacity(rows + 1),
+        first: batch.place(0).0,
         rejected: std::mem::take(&mut batch.rejected),
         dropped: Vec::new(),
         lookups: Vec::with_capacity(rows * plan.identifiers.len()),
         events: Vec::new(),
-        keys: Keys::default(),
-        packed: Vec::with_capacity(batch.memory()),
+        ids: Vec::new(),
+        keys,
+        packed,
+        // No value begins at 0.
+        values: vec![0],
         end: batch.end,
         records: 0,
         bytes_read: batch.bytes_read,
@@ -209,43 +311,50 @@ pub fn prepare(plan: &Plan, mut batch: RecordBatch, linked: &[Vec<LinkedRows>], 
     if prepared.rejected.len() > read_in_order {
         prepared.rejected.sort_by_key(|row| row.number);
     }
-    prepared.packed.shrink_to_fit();
+    prepared.rows.push(prepared.begin());
+    // What stays until all of a stretch is there takes no more room than it must.
+    let (keys, packed) = (prepared.keys.clone(), prepared.packed.clone());
+    room.keys = std::mem::replace(&mut prepared.keys, keys);
+    room.packed = std::mem::replace(&mut prepared.packed, packed);
+    room.clear();
     prepared.batch = plan.may_be_ambiguous().then_some(batch);
     prepared.memory = prepared.measure();
     prepared
 }
 
 impl Prepared {
-    fn read_row(&mut self, plan: &Plan, batch: &RecordBatch, index: usize, linked: &[LinkedRows]) -> Row {
-        let (first_key, first_lookup, mut misfits) = (self.keys.len(), self.lookups.len(), 0);
+    /// Where a row that comes now begins.
+    fn begin(&self) -> Begin {
+        let [first_key, lookups, writes, events] =
+            [self.keys.ends.len(), self.lookups.len(), self.packed.len(), self.events.len()].map(place);
+        Begin { first_key, lookups, writes, events, ..Begin::default() }
+    }
+
+    fn read_row(&mut self, plan: &Plan, batch: &RecordBatch, index: usize, linked: &[LinkedRows]) -> Begin {
+        let begin = self.begin();
+        let mut misfits = 0;
         for (identifier, number) in plan.identifiers.iter().zip(0..) {
             let cell = batch.cell(index, identifier.column);
             if cell.is_empty() {
                 continue;
             }
             let lookup = match identifier.property {
-                None => cell.parse().ok().map(Lookup::Record),
-                Some(property) => {
-                    let start = self.packed.len();
-                    identifier.format.pack(cell, &mut self.packed).ok().map(|()| {
-                        let value = self.packed.get(start..).unwrap_or_default();
-                        let key = self.keys.push(plan, property, value);
-                        Lookup::Property { identifier: number, value: range(start, self.packed.len()), key }
-                    })
-                }
+                None => cell.parse().ok().map(|id| {
+                    self.ids.push(id);
+                    Lookup::Record(place(self.ids.len() - 1))
+                }),
+                Some(property) => self.look_up(plan, number, property, &identifier.format, cell),
             };
             match lookup {
                 Some(lookup) => self.lookups.push(lookup),
                 None => misfits += 1,
             }
         }
-        let first_write = self.packed.len();
         for (number, field) in plan.fields.iter().enumerate() {
-            misfits +=
-                u32::from(!self.read_field(plan, number, field, batch.cell(index, field.column), first_key));
+            let cell = batch.cell(index, field.column);
+            misfits += u32::from(!self.read_field(plan, number, field, cell, begin.first_key));
         }
-        let last_write = self.packed.len();
-        let (first_event, mut events_rejected) = (self.events.len(), 0);
+        let mut events_rejected = 0;
         let mut take = |event: Option<RowEvent>| match event {
             Some(event) => self.events.push(event),
             None => events_rejected += 1,
@@ -258,16 +367,30 @@ impl Prepared {
                 take(event(plan, &|column| row.cells.cell(column), &row.below, &mut misfits));
             }
         }
-        Row {
-            number: batch.place(index).0,
-            index: place(index),
-            first_key,
-            lookups: range(first_lookup, self.lookups.len()),
-            writes: range(first_write, last_write),
-            events: range(first_event, self.events.len()),
-            misfits,
-            events_rejected,
+        let number = u32::try_from(batch.place(index).0.saturating_sub(self.first)).unwrap_or(u32::MAX);
+        Begin { number, index: place(index), misfits, events_rejected, ..begin }
+    }
+
+    /// The lookup of an identifier cell, if it fits.
+    fn look_up(
+        &mut self,
+        plan: &Plan,
+        identifier: u16,
+        property: PropertyId,
+        format: &CellFormat,
+        cell: &str,
+    ) -> Option<Lookup> {
+        let begins = self.values.len();
+        format.pack(cell, &mut self.values).ok()?;
+        let value = self.values.get(begins..).unwrap_or_default();
+        let key = self.keys.push(plan, property, value);
+        let told =
+            format.value_type == ValueType::Text && Identifier::short_text(self.keys.get(key)).is_some();
+        if told {
+            self.values.truncate(begins);
         }
+        let value = if told { None } else { NonZero::new(place(begins)) };
+        Some(Lookup::Property { identifier, value, key })
     }
 
     /// Appends what a cell asks for, if anything; answers whether all of it fits.
@@ -284,9 +407,15 @@ impl Prepared {
         }
         let start = self.packed.len();
         pack_number(number as u64, &mut self.packed);
-        let key_at = self.packed.len();
-        self.packed.push(1);
-        let property_at = self.packed.len();
+        // As nearly every cell is.
+        let plain = !field.multiple && !field.unique && field.format.value_type == ValueType::Text;
+        if plain && !cell.is_empty() && pack_short_text(cell, &mut self.packed) {
+            return true;
+        }
+        let head = self.packed.len();
+        // Nearly every length is one byte.
+        self.packed.push(0);
+        let property = head + 1;
         let fits = match (field.multiple, cell) {
             (_, "") => true,
             (false, cell) => {
@@ -295,38 +424,42 @@ impl Prepared {
             }
             (true, cell) => pack_list(field, cell, &mut self.packed),
         };
-        let holds = self.packed.len() > property_at + usize::from(!field.multiple);
-        if !holds {
+        let length = self.packed.len() - property;
+        if length <= usize::from(!field.multiple) {
             self.packed.truncate(start);
             if fits && field.rule == MergeRule::SetOrClear {
                 pack_number(number as u64, &mut self.packed);
                 if field.unique {
                     pack_number(0, &mut self.packed);
                 }
-                self.packed.push(0);
+                pack_number(0, &mut self.packed);
             }
             return fits;
         }
-        if field.unique {
-            self.key_field(plan, field, key_at, first_key);
+        if length >= 0x80 || field.unique {
+            let mut numbers = Vec::with_capacity(8);
+            if field.unique {
+                pack_number(self.key_field(plan, field, property, first_key).into(), &mut numbers);
+            }
+            pack_number(length as u64, &mut numbers);
+            self.packed.splice(head..property, numbers);
+        } else if let Some(place) = self.packed.get_mut(head) {
+            *place = length as u8;
         }
         fits
     }
 
-    /// Gives the values of a unique property, which end `packed`, their keys.
-    fn key_field(&mut self, plan: &Plan, field: &FieldPlan, key_at: usize, first_key: u32) {
-        let property = self.packed.get(key_at + 1..).unwrap_or_default();
+    /// Gives the values of a unique property, which ends `packed`, their keys; answers with the first among those of the row.
+    fn key_field(&mut self, plan: &Plan, field: &FieldPlan, property: usize, first_key: u32) -> u32 {
         let mut key = self.keys.len();
-        for value in packed_values(property) {
+        for value in packed_values(self.packed.get(property..).unwrap_or_default()) {
             self.keys.push(plan, field.property, value);
         }
         if !field.multiple {
             // Nearly always it is what an identifier of the row has looked up.
             key = self.keys.once(first_key);
         }
-        let mut number = Vec::with_capacity(2);
-        pack_number((key - first_key).into(), &mut number);
-        self.packed.splice(key_at..key_at, number);
+        key - first_key
     }
 }
 
@@ -373,36 +506,51 @@ fn place(place: usize) -> u32 {
     u32::try_from(place).unwrap_or(u32::MAX)
 }
 
-fn range(from: usize, to: usize) -> Range<u32> {
-    place(from)..place(to)
-}
-
 /// Appends the values of a list, each once; answers whether all of them fit. A cell of separators alone is an empty one.
 fn pack_list(field: &FieldPlan, cell: &str, packed: &mut Vec<u8>) -> bool {
-    let (mut values, mut fits) = (Vec::with_capacity(cell.len() + 8), true);
-    let mut ends: Vec<(usize, usize)> = Vec::new();
+    let (start, mut fits, mut count) = (packed.len(), true, 0);
+    // Nearly every shape is one byte.
+    packed.push(0);
+    let mut seen: HashSet<Box<[u8]>> = HashSet::new();
     let mut take = |part: &str| {
-        let start = values.len();
-        if part.is_empty() {
+        let from = packed.len();
+        if part.is_empty() || field.format.pack(part, packed).is_err() {
+            fits &= part.is_empty();
             return;
         }
-        fits &= field.format.pack(part, &mut values).is_ok();
-        let value = values.get(start..).unwrap_or_default();
-        if value.is_empty() {
-            return;
-        }
-        match ends.iter().any(|(from, to)| values.get(*from..*to) == Some(value)) {
-            true => values.truncate(start),
-            false => ends.push((start, values.len())),
+        let (before, value) = packed.split_at(from);
+        let mut before = Unpacker(before.get(start + 1..).unwrap_or_default());
+        let known = if count < FEW_VALUES {
+            std::iter::from_fn(|| before.skip_value()).any(|known| known == value)
+        } else {
+            if seen.is_empty() {
+                seen.extend(std::iter::from_fn(|| before.skip_value()).map(Box::from));
+            }
+            !seen.insert(value.into())
+        };
+        match known {
+            true => packed.truncate(from),
+            false => count += 1,
         }
     };
-    match &field.separator {
-        Some(separator) => cell.split(separator.as_str()).for_each(|part| take(part.trim())),
+    match field.separator.as_deref() {
+        // A split at one character is faster than one at a text.
+        Some(separator) if separator.len() == 1 => {
+            let separator = separator.as_bytes().first().copied().unwrap_or_default();
+            cell.split(char::from(separator)).for_each(|part| take(part.trim()));
+        }
+        Some(separator) => cell.split(separator).for_each(|part| take(part.trim())),
         None => take(cell),
     }
-    if !ends.is_empty() {
-        pack_shape(Some(ends.len()), packed);
-        packed.extend_from_slice(&values);
+    if count == 0 {
+        packed.truncate(start);
+        return fits;
+    }
+    let mut shape = Vec::with_capacity(2);
+    pack_shape(Some(count), &mut shape);
+    match (shape.as_slice(), packed.get_mut(start)) {
+        ([shape], Some(place)) => *place = *shape,
+        _ => drop(packed.splice(start..=start, shape)),
     }
     fits
 }
@@ -423,11 +571,14 @@ fn values(
             Err(_) => (None, true),
         };
     }
-    let (mut values, mut misfit) = (Vec::new(), false);
+    let (mut values, mut seen, mut misfit) = (Vec::new(), HashSet::new(), false);
     let mut take = |part: &str| match format.parse(part) {
         _ if part.is_empty() => {}
-        Ok(value) if !values.contains(&value) => values.push(value),
-        Ok(_) => {}
+        Ok(value) => {
+            if seen.insert(value.clone()) {
+                values.push(value);
+            }
+        }
         Err(_) => misfit = true,
     };
     match separator {
@@ -435,4 +586,67 @@ fn values(
         None => take(cell),
     }
     ((!values.is_empty()).then_some(Property::Many(values)), misfit)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+    use proptest::prelude::*;
+    use sluicebox_model::{NumberFormat, TimeFormat, ValueType};
+
+    use super::*;
+
+    fn field(separator: &str, value_type: ValueType) -> FieldPlan {
+        FieldPlan {
+            column: 0,
+            property: PropertyId(1),
+            rule: MergeRule::Add,
+            separator: Some(separator.to_owned()),
+            multiple: true,
+            unique: false,
+            format: CellFormat {
+                value_type,
+                number: NumberFormat::default(),
+                time: TimeFormat::Standard,
+                timezone: TimeZone::UTC,
+            },
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_list_has_each_of_its_values_once(
+            parts in prop::collection::vec("[ab]{0,2}|[0-9]{1,2}", 0..120),
+            separator in prop::sample::select(vec!["|", ", ", "é"]),
+        ) {
+            let cell = parts.join(separator);
+            let mut packed = vec![7];
+            prop_assert!(pack_list(&field(separator, ValueType::Text), &cell, &mut packed));
+            let mut expected: Vec<&[u8]> = Vec::new();
+            for part in parts.iter().map(String::as_bytes) {
+                if !part.is_empty() && !expected.contains(&part) {
+                    expected.push(part);
+                }
+            }
+            let found: Vec<_> = packed_values(&packed[1..]).map(packed_text_bytes).collect();
+            prop_assert_eq!(&found, &expected);
+            prop_assert_eq!(packed.len() == 1, expected.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_list_keeps_what_fits() {
+        let mut packed = Vec::new();
+        assert!(!pack_list(&field("|", ValueType::Number), "1|x|1.0|2", &mut packed));
+        let found: Vec<_> = packed_values(&packed).map(packed_text_bytes).collect();
+        assert_eq!(found.concat(), b"12");
+    }
+
+    #[test]
+    fn a_list_of_very_many_values_takes_no_time_to_speak_of() {
+        let cell = (0..150_000).map(|number| format!("{number:x}|")).collect::<String>();
+        let (mut packed, field) = (Vec::new(), field("|", ValueType::Text));
+        assert!(pack_list(&field, &cell, &mut packed));
+        assert_eq!(packed_values(&packed).count(), 150_000);
+    }
 }

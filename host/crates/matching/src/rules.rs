@@ -1,7 +1,10 @@
 use std::borrow::Cow;
+use std::collections::HashSet;
 
-use sluicebox_model::packed::{pack_shape, pack_value, packed_values, unpack_value};
+use sluicebox_model::packed::{is_number, pack_shape, pack_value, packed_values, unpack_value};
 use sluicebox_model::{MergeRule, NumberFormat, Value, add_exactly};
+
+use crate::prepare::FEW_VALUES;
 
 /// What a rule makes of a property; properties are packed.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +21,7 @@ pub(crate) enum Outcome<'a> {
 
 /// Applies a rule to what a property holds. (The five rules of an import goal.) `written` is what the cell holds; `None`
 /// = it is empty.
+#[inline]
 pub(crate) fn merge<'a>(rule: MergeRule, held: Option<&[u8]>, written: Option<&'a [u8]>) -> Outcome<'a> {
     let Some(written) = written else {
         let clears = rule == MergeRule::SetOrClear && held.is_some();
@@ -30,20 +34,15 @@ pub(crate) fn merge<'a>(rule: MergeRule, held: Option<&[u8]>, written: Option<&'
         MergeRule::Set | MergeRule::SetOrClear => put(Cow::Borrowed(written)),
         MergeRule::SetIfEmpty if held.is_some() => Outcome::Keep,
         MergeRule::SetIfEmpty => put(Cow::Borrowed(written)),
+        // What is written has each value once, and numbers as they are kept.
+        MergeRule::Add if held.is_none() && is_list(written) => Outcome::Put(Cow::Borrowed(written)),
         MergeRule::Add => put(Cow::Owned(unite(held.unwrap_or_default(), written))),
+        MergeRule::Sum if held.is_none() && is_number(written) => Outcome::Put(Cow::Borrowed(written)),
         MergeRule::Sum => match sum(held, written) {
             Some(sum) => put(Cow::Owned(sum)),
             None => Outcome::Reject,
         },
     }
-}
-
-/// One value as a packed property.
-pub(crate) fn one(value: &[u8]) -> Vec<u8> {
-    let mut packed = Vec::with_capacity(value.len() + 1);
-    pack_shape(None, &mut packed);
-    packed.extend_from_slice(value);
-    packed
 }
 
 /// Whether a packed property is a list.
@@ -53,7 +52,7 @@ pub(crate) fn is_list(property: &[u8]) -> bool {
 
 /// A list of values, packed.
 pub(crate) fn list(values: &[&[u8]]) -> Vec<u8> {
-    let mut packed = Vec::new();
+    let mut packed = Vec::with_capacity(values.iter().map(|value| value.len()).sum::<usize>() + 2);
     pack_shape(Some(values.len()), &mut packed);
     values.iter().for_each(|value| packed.extend_from_slice(value));
     packed
@@ -61,13 +60,33 @@ pub(crate) fn list(values: &[&[u8]]) -> Vec<u8> {
 
 /// The values of both properties, each once, in order.
 pub(crate) fn unite(held: &[u8], more: &[u8]) -> Vec<u8> {
-    let mut values: Vec<&[u8]> = packed_values(held).collect();
+    let mut values: Vec<&[u8]> = Vec::with_capacity(8);
+    values.extend(packed_values(held));
+    let mut seen: HashSet<&[u8]> = HashSet::new();
     for value in packed_values(more) {
-        if !values.contains(&value) {
+        let known = if values.len() < FEW_VALUES {
+            values.contains(&value)
+        } else {
+            if seen.is_empty() {
+                seen.extend(&values);
+            }
+            !seen.insert(value)
+        };
+        if !known {
             values.push(value);
         }
     }
     list(&values)
+}
+
+/// The values of a property that another one has not.
+pub(crate) fn without<'a>(property: &'a [u8], other: &[u8]) -> Vec<&'a [u8]> {
+    if packed_values(other).nth(FEW_VALUES).is_none() {
+        let missing = |value: &&[u8]| !packed_values(other).any(|known| known == *value);
+        return packed_values(property).filter(missing).collect();
+    }
+    let others: HashSet<&[u8]> = packed_values(other).collect();
+    packed_values(property).filter(|value| !others.contains(value)).collect()
 }
 
 fn sum(held: Option<&[u8]>, written: &[u8]) -> Option<Vec<u8>> {
@@ -123,6 +142,27 @@ mod tests {
             Outcome::Put(property) => packed_values(&property).map(packed_text).collect::<Vec<_>>().join("|"),
         };
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn lists_are_united_and_told_apart_as_few_and_as_many() {
+        fn texts(values: Vec<&[u8]>) -> Vec<String> {
+            values.into_iter().map(|value| packed_text(value).into_owned()).collect()
+        }
+        for many in [2_i64, 31, 32, 33, 500] {
+            let packed = |from: i64| {
+                let values = (from..from + many).map(|number| Value::Number(number.into())).collect();
+                let mut packed = Vec::new();
+                pack_property(&Property::Many(values), &mut packed);
+                packed
+            };
+            let (held, more) = (packed(0), packed(many / 2));
+            let expected =
+                |numbers: std::ops::Range<i64>| numbers.map(|number| number.to_string()).collect::<Vec<_>>();
+            assert_eq!(texts(packed_values(&unite(&held, &more)).collect()), expected(0..many / 2 + many));
+            assert_eq!(texts(without(&held, &more)), expected(0..many / 2));
+            assert_eq!(texts(without(&more, &held)), expected(many..many / 2 + many));
+        }
     }
 
     #[test]

@@ -1,134 +1,353 @@
-//! The rows of a stretch in shares that have no record and no identifier in common: each can be applied on a thread of
-//! its own, and the result is that of applying all of them in file order.
+//! The rows of a stretch in shares that have no record and no identifier in common: each can be applied by itself, and the
+//! result is that of applying all of them in file order. A share has the records of a range of ids, so that no more of them
+//! are in memory than those of the few shares that are worked on, and so that records come out sorted.
 
-use std::borrow::Cow;
+use std::sync::mpsc;
 use std::thread;
 
-use sluicebox_model::RecordId;
+use sluicebox_model::{Record, RecordId, RecordIds};
 
 use crate::apply::{Applied, Context, Found, Holder, Ordered, Part, Work};
-use crate::gather::{Gathered, Loaded};
+use crate::gather::Gathered;
 use crate::plan::{OnAmbiguous, Plan};
-use crate::prepare::Lookup;
 use crate::timeline::NoEvents;
 
 /// Fewer rows are not worth another thread.
 const FEWEST_ROWS: usize = 16_384;
-/// Each takes 16 bytes of memory for every identifier of the stretch.
-const MOST_SHARES: usize = 4;
-/// No row yet.
+/// Records of a share, or rows that find none: they stay in a core's cache, and walking to them is worth its beginning.
+const FEWEST_IN_SHARE: usize = 1024;
+const MOST_IN_SHARE: usize = 4096;
+/// Each thread has so many shares at least, so that none waits long for another.
+const FOR_EACH_THREAD: usize = 4;
+/// No row, place or share.
 const NONE: u32 = u32::MAX;
 
-/// Which share each row and each slot belongs to: the first where nothing is said.
-pub(crate) struct Shares {
-    /// By the rows that the processors kept, in file order.
-    rows: Vec<u8>,
-    /// By the places of distinct identifiers.
-    slots: Vec<u8>,
+impl Plan {
+    /// Whether what becomes of a row hangs on no row of another record, as far as the plan tells.
+    pub fn can_be_shared(&self) -> bool {
+        self.events.is_empty()
+            && self.on_ambiguous != OnAmbiguous::Merge
+            && self.identifiers.iter().all(|identifier| identifier.property.is_some())
+    }
 }
 
 impl Gathered {
-    /// Whether [`Gathered::apply_in_shares`] may be asked: there are many rows, and what becomes of one hangs on no row of
-    /// another record.
+    /// Whether the rows are worth [`Gathered::share_out`], and may be.
     pub fn can_be_shared(&self, plan: &Plan, context: &Context) -> bool {
-        let by_id = |lookup: &Lookup| matches!(lookup, Lookup::Record(_));
-        plan.events.is_empty()
-            && plan.on_ambiguous != OnAmbiguous::Merge
-            && context.rejections_left == u64::MAX
-            && self.rows() >= FEWEST_ROWS
-            && !self.batches.iter().flat_map(|batch| &batch.lookups).any(by_id)
+        plan.can_be_shared() && context.rejections_left == u64::MAX && self.rows() >= FEWEST_ROWS
     }
 
-    /// As [`Gathered::apply`], on so many threads. `None` if the shares turn out to have something in common: a record holds a
-    /// value of a unique property by which another one is found. Then all rows are to be applied one after the other.
-    pub fn apply_in_shares(
-        &self,
-        plan: &Plan,
-        context: Context,
-        found: &[Option<RecordId>],
-        erased: &[bool],
-        (ids, records): (&[RecordId], Found),
+    /// Shares the rows out for so many threads. `found[n]` is whom the n-th identifier finds.
+    pub fn share_out<'g>(&'g self, found: &'g [Option<RecordId>], threads: usize) -> SharedOut<'g> {
+        let threads = threads.max(1);
+        let in_share = self.rows() / (threads * FOR_EACH_THREAD);
+        self.share_out_in(found, threads, in_share.clamp(FEWEST_IN_SHARE, MOST_IN_SHARE))
+    }
+
+    fn share_out_in<'g>(
+        &'g self,
+        found: &'g [Option<RecordId>],
         threads: usize,
-    ) -> Option<Applied<'_>> {
-        let count = threads.clamp(1, MOST_SHARES);
-        let loaded = Loaded::new(ids, records);
-        let placed = |id: &Option<RecordId>| id.and_then(|id| loaded.places.get(&id).copied());
-        let placed: Vec<Option<usize>> = found.iter().map(placed).collect();
-        let shares = Shares::of(self, &placed, loaded.entries.len(), count);
-        let parts = loaded.share_out(&shares, &placed, count);
-        let (placed, shares) = (&placed, &shares);
-        let parts = thread::scope(|scope| {
-            let apply = |(share, (entries, places)): (u8, (Ordered, Vec<u32>))| {
-                scope.spawn(move || {
-                    let own = |place: usize| places.get(place).filter(|place| **place != NONE);
-                    let holder = |(found, place): (&Option<RecordId>, &Option<usize>)| {
-                        Holder::of(*found, place.and_then(own).map(|place| *place as usize))
-                    };
-                    let holders = found.iter().zip(placed).map(holder).collect();
-                    let (mut events, part) = (NoEvents, Part { shares, share });
-                    let mut work =
-                        Work::new(plan, self, context, erased, (entries, holders), &mut events, part);
-                    work.rows();
-                    work.finish()
-                })
-            };
-            let threads: Vec<_> = (0..).zip(parts).map(apply).collect();
-            threads.into_iter().map(|thread| thread.join().ok().flatten()).collect::<Option<Vec<_>>>()
-        })?;
-        let mut whole = Applied::default();
-        parts.into_iter().for_each(|part| whole.join(part));
-        // Those that no row names are few, and may have been changed in two shares.
-        let unnamed = whole.identifiers.iter().filter(|(key, _)| matches!(key, Cow::Owned(_)));
-        let mut unnamed: Vec<&[u8]> = unnamed.map(|(key, _)| key.as_ref()).collect();
-        unnamed.sort_unstable();
-        if unnamed.array_windows().any(|[one, next]| one == next) {
-            return None;
-        }
-        Some(whole)
+        in_share: usize,
+    ) -> SharedOut<'g> {
+        let (ids, placed) = self.places(found);
+        let shares = Shares::of(self, (&placed, ids.len()), in_share, &[]);
+        SharedOut { gathered: self, found, ids, placed, shares, threads, joined: Vec::new() }
     }
 }
 
+/// The rows of a stretch in shares.
+pub struct SharedOut<'g> {
+    gathered: &'g Gathered,
+    found: &'g [Option<RecordId>],
+    /// The records that are found, sorted, and the place of the one that each slot finds among them.
+    ids: Vec<RecordId>,
+    placed: Vec<u32>,
+    shares: Shares,
+    threads: usize,
+    /// Rows that met a slot of another share before, and that slot.
+    joined: Vec<(u32, u32)>,
+}
+
+/// What a share makes.
+enum Made<E> {
+    Applied(Box<Applied>),
+    /// Its rows that met a slot of another share, and that slot.
+    Strayed(Vec<(u32, u32)>),
+    /// A record leads to another one, which may be another share's.
+    Merged,
+    Failed(E),
+}
+
+impl SharedOut<'_> {
+    /// Applies the shares, as [`Gathered::apply`] applies the rows. `load` answers for sorted ids, of which so many are asked
+    /// for in all. `take` gets the records of each share, sorted, and where those of the next shares begin: most of
+    /// what it got has smaller ids, and what has not may be kept until the end.
+    ///
+    /// `None` if shares turned out to have something in common: a record holds a value of a unique property by which another
+    /// one is found. What was taken then counts for nothing. Asked again, the rows are shared out so that these are together.
+    ///
+    /// # Errors
+    /// What `load` or `take` says.
+    pub fn apply<E: Send>(
+        &mut self,
+        plan: &Plan,
+        context: Context,
+        erased: &[bool],
+        load: impl Fn(&[RecordId], usize) -> Result<Found, E> + Sync,
+        mut take: impl FnMut(Vec<(RecordId, Record)>, Option<RecordId>) -> Result<(), E>,
+    ) -> Result<Option<Applied>, E> {
+        let mut whole = self.gathered.before_rows(&context);
+        let (ids, mut strayed) = (RecordIds::now(), Vec::new());
+        let (out, load, ids) = (&*self, &load, &ids);
+        let merged = thread::scope(|scope| {
+            let thread = |first: usize| {
+                let (send, made) = mpsc::sync_channel(1);
+                scope.spawn(move || {
+                    for share in (first..out.shares.count()).step_by(out.threads) {
+                        if send.send(out.share(plan, context, erased, share, ids, load)).is_err() {
+                            break;
+                        }
+                    }
+                });
+                made
+            };
+            let threads: Vec<_> = (0..out.threads).map(thread).collect();
+            for share in 0..out.shares.count() {
+                match threads.get(share % out.threads).map(mpsc::Receiver::recv) {
+                    Some(Ok(Made::Applied(mut applied))) => {
+                        let records = std::mem::take(&mut applied.records);
+                        if strayed.is_empty() {
+                            take(records, out.ids.get(out.shares.first_record(share + 1)).copied())?;
+                            whole.join(*applied);
+                        }
+                    }
+                    Some(Ok(Made::Strayed(met))) => strayed.extend(met),
+                    Some(Ok(Made::Failed(error))) => return Err(error),
+                    Some(Ok(Made::Merged) | Err(_)) | None => return Ok(true),
+                }
+            }
+            Ok(false)
+        })?;
+        whole.sort();
+        // Those that no row names are few, and may have been changed in two shares.
+        let twice = whole.others.array_windows().any(|[(one, _), (next, _)]| one == next);
+        if merged || twice {
+            return Ok(None);
+        }
+        if !strayed.is_empty() {
+            self.joined.append(&mut strayed);
+            let (placed, in_share) = ((self.placed.as_slice(), self.ids.len()), self.shares.in_share);
+            self.shares = Shares::of(self.gathered, placed, in_share, &self.joined);
+            return Ok(None);
+        }
+        Ok(Some(whole))
+    }
+
+    fn share<E>(
+        &self,
+        plan: &Plan,
+        context: Context,
+        erased: &[bool],
+        share: usize,
+        ids: &RecordIds,
+        load: impl Fn(&[RecordId], usize) -> Result<Found, E>,
+    ) -> Made<E> {
+        let number = u16::try_from(share).unwrap_or(u16::MAX);
+        let places = self.shares.records.of(number);
+        let asked: Vec<RecordId> =
+            places.iter().filter_map(|place| self.ids.get(*place as usize)).copied().collect();
+        let loaded = match load(&asked, self.ids.len()) {
+            Ok(loaded) => loaded,
+            Err(error) => return Made::Failed(error),
+        };
+        // A record that is not there any more has no entry, and who finds it finds no entry.
+        let (mut entries, mut entry_at) = (Ordered::with_capacity(asked.len()), vec![NONE; asked.len()]);
+        for (((place, asked), record), entry) in places.iter().zip(&asked).zip(loaded).zip(&mut entry_at) {
+            let Some(record) = record else { continue };
+            if record.0 != *asked {
+                return Made::Merged;
+            }
+            *entry = u32::try_from(entries.len()).unwrap_or(NONE);
+            entries.push((u64::from(*place), record));
+        }
+        let holder = |slot: &u32| {
+            let place = self.placed.get(*slot as usize).filter(|place| **place != NONE)?;
+            let entry = entry_at.get(self.shares.records.place(number, *place)?)?;
+            (*entry != NONE).then_some(*entry as usize)
+        };
+        let holders = self
+            .shares
+            .slots(number)
+            .iter()
+            .map(|slot| Holder::of(self.found.get(*slot as usize).copied().flatten(), holder(slot)));
+        let (holders, mut events) = (holders.collect(), NoEvents);
+        let part = Part::Share { shares: &self.shares, number, ids };
+        let mut work = Work::new(plan, self.gathered, context, erased, (entries, holders), &mut events, part);
+        let touch = |slot: u32| self.shares.slots.places.get(slot as usize).copied().unwrap_or_default();
+        self.gathered.each_row(self.shares.rows(number), touch, |number, batch, slots, row| {
+            work.shared_row(number, batch, slots, row);
+        });
+        match work.finish() {
+            Ok(mut applied) => {
+                applied.records.sort_by_key(|(id, _)| *id);
+                Made::Applied(Box::new(applied))
+            }
+            Err(strayed) => Made::Strayed(strayed),
+        }
+    }
+}
+
+/// Which share each row, each slot and each record that is found belongs to.
+pub(crate) struct Shares {
+    /// By the rows that the processors kept, in file order.
+    rows: Groups,
+    /// By the places of distinct identifiers.
+    slots: Groups,
+    records: Groups,
+    /// Records of a share, as they follow each other.
+    in_share: usize,
+}
+
 impl Shares {
-    /// One share that has everything.
-    pub(crate) fn whole() -> Self {
-        Self { rows: Vec::new(), slots: Vec::new() }
+    /// The place of a slot among those of a share, if it is one of them.
+    pub(crate) fn own(&self, share: u16, slot: usize) -> Option<usize> {
+        self.slots.place(share, u32::try_from(slot).ok()?)
     }
 
-    pub(crate) fn of_row(&self, row: usize) -> u8 {
-        self.rows.get(row).copied().unwrap_or_default()
+    /// The rows of a share.
+    pub(crate) fn rows(&self, share: u16) -> &[u32] {
+        self.rows.of(share)
     }
 
-    pub(crate) fn of_slot(&self, slot: usize) -> u8 {
-        self.slots.get(slot).copied().unwrap_or_default()
+    /// The slots of a share.
+    pub(crate) fn slots(&self, share: u16) -> &[u32] {
+        self.slots.of(share)
     }
 
-    /// `placed[slot]` is the place of the record that the slot finds, among so many `records`. Rows that have a slot or a
-    /// record in common get into one share, that of the first of them; a share is a part of the file but for those.
-    fn of(gathered: &Gathered, placed: &[Option<usize>], records: usize, count: usize) -> Self {
+    fn count(&self) -> usize {
+        self.rows.starts.len().saturating_sub(1)
+    }
+
+    /// From where on a share and those after it have their records.
+    fn first_record(&self, share: usize) -> usize {
+        share * self.in_share
+    }
+
+    /// `placed[slot]` is the place of the record that the slot finds, among so many. Rows that have a slot or a record in
+    /// common get into one share, that of the first of their records; those without a record are shared out as they come.
+    /// What was found to belong together is `joined`.
+    fn of(
+        gathered: &Gathered,
+        (placed, records): (&[u32], usize),
+        in_share: usize,
+        joined: &[(u32, u32)],
+    ) -> Self {
         let rows = gathered.rows();
         let mut sets = Sets((0..u32::try_from(rows).unwrap_or(NONE)).collect());
         let (mut of_slot, mut of_record) = (vec![NONE; placed.len()], vec![NONE; records]);
-        let mut number = 0;
-        for (batch, slots) in gathered.batches.iter().zip(&gathered.slots) {
-            let ends = batch.rows.iter().skip(1).map(|row| row.first_key).chain([batch.keys.len()]);
-            for (row, end) in batch.rows.iter().zip(ends) {
-                for slot in slots.get(row.first_key as usize..end as usize).unwrap_or_default() {
-                    let slot = *slot as usize;
-                    if let Some(first) = of_slot.get_mut(slot) {
-                        sets.join(first, number);
-                    }
-                    let record = placed.get(slot).copied().flatten();
-                    if let Some(first) = record.and_then(|place| of_record.get_mut(place)) {
-                        sets.join(first, number);
-                    }
+        gathered.each(|number, slots| {
+            for slot in slots {
+                let slot = *slot as usize;
+                if let Some(first) = of_slot.get_mut(slot) {
+                    sets.join(first, number);
                 }
-                number += 1;
+                let record = placed.get(slot).and_then(|place| of_record.get_mut(*place as usize));
+                if let Some(first) = record {
+                    sets.join(first, number);
+                }
+            }
+        });
+        for (row, slot) in joined {
+            if let Some(first) = of_slot.get_mut(*slot as usize) {
+                sets.join(first, *row);
             }
         }
-        let share = |first: usize| u8::try_from(first * count / rows.max(1)).unwrap_or_default();
-        let rows: Vec<u8> = (0..number).map(|row| share(sets.first(row) as usize)).collect();
-        let slots = of_slot.iter().map(|row| rows.get(*row as usize).copied().unwrap_or_default()).collect();
-        Self { rows, slots }
+        let mut share_of = vec![NONE; rows];
+        for (row, place) in of_record.iter().zip(0..) {
+            if let Some(share) = share_of.get_mut(sets.first(*row) as usize).filter(|share| **share == NONE) {
+                *share = u32::try_from(place / in_share).unwrap_or(NONE);
+            }
+        }
+        // Sets are known by their first rows, which come before the others.
+        let (first_of_new, mut new) = (records.div_ceil(in_share), 0);
+        for row in 0..rows {
+            let first = sets.first(u32::try_from(row).unwrap_or(NONE)) as usize;
+            let mut share = share_of.get(first).copied().unwrap_or(NONE);
+            if share == NONE {
+                share = u32::try_from(first_of_new + new / in_share).unwrap_or(NONE);
+                new += 1;
+                if let Some(of_first) = share_of.get_mut(first) {
+                    *of_first = share;
+                }
+            }
+            if let Some(of_row) = share_of.get_mut(row) {
+                *of_row = share;
+            }
+        }
+        let count = first_of_new + new.div_ceil(in_share);
+        let share = |row: &u32| share_of.get(*row as usize).copied().unwrap_or_default();
+        thread::scope(|scope| {
+            let slots = scope.spawn(|| Groups::new(of_slot.iter().map(share), count));
+            let records = Groups::new(of_record.iter().map(share), count);
+            let rows = Groups::new(share_of.iter().copied(), count);
+            Self { slots: slots.join().unwrap_or_default(), records, rows, in_share }
+        })
+    }
+}
+
+/// Numbers in groups, those of a group in their order.
+#[derive(Default)]
+struct Groups {
+    numbers: Vec<u32>,
+    /// Where in `numbers` each group starts, and where the last ends.
+    starts: Vec<u32>,
+    /// Where each number is in `numbers`.
+    places: Vec<u32>,
+}
+
+impl Groups {
+    /// Puts the numbers from 0 on into the groups that are told.
+    fn new(groups: impl ExactSizeIterator<Item = u32> + Clone, count: usize) -> Self {
+        let mut starts = vec![0_u32; count + 1];
+        for group in groups.clone() {
+            if let Some(size) = starts.get_mut(group as usize + 1) {
+                *size += 1;
+            }
+        }
+        let mut sum = 0;
+        for start in &mut starts {
+            sum += *start;
+            *start = sum;
+        }
+        let (mut next, mut numbers) = (starts.clone(), vec![0; groups.len()]);
+        let mut places = Vec::with_capacity(groups.len());
+        for (number, group) in (0..).zip(groups) {
+            let Some(place) = next.get_mut(group as usize) else { continue };
+            if let Some(slot) = numbers.get_mut(*place as usize) {
+                *slot = number;
+            }
+            places.push(*place);
+            *place += 1;
+        }
+        Self { numbers, starts, places }
+    }
+
+    fn bounds(&self, group: u16) -> (u32, u32) {
+        let bound = |group: usize| self.starts.get(group).copied().unwrap_or_default();
+        (bound(group.into()), bound(usize::from(group) + 1))
+    }
+
+    fn of(&self, group: u16) -> &[u32] {
+        let (from, to) = self.bounds(group);
+        self.numbers.get(from as usize..to as usize).unwrap_or_default()
+    }
+
+    /// The place of a number in a group, if it is there.
+    fn place(&self, group: u16, number: u32) -> Option<usize> {
+        let (from, to) = self.bounds(group);
+        let place = self.places.get(number as usize)?;
+        (from..to).contains(place).then(|| (place - from) as usize)
     }
 }
 
@@ -160,33 +379,9 @@ impl Sets {
     }
 }
 
-/// A share's records, each with its place among all; and for each of all, its place in the share that has it.
-type SharedOut = Vec<(Ordered, Vec<u32>)>;
-
-impl Loaded {
-    /// Gives each record to the share of the slots that find it.
-    fn share_out(self, shares: &Shares, placed: &[Option<usize>], count: usize) -> SharedOut {
-        let mut share_of = vec![0_u8; self.entries.len()];
-        for (place, share) in placed.iter().zip(&shares.slots) {
-            if let Some(of) = place.and_then(|place| share_of.get_mut(place)) {
-                *of = *share;
-            }
-        }
-        let mut parts: SharedOut = (0..count).map(|_| (Vec::new(), vec![NONE; share_of.len()])).collect();
-        for ((number, entry), share) in (0..).zip(self.entries).zip(share_of) {
-            let Some((entries, places)) = parts.get_mut(usize::from(share)) else { continue };
-            if let Some(place) = places.get_mut(number as usize) {
-                *place = u32::try_from(entries.len()).unwrap_or(NONE);
-            }
-            entries.push((number, entry));
-        }
-        parts
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, HashMap};
+    use std::collections::{BTreeMap, BTreeSet, HashMap};
     use std::sync::Arc;
 
     use jiff::tz::TimeZone;
@@ -198,7 +393,7 @@ mod tests {
 
     use super::*;
     use crate::plan::{FieldPlan, IdentifierPlan};
-    use crate::{Counts, prepare};
+    use crate::{Counts, Room, prepare};
 
     const COLUMNS: [&str; 4] = ["email", "phone", "aliases", "name"];
 
@@ -250,6 +445,7 @@ mod tests {
             trim: true,
             null_values: Vec::new(),
         });
+        let mut room = Room::default();
         let batch = |(number, rows): (usize, &[[u8; 4]])| {
             let (mut text, mut ends) = (String::new(), Vec::new());
             for [email, phone, alias, name] in rows {
@@ -269,7 +465,7 @@ mod tests {
             let places = (from..from + rows.len() as u64).map(|row| (row, row + 2)).collect();
             let batch =
                 RecordBatch::new(header.clone(), text, ends, places, Vec::new(), from + rows.len() as u64);
-            prepare(plan, batch.unwrap(), &[], 0)
+            prepare(plan, batch.unwrap(), &[], 0, &mut room)
         };
         Gathered::new(rows.chunks(7).enumerate().map(batch).collect())
     }
@@ -289,14 +485,45 @@ mod tests {
             ids.iter().map(|id| self.records.get(id).map(|record| (*id, record.clone()))).collect()
         }
 
-        fn take(&mut self, applied: Applied<'_>) {
-            self.records.extend(applied.records);
-            for (key, id) in applied.identifiers {
+        fn take(&mut self, applied: Applied, gathered: &Gathered) {
+            for (key, id) in applied.identifiers(gathered) {
                 match id {
                     Some(id) => self.index.insert(key.to_vec(), id),
-                    None => self.index.remove(key.as_ref()),
+                    None => self.index.remove(key),
                 };
             }
+            self.records.extend(applied.records);
+        }
+
+        /// What shares make of the rows, as one; and whether it took more than one attempt. `None` if they did not get apart.
+        fn apply_in_shares(
+            &self,
+            (plan, context): (&Plan, Context),
+            gathered: &Gathered,
+            (threads, in_share): (usize, usize),
+        ) -> Option<(Applied, bool)> {
+            let found = self.found(gathered);
+            let mut shares = gathered.share_out_in(&found, threads, in_share);
+            for attempt in 0..4 {
+                let mut records: Vec<(RecordId, Record)> = Vec::new();
+                let applied = shares.apply(
+                    plan,
+                    context,
+                    &[],
+                    |ids, _| Ok::<_, ()>(self.load(ids)),
+                    |share, _| {
+                        assert!(share.is_sorted_by(|(one, _), (next, _)| one < next));
+                        records.extend(share);
+                        Ok(())
+                    },
+                );
+                if let Some(applied) = applied.unwrap() {
+                    let ids: BTreeSet<RecordId> = records.iter().map(|(id, _)| *id).collect();
+                    assert_eq!(ids.len(), records.len());
+                    return Some((Applied { records, ..applied }, attempt > 0));
+                }
+            }
+            None
         }
 
         /// What it is but for the ids of records, which differ from time to time.
@@ -314,11 +541,11 @@ mod tests {
     type Shown = (Counts, Vec<u64>, u64, Vec<Packed>);
 
     /// What is told of the rows, and the model after them.
-    fn after(mut model: Model, applied: Applied<'_>) -> (Shown, Model) {
+    fn after(mut model: Model, applied: Applied, gathered: &Gathered) -> (Shown, Model) {
         let rejected = applied.rejected.iter().map(|row| row.number).collect();
         let (counts, position) = (applied.counts, applied.position);
         let last: Vec<_> = applied.last_changed().collect();
-        model.take(applied);
+        model.take(applied, gathered);
         let last = last.iter().map(|(id, _)| model.records[id].packed().to_vec()).collect();
         ((counts, rejected, position, last), model)
     }
@@ -329,7 +556,7 @@ mod tests {
             before in prop::collection::vec(prop::array::uniform4(0_u8..40), 0..60),
             rows in prop::collection::vec(prop::array::uniform4(0_u8..40), 1..120),
             (on_ambiguous, aliases, create) in (0_usize..3, prop::bool::ANY, prop::bool::ANY),
-            threads in 1_usize..6,
+            sizes in (1_usize..4, 1_usize..20),
         ) {
             let on_ambiguous = [OnAmbiguous::Reject, OnAmbiguous::First, OnAmbiguous::Newest][on_ambiguous];
             let aliases = if aliases { MergeRule::Add } else { MergeRule::Set };
@@ -338,18 +565,18 @@ mod tests {
             let first = plan(OnAmbiguous::First, MergeRule::Add, true);
             let held = gathered(&first, &before);
             let nobody = vec![None; held.len()];
-            model.take(held.apply(&first, context, &nobody, &[], (&[], Vec::new()), &mut NoEvents));
+            model.take(held.apply(&first, context, &nobody, &[], (&[], Vec::new()), &mut NoEvents), &held);
 
             let plan = plan(on_ambiguous, aliases, create);
             let gathered = gathered(&plan, &rows);
             let later = Context { goal_run: 2, now: 2, ..context };
             let found = model.found(&gathered);
             let ids = gathered.records(&found);
-            let load = || (ids.as_slice(), model.load(&ids));
-            let (told, whole) =
-                after(model.clone(), gathered.apply(&plan, later, &found, &[], load(), &mut NoEvents));
-            if let Some(applied) = gathered.apply_in_shares(&plan, later, &found, &[], load(), threads) {
-                let (told_in_shares, in_shares) = after(model.clone(), applied);
+            let records = (ids.as_slice(), model.load(&ids));
+            let whole = gathered.apply(&plan, later, &found, &[], records, &mut NoEvents);
+            let (told, whole) = after(model.clone(), whole, &gathered);
+            if let Some((applied, _)) = model.apply_in_shares((&plan, later), &gathered, sizes) {
+                let (told_in_shares, in_shares) = after(model.clone(), applied, &gathered);
                 prop_assert_eq!(told_in_shares, told);
                 prop_assert_eq!(in_shares.shown(), whole.shown());
             }
@@ -361,11 +588,34 @@ mod tests {
         let plan = plan(OnAmbiguous::Reject, MergeRule::Add, true);
         let rows: Vec<[u8; 4]> = (1..100).map(|number| [number, 0, 0, 1]).collect();
         let gathered = gathered(&plan, &rows);
-        let nobody = vec![None; gathered.len()];
         let context = Context { goal_run: 1, now: 1, from: 0, rejections_left: u64::MAX };
-        let applied = gathered.apply_in_shares(&plan, context, &nobody, &[], (&[], Vec::new()), 4).unwrap();
-        assert_eq!((applied.records.len(), applied.identifiers.len(), applied.position), (99, 99, 99));
-        let shares = Shares::of(&gathered, &vec![None; gathered.len()], 0, 4);
-        assert_eq!([0, 24, 25, 98].map(|row: usize| shares.rows[row]), [0, 0, 1, 3]);
+        let (applied, again) =
+            Model::default().apply_in_shares((&plan, context), &gathered, (4, 25)).unwrap();
+        let counts = (applied.records.len(), applied.identifiers(&gathered).count(), applied.position);
+        assert_eq!((counts, again), ((99, 99, 99), false));
+        let shares = Shares::of(&gathered, (&vec![NONE; gathered.len()], 0), 25, &[]);
+        assert_eq!([0, 1, 2, 3].map(|share| shares.rows(share).len()), [25, 25, 25, 24]);
+        assert_eq!(shares.rows(1).first(), Some(&25));
+    }
+
+    #[test]
+    fn shares_that_meet_are_put_together() {
+        let plan = plan(OnAmbiguous::Reject, MergeRule::Set, true);
+        let context = Context { goal_run: 1, now: 1, from: 0, rejections_left: u64::MAX };
+        let held = gathered(&plan, &[[1, 0, 7, 1], [2, 0, 0, 1]]);
+        let nobody = vec![None; held.len()];
+        let mut model = Model::default();
+        model.take(held.apply(&plan, context, &nobody, &[], (&[], Vec::new()), &mut NoEvents), &held);
+        // The first person has aliases by which nobody is found, gives them up, and another one asks for them.
+        model.index.retain(|key, _| !key.ends_with(b"a7") && !key.ends_with(b"a3"));
+        let rows = gathered(&plan, &[[1, 0, 8, 0], [2, 0, 7, 0], [3, 0, 0, 0]]);
+        let found = model.found(&rows);
+        let ids = rows.records(&found);
+        let later = Context { goal_run: 2, now: 2, ..context };
+        let whole = rows.apply(&plan, later, &found, &[], (&ids, model.load(&ids)), &mut NoEvents);
+        let (applied, again) = model.apply_in_shares((&plan, later), &rows, (2, 1)).unwrap();
+        assert!(again);
+        let (whole, in_shares) = (after(model.clone(), whole, &rows), after(model, applied, &rows));
+        assert_eq!((in_shares.0, in_shares.1.shown()), (whole.0, whole.1.shown()));
     }
 }

@@ -14,7 +14,7 @@ mod value;
 
 pub use batch::{Column, Header, RecordBatch, RejectedRow, RejectionCode, Verdict};
 pub use event::{Event, EventKey, EventTouch, EventTypeId, NestedTypeId, Properties};
-pub use identifier::{Identifier, PropertyId, RecordId, SpaceId};
+pub use identifier::{Identifier, PropertyId, RecordId, RecordIds, SpaceId};
 pub use linked::{LinkedRow, LinkedRows, at_path};
 pub use number::{NumberFormat, add_exactly};
 pub use record::{Class, Property, Record, Touch};

@@ -22,6 +22,7 @@ const DATE: u8 = 4;
 const DATE_TIME: u8 = 5;
 
 /// Appends a number.
+#[inline]
 pub fn pack_number(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         out.push((number & 0x7f) as u8 | 0x80);
@@ -40,17 +41,29 @@ pub fn pack_signed(number: i128, out: &mut Vec<u8>) {
     pack_number(number as u64, out);
 }
 
-/// Appends a text.
-pub fn pack_text(text: &str, out: &mut Vec<u8>) {
+/// Appends a text, whose bytes are not looked into.
+#[inline]
+pub fn pack_text(text: &[u8], out: &mut Vec<u8>) {
     out.push(TEXT);
     pack_number(text.len() as u64, out);
+    out.extend_from_slice(text);
+}
+
+/// Appends the length of a property and the property, a text; answers whether it is short, and appends nothing if not.
+#[inline]
+pub fn pack_short_text(text: &str, out: &mut Vec<u8>) -> bool {
+    let Some(length) = u8::try_from(text.len()).ok().filter(|length| *length < 0x80 - 3) else {
+        return false;
+    };
+    out.extend_from_slice(&[length + 3, 0, TEXT, length]);
     out.extend_from_slice(text.as_bytes());
+    true
 }
 
 /// Appends a value.
 pub fn pack_value(value: &Value, out: &mut Vec<u8>) {
     match value {
-        Value::Text(text) => pack_text(text, out),
+        Value::Text(text) => pack_text(text.as_bytes(), out),
         Value::Number(number) => {
             out.push(NUMBER);
             pack_number(number.scale().into(), out);
@@ -72,6 +85,7 @@ pub fn pack_value(value: &Value, out: &mut Vec<u8>) {
 }
 
 /// Appends the shape of one value, or of a list of so many.
+#[inline]
 pub fn pack_shape(values: Option<usize>, out: &mut Vec<u8>) {
     pack_number(values.map_or(0, |values| values as u64 + 1), out);
 }
@@ -98,7 +112,13 @@ pub fn pack_properties(properties: &[(PropertyId, Property)], out: &mut Vec<u8>)
     }
 }
 
+/// Whether a packed property is one number.
+pub fn is_number(property: &[u8]) -> bool {
+    property.starts_with(&[0, NUMBER])
+}
+
 /// The values of a packed property, each as bytes.
+#[inline]
 pub fn packed_values(property: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut reader = Unpacker(property);
     let values = match reader.number::<usize>() {
@@ -107,6 +127,16 @@ pub fn packed_values(property: &[u8]) -> impl Iterator<Item = &[u8]> {
         None => 0,
     };
     (0..values).map_while(move |_| reader.skip_value())
+}
+
+/// The bytes of the canonical text of a packed value; those of a text are not looked into.
+#[inline]
+pub fn packed_text_bytes(value: &[u8]) -> Cow<'_, [u8]> {
+    let mut reader = Unpacker(value);
+    match reader.byte().filter(|tag| *tag == TEXT).and_then(|_| reader.length()) {
+        Some(length) => Cow::Borrowed(reader.take(length).unwrap_or_default()),
+        None => Cow::Owned(unpack_value(value).map_or(Vec::new(), |value| value.to_string().into_bytes())),
+    }
 }
 
 /// The canonical text of a packed value.
@@ -134,6 +164,7 @@ pub struct Unpacker<'a>(pub &'a [u8]);
 
 impl<'a> Unpacker<'a> {
     /// So many bytes.
+    #[inline]
     pub fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
@@ -141,6 +172,7 @@ impl<'a> Unpacker<'a> {
     }
 
     /// One byte.
+    #[inline]
     pub fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
@@ -148,6 +180,7 @@ impl<'a> Unpacker<'a> {
     }
 
     /// `N` bytes.
+    #[inline]
     pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }
@@ -200,6 +233,7 @@ impl<'a> Unpacker<'a> {
         ((number >> 1) as i128 ^ -((number & 1) as i128)).try_into().ok()
     }
 
+    #[inline]
     fn skip_number(&mut self) -> Option<()> {
         let length = self.0.iter().position(|byte| *byte < 0x80)? + 1;
         self.take(length).map(|_| ())
@@ -264,6 +298,7 @@ impl<'a> Unpacker<'a> {
     }
 
     /// The bytes of what a property holds, which is not looked into.
+    #[inline]
     pub fn skip_property(&mut self) -> Option<&'a [u8]> {
         let before = self.0;
         let shape = self.length()?;
@@ -277,6 +312,7 @@ impl<'a> Unpacker<'a> {
     }
 
     /// The id of the next property and the bytes of what it holds; `None` at the end too.
+    #[inline]
     pub fn entry(&mut self) -> Option<(PropertyId, &'a [u8])> {
         let id = PropertyId(u32::try_from(self.short()?).ok()?);
         Some((id, self.skip_property()?))

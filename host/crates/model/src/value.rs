@@ -141,7 +141,7 @@ impl CellFormat {
     /// If it does not fit; nothing is appended then.
     pub fn pack(&self, cell: &str, out: &mut Vec<u8>) -> Result<(), Misfit> {
         match self.value_type {
-            ValueType::Text => pack_text(cell, out),
+            ValueType::Text => pack_text(cell.as_bytes(), out),
             _ => pack_value(&self.parse(cell)?, out),
         }
         Ok(())

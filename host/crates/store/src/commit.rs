@@ -11,7 +11,7 @@ use crate::keys::{
     UNFINISHED,
 };
 use crate::open::durable;
-use crate::tables::{FEWEST_RECORDS, Put};
+use crate::tables::{FEWEST_RECORDS, Tables};
 use crate::{Store, StoreError};
 
 /// How far a file was imported.
@@ -41,6 +41,8 @@ impl FileState {
 /// What one stretch of a file does to the store: all of it or nothing.
 #[derive(Debug, Default)]
 pub struct Commit<'a> {
+    /// Records and identifiers that are written already.
+    pub tables: Option<Tables>,
     /// Records to write.
     pub records: Vec<(RecordId, Record)>,
     /// Records that were merged into another: the old id and the one that stayed.
@@ -66,26 +68,19 @@ pub struct Commit<'a> {
 }
 
 impl Commit<'_> {
-    /// Whether its records and identifiers may be tables of their own: there are many, each key is there once, and
-    /// nothing is removed.
+    /// Whether its records and identifiers are worth tables of their own; each key is there once.
     fn fits_tables(&self) -> bool {
-        self.records.len() >= FEWEST_RECORDS
-            && self.merged.is_empty()
-            && self.identifiers.iter().all(|(_, id)| id.is_some())
+        self.tables.is_none() && self.merged.is_empty() && self.records.len() >= FEWEST_RECORDS
     }
 
-    pub(crate) fn put_records(&self, put: &mut Put<'_>) -> Result<(), StoreError> {
-        let mut bytes = Vec::with_capacity(1024);
-        self.records.iter().try_for_each(|(id, record)| {
-            bytes.clear();
-            encode(record, &mut bytes);
-            put(&id.0, &bytes)
-        })
-    }
-
-    pub(crate) fn put_identifiers(&self, put: &mut Put<'_>) -> Result<(), StoreError> {
-        let held = self.identifiers.iter().filter_map(|(key, id)| Some((key, id.as_ref()?)));
-        held.into_iter().try_for_each(|(key, id)| put(key, &id.0))
+    /// Makes tables of its records and identifiers, which are sorted.
+    fn write_tables(&mut self, store: &Store) -> Result<(), StoreError> {
+        let now = self.changed.map_or(i64::MIN, |changed| changed.now);
+        let mut tables = store.new_tables(now)?;
+        tables.put_records(&std::mem::take(&mut self.records), None)?;
+        let identifiers = std::mem::take(&mut self.identifiers);
+        self.tables = Some(tables.finish(identifiers.iter().map(|(key, id)| (key.as_ref(), *id)))?);
+        Ok(())
     }
 
     /// About how many bytes it writes but for events.
@@ -108,19 +103,20 @@ impl Store {
         // They come as a few sorted runs, which a stable sort only has to merge.
         commit.records.sort_by_key(|(id, _)| *id);
         commit.identifiers.sort();
-        let as_tables = commit.fits_tables();
+        if commit.fits_tables() {
+            commit.write_tables(self)?;
+        }
         let mut bytes = Vec::with_capacity(1024);
-        let mut batch = WriteBatch::with_capacity_bytes(if as_tables { 4096 } else { commit.size() });
-        if !as_tables {
-            for (id, record) in &commit.records {
-                bytes.clear();
-                encode(record, &mut bytes);
-                batch.put_cf(records, id.0, &bytes);
-            }
+        let mut batch = WriteBatch::with_capacity_bytes(commit.size());
+        for (id, record) in &commit.records {
+            bytes.clear();
+            encode(record, &mut bytes);
+            batch.put_cf(records, id.0, &bytes);
         }
         if let Some(changed) = &commit.changed {
             let ids = commit.records.iter().filter(|(_, record)| record.modified == changed.now);
-            let ids = ids.map(|(id, _)| *id).collect::<Vec<_>>();
+            let in_tables = commit.tables.iter().flat_map(|tables| &tables.changed);
+            let ids = ids.map(|(id, _)| id).chain(in_tables).copied().collect::<Vec<_>>();
             let run = commit.goal_run.as_ref().map_or(0, |(number, _)| *number);
             let number = self.db.latest_sequence_number();
             if let Some((key, list)) = changed.entry(&ids, run, number) {
@@ -141,8 +137,7 @@ impl Store {
         for (from, to) in &commit.merged {
             batch.put_cf(records, from.0, merged_into(*to));
         }
-        let one_by_one = if as_tables { &[][..] } else { commit.identifiers.as_slice() };
-        for (identifier, id) in one_by_one {
+        for (identifier, id) in &commit.identifiers {
             match id {
                 Some(id) => batch.put_cf(identifiers, identifier, id.0),
                 None => batch.delete_cf(identifiers, identifier),
@@ -172,12 +167,11 @@ impl Store {
         if commit.ends_goal_run {
             batch.delete(RUNNING);
         }
-        if as_tables {
-            self.commit_tables(batch, &|put| commit.put_records(put), &|put| commit.put_identifiers(put))?;
-        } else {
-            self.db.write_opt(batch, &durable())?;
+        match &commit.tables {
+            Some(tables) => self.commit_tables(batch, tables)?,
+            None => self.db.write_opt(batch, &durable())?,
         }
-        self.merge_tables(as_tables)
+        self.merge_tables(commit.tables.is_some())
     }
 
     /// Begins a goal run; answers with its number, greater than all before it, and its time in milliseconds since the

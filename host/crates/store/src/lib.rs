@@ -41,5 +41,6 @@ pub use exports::{ExportState, StoredRecords};
 pub use open::{DryCopy, Names, Owner, Store};
 pub use read::Unfinished;
 pub use scratch::Scratch;
+pub use tables::{NewTables, Tables};
 pub use undo::{Before, Left, LeftWhat, Undone};
 pub use upkeep::{Stats, Verified};

@@ -19,7 +19,7 @@ use crate::keys::{
 use crate::tables;
 
 /// The newest layout that this version reads, and the one that it writes.
-pub(crate) const LAYOUT: u32 = 3;
+pub(crate) const LAYOUT: u32 = 4;
 const LOCK_FILE: &str = "sluicebox.lock";
 const MEBIBYTE: usize = 1024 * 1024;
 /// A small file of the log counts as so many bytes.
@@ -41,6 +41,8 @@ pub struct Store {
     pub(crate) taking: Mutex<()>,
     /// Whether tables are merged while the store is open.
     merges: AtomicBool,
+    /// How new tables are written.
+    pub(crate) table_options: Options,
 }
 
 impl Drop for Store {
@@ -218,6 +220,7 @@ impl Store {
             lock,
             taking: Mutex::new(()),
             merges: AtomicBool::new(false),
+            table_options: table_options(),
         })
     }
 
@@ -469,8 +472,9 @@ fn database_options() -> Options {
 }
 
 /// How a table is written that the store takes as it is. Other tables will be merged with it, which compresses.
-pub(crate) fn table_options() -> Options {
+fn table_options() -> Options {
     let mut options = Options::default();
+    options.set_bytes_per_sync(MEBIBYTE as u64);
     options.set_block_based_table_factory(&block_options(&Cache::new_lru_cache(MEBIBYTE)));
     options.set_compression_type(DBCompressionType::None);
     options
@@ -482,6 +486,7 @@ fn block_options(cache: &Cache) -> BlockBasedOptions {
     table.set_bloom_filter(10.0, false);
     table.set_format_version(5);
     table.set_block_size(8 * 1024);
+    table.set_block_restart_interval(4);
     table
 }
 

@@ -10,8 +10,10 @@ use crate::{FileState, Store, StoreError};
 
 /// Keys of one call to RocksDB: enough to share the work of a block, few enough to pin little memory.
 const LOOKUPS: usize = 1024;
-/// A walk is chosen where it passes no more than so many entries for each key.
-const WALKED_PER_KEY: u64 = 12;
+/// A walk is chosen where it passes no more than so many entries for each key: identifiers are short, and most of them come
+/// from several tables that overlap, which a look-up asks one after the other; records are long.
+const WALKED_PER_IDENTIFIER: u64 = 12;
+const WALKED_PER_RECORD: u64 = 4;
 /// A walk that has to pass more entries than this to the next key looks that one up.
 const MOST_STEPS: u32 = 128;
 /// Fewer keys are not worth another thread.
@@ -42,12 +44,44 @@ impl Store {
     /// # Errors
     /// If the store fails or is damaged.
     pub fn load_sorted(&self, ids: &[RecordId]) -> Result<Vec<Option<(RecordId, Record)>>, StoreError> {
-        let keys: Vec<&[u8]> = ids.iter().map(|id| id.0.as_slice()).collect();
-        self.get_sorted(RECORDS, &keys, |id, stored| match stored.map(decode).transpose()? {
+        self.get_sorted(RECORDS, &keys_of(ids), |id, stored| self.read_record(id, stored))
+    }
+
+    /// The same on this thread, of a part of so many ids that are asked for in all.
+    ///
+    /// # Errors
+    /// As [`Store::load_sorted`].
+    pub fn load_part(
+        &self,
+        ids: &[RecordId],
+        all: usize,
+    ) -> Result<Vec<Option<(RecordId, Record)>>, StoreError> {
+        let family = self.family(RECORDS)?;
+        let (keys, read) = (keys_of(ids), |id: &[u8], stored: Option<&[u8]>| self.read_record(id, stored));
+        if self.walks(RECORDS, all)? {
+            self.walk(family, &keys, &read)
+        } else {
+            self.get_each(family, &keys, &read)
+        }
+    }
+
+    fn read_record(
+        &self,
+        id: &[u8],
+        stored: Option<&[u8]>,
+    ) -> Result<Option<(RecordId, Record)>, StoreError> {
+        match stored.map(decode).transpose()? {
             None => Ok(None),
             Some(Stored::Record(record)) => Ok(Some((record_id(id)?, record))),
             Some(Stored::MergedInto(next)) => self.follow(next),
-        })
+        }
+    }
+
+    /// Whether so many keys are found faster by walking through a family.
+    fn walks(&self, name: &'static str, keys: usize) -> Result<bool, StoreError> {
+        let held = self.db.property_int_value_cf(self.family(name)?, "rocksdb.estimate-num-keys")?;
+        let passed = if name == RECORDS { WALKED_PER_RECORD } else { WALKED_PER_IDENTIFIER };
+        Ok(keys as u64 * passed >= held.unwrap_or_default())
     }
 
     /// What `read` makes of what is stored under each of the sorted keys, on as many threads as there are cores.
@@ -58,8 +92,7 @@ impl Store {
         read: impl Fn(&[u8], Option<&[u8]>) -> Result<T, StoreError> + Sync,
     ) -> Result<Vec<T>, StoreError> {
         let family = self.family(name)?;
-        let held = self.db.property_int_value_cf(family, "rocksdb.estimate-num-keys")?.unwrap_or_default();
-        let walks = held > 0 && keys.len() as u64 * WALKED_PER_KEY >= held;
+        let walks = self.walks(name, keys.len())?;
         let get =
             |keys| if walks { self.walk(family, keys, &read) } else { self.get_each(family, keys, &read) };
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
@@ -108,14 +141,17 @@ impl Store {
         options.fill_cache(false);
         options.set_readahead_size(READ_AHEAD);
         let mut entries = self.db.raw_iterator_cf_opt(family, options);
+        // Once it is at its end, nothing is left for greater keys.
+        let mut begun = false;
         for key in keys {
             let mut steps = 0;
             while entries.key().is_some_and(|held| held < *key) && steps < MOST_STEPS {
                 entries.next();
                 steps += 1;
             }
-            if steps == MOST_STEPS || (steps == 0 && !entries.valid()) {
+            if steps == MOST_STEPS || !begun {
                 entries.seek(key);
+                begun = true;
             }
             match entries.item() {
                 Some((held, stored)) if held == *key => all.push(read(key, Some(stored))?),
@@ -303,6 +339,10 @@ impl Store {
         let report = self.db.get(keys::key(HISTORY, &number.to_be_bytes()))?;
         Ok(report.map(|report| (number, report)))
     }
+}
+
+fn keys_of(ids: &[RecordId]) -> Vec<&[u8]> {
+    ids.iter().map(|id| id.0.as_slice()).collect()
 }
 
 pub(crate) fn record_id(bytes: &[u8]) -> Result<RecordId, StoreError> {

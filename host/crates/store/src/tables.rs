@@ -6,15 +6,17 @@
 
 use std::fs::{self, File};
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::thread;
 
-use rocksdb::{IngestExternalFileOptions, Options, SstFileWriter, WriteBatch};
+use rocksdb::{IngestExternalFileOptions, SstFileWriter, WriteBatch};
 use rustix::fs::{Advice, fadvise};
+use sluicebox_model::{Record, RecordId};
 
+use crate::encode::encode;
 use crate::keys::{IDENTIFIERS, RECORDS, TABLES};
-use crate::open::{durable, io, table_options};
+use crate::open::{durable, io};
 use crate::{Store, StoreError};
 
 /// Fewer records are not worth two files.
@@ -24,35 +26,165 @@ pub(crate) const FOLDER: &str = "tables";
 
 /// Bytes of a table that the system is asked to read ahead.
 const AT_ONCE: usize = 1 << 20;
+/// Bytes of records that came after greater ones and wait for a table of their own.
+const MOST_LATE: usize = 4 << 20;
 
-/// Takes a key and its value.
-pub(crate) type Put<'p> = dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError> + 'p;
-/// Sorted entries of a family.
-type Entries<'a> = dyn Fn(&mut Put<'_>) -> Result<(), StoreError> + Sync + 'a;
+/// Tables in the making: what they hold is in the store once a commit has them, and not before.
+pub struct NewTables<'s> {
+    store: &'s Store,
+    /// The time of the goal run: records that were modified at it are those that changed.
+    now: i64,
+    number: u64,
+    records: Table<'s>,
+    /// The last of them.
+    last: Option<RecordId>,
+    /// Records that came after greater ones, as bytes.
+    late: Vec<(RecordId, Vec<u8>)>,
+    late_bytes: usize,
+    /// The tables that are complete.
+    names: Vec<String>,
+    changed: Vec<RecordId>,
+}
 
-impl Store {
-    /// Commits a batch together with sorted records and identifiers: all of it or nothing.
-    pub(crate) fn commit_tables(
-        &self,
-        mut batch: WriteBatch,
-        records: &Entries<'_>,
-        identifiers: &Entries<'_>,
+impl std::fmt::Debug for NewTables<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewTables").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+impl NewTables<'_> {
+    /// Adds sorted records, each of which is there once. Most that come after them are not less than `next`.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn put_records(
+        &mut self,
+        records: &[(RecordId, Record)],
+        next: Option<RecordId>,
     ) -> Result<(), StoreError> {
-        let folder = self.tables();
-        fs::create_dir_all(&folder).map_err(io(&folder))?;
-        let number = self.db.latest_sequence_number();
-        let names = [RECORDS, IDENTIFIERS].map(|family| format!("{family}-{number}.sst"));
-        let [of_records, of_identifiers] = names.each_ref().map(|name| folder.join(name));
+        let mut bytes = Vec::with_capacity(1024);
+        for (id, record) in records {
+            bytes.clear();
+            encode(record, &mut bytes);
+            if record.modified == self.now {
+                self.changed.push(*id);
+            }
+            if next.is_some_and(|next| *id >= next) || self.last.is_some_and(|last| *id <= last) {
+                self.late_bytes += bytes.len();
+                self.late.push((*id, bytes.clone()));
+            } else {
+                self.records.put(&id.0, Some(&bytes))?;
+                self.last = Some(*id);
+            }
+        }
+        if self.late_bytes > MOST_LATE { self.put_late() } else { Ok(()) }
+    }
+
+    fn put_late(&mut self) -> Result<(), StoreError> {
+        if self.late.is_empty() {
+            return Ok(());
+        }
+        self.late.sort_unstable();
+        let mut table = self.store.new_table(RECORDS, self.number, self.names.len() + 1)?;
+        self.late.drain(..).try_for_each(|(id, record)| table.put(&id.0, Some(&record)))?;
+        self.late_bytes = 0;
+        self.names.extend(table.finish()?);
+        Ok(())
+    }
+
+    /// Adds sorted identifiers, or that they are removed, and completes the tables. Nothing can be added then.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn finish<'i>(
+        mut self,
+        identifiers: impl Iterator<Item = (&'i [u8], Option<RecordId>)> + Send,
+    ) -> Result<Tables, StoreError> {
+        self.put_late()?;
+        let (store, number, records) = (self.store, self.number, self.records);
         let written = thread::scope(|scope| {
-            let other = scope.spawn(|| write(&of_identifiers, identifiers));
-            let records = write(&of_records, records)?;
+            let other = scope.spawn(move || {
+                let mut table = store.new_table(IDENTIFIERS, number, 0)?;
+                let mut identifiers = identifiers;
+                identifiers
+                    .try_for_each(|(key, id)| table.put(key, id.as_ref().map(|id| id.0.as_slice())))?;
+                table.finish()
+            });
+            let records = records.finish()?;
             let identifiers = other.join().unwrap_or(Err(StoreError::Damaged("a table of identifiers")))?;
             Ok::<_, StoreError>([records, identifiers])
         })?;
+        self.names.extend(written.into_iter().flatten());
+        self.changed.sort_unstable();
+        Ok(Tables { names: self.names, changed: self.changed })
+    }
+}
+
+/// Complete tables, for a commit.
+#[derive(Debug)]
+pub struct Tables {
+    names: Vec<String>,
+    /// The records that changed, sorted.
+    pub(crate) changed: Vec<RecordId>,
+}
+
+/// A table that is being written.
+struct Table<'s> {
+    name: String,
+    path: PathBuf,
+    writer: SstFileWriter<'s>,
+    any: bool,
+}
+
+impl Table<'_> {
+    /// Adds an entry, or that a key is removed.
+    fn put(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
+        self.any = true;
+        match value {
+            Some(value) => Ok(self.writer.put(key, value)?),
+            None => Ok(self.writer.delete(key)?),
+        }
+    }
+
+    /// Puts it on the disk; answers with its name, if anything is in it.
+    fn finish(mut self) -> Result<Option<String>, StoreError> {
+        if !self.any {
+            return Ok(None);
+        }
+        self.writer.finish()?;
+        read_ahead(&self.path).map_err(io(&self.path))?;
+        Ok(Some(self.name))
+    }
+}
+
+impl Store {
+    /// Begins tables of what changes at the time of a goal run. One commit at a time makes some.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn new_tables(&self, now: i64) -> Result<NewTables<'_>, StoreError> {
+        let folder = self.tables();
+        fs::create_dir_all(&folder).map_err(io(&folder))?;
+        let number = self.db.latest_sequence_number();
+        let records = self.new_table(RECORDS, number, 0)?;
+        let (late, names, changed) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(NewTables { store: self, now, number, records, last: None, late, late_bytes: 0, names, changed })
+    }
+
+    fn new_table(&self, family: &str, number: u64, place: usize) -> Result<Table<'_>, StoreError> {
+        let place = if place == 0 { String::new() } else { format!("-{place}") };
+        let name = format!("{family}-{number}{place}.sst");
+        let path = self.tables().join(&name);
+        let writer = SstFileWriter::create(&self.table_options);
+        writer.open(&path)?;
+        Ok(Table { name, path, writer, any: false })
+    }
+
+    /// Commits a batch together with tables: all of it or nothing.
+    pub(crate) fn commit_tables(&self, mut batch: WriteBatch, tables: &Tables) -> Result<(), StoreError> {
+        let folder = self.tables();
         File::open(&folder).and_then(|folder| folder.sync_all()).map_err(io(&folder))?;
-        let named: Vec<&str> =
-            names.iter().zip(written).filter(|(_, any)| *any).map(|(name, _)| name.as_str()).collect();
-        batch.put(TABLES, named.join("\n"));
+        batch.put(TABLES, tables.names.join("\n"));
         let _whole = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
         self.db.write_opt(batch, &durable())?;
         self.take_tables()
@@ -87,26 +219,9 @@ impl Store {
     }
 }
 
-/// Writes a table; answers whether anything is in it.
-fn write(path: &PathBuf, entries: &Entries<'_>) -> Result<bool, StoreError> {
-    let options: Options = table_options();
-    let mut writer = SstFileWriter::create(&options);
-    writer.open(path)?;
-    let mut any = false;
-    entries(&mut |key, value| {
-        any = true;
-        Ok(writer.put(key, value)?)
-    })?;
-    if any {
-        writer.finish()?;
-        read_ahead(path).map_err(io(path))?;
-    }
-    Ok(any)
-}
-
 /// The writer has the system drop what it wrote from memory, and the next rows will look for it. The system reads ahead a few
 /// mebibytes for each hint at most.
-fn read_ahead(path: &PathBuf) -> std::io::Result<()> {
+fn read_ahead(path: &Path) -> std::io::Result<()> {
     let file = File::open(path)?;
     for start in (0..file.metadata()?.len()).step_by(AT_ONCE) {
         fadvise(&file, start, NonZero::new(AT_ONCE as u64), Advice::WillNeed)?;
@@ -164,26 +279,55 @@ mod tests {
         assert_eq!(store.records().unwrap().count(), 35_000);
     }
 
+    #[test]
+    fn records_that_come_late_and_identifiers_that_go_are_part_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        store.commit(commit(0, 1)).unwrap();
+        let records = |numbers: std::ops::Range<u32>| -> Vec<(RecordId, Record)> {
+            numbers.map(|number| (id(number), Record::new(SpaceId(1), 2))).collect()
+        };
+        let mut tables = store.new_tables(2).unwrap();
+        tables.put_records(&records(50_000..50_002), None).unwrap();
+        // Less than what was there before, and more than what is announced; more of them than are kept waiting.
+        for from in (0..20).rev() {
+            tables
+                .put_records(&records(from * 5000 + 100_000..from * 5000 + 105_000), Some(id(60_000)))
+                .unwrap();
+        }
+        tables.put_records(&records(10..11), None).unwrap();
+        tables.put_records(&records(60_000..60_001), None).unwrap();
+        let removed: Vec<Identifier> = (10_000..20_000).map(identifier).collect();
+        let tables = tables.finish(removed.iter().map(|key| (key.0.as_slice(), None))).unwrap();
+        assert!(tables.names.len() > 2, "{:?}", tables.names);
+        assert_eq!(tables.changed.len(), 100_004);
+        store.commit(Commit { tables: Some(tables), ..Commit::default() }).unwrap();
+        drop(store);
+        let store = Store::open(folder.path()).unwrap();
+        let created = |number| store.load(id(number)).unwrap().map(|(_, record)| record.created);
+        let numbers = [9, 10, 50_001, 60_000, 100_000, 199_999, 200_000];
+        assert_eq!(numbers.map(created), [Some(1), Some(2), Some(2), Some(2), Some(2), Some(2), None]);
+        let found = |number| store.find(&identifier(number)).unwrap().is_some();
+        assert_eq!([9_999, 10_000, 19_999, 20_000].map(found), [true, false, false, true]);
+    }
+
     /// What a process leaves that dies between the batch and the taking of its tables.
-    fn dies_before_the_tables_are_taken(folder: &std::path::Path, taken: &[&str]) {
+    fn dies_before_the_tables_are_taken(folder: &Path, taken: &[&str]) {
         let store = Store::open(folder).unwrap();
         let whole = commit(0, 1);
-        fs::create_dir_all(store.tables()).unwrap();
-        let [of_records, of_identifiers] = ["records-7.sst", "identifiers-7.sst"];
-        write(&store.tables().join(of_records), &|put| whole.put_records(put)).unwrap();
-        write(&store.tables().join(of_identifiers), &|put| {
-            let mut sorted = commit(0, 1);
-            sorted.identifiers.sort_unstable();
-            sorted.put_identifiers(put)
-        })
-        .unwrap();
+        let mut tables = store.new_tables(1).unwrap();
+        let number = tables.number;
+        tables.put_records(&whole.records, None).unwrap();
+        let mut identifiers = whole.identifiers;
+        identifiers.sort_unstable();
+        let tables = tables.finish(identifiers.iter().map(|(key, id)| (key.as_ref(), *id))).unwrap();
         let mut batch = WriteBatch::default();
-        batch.put(TABLES, format!("{of_records}\n{of_identifiers}"));
+        batch.put(TABLES, tables.names.join("\n"));
         store.db.write_opt(batch, &durable()).unwrap();
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         for family in [RECORDS, IDENTIFIERS].into_iter().filter(|family| taken.contains(family)) {
-            let path = store.tables().join(format!("{family}-7.sst"));
+            let path = store.tables().join(format!("{family}-{number}.sst"));
             store
                 .db
                 .ingest_external_file_cf_opts(store.family(family).unwrap(), &options, vec![path])
