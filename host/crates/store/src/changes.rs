@@ -10,6 +10,11 @@ use crate::{Store, StoreError};
 /// Lists of changes are kept for at least so many records: reading them costs less than looking at all.
 const FEWEST_LISTED: u64 = 100_000;
 
+/// In the length of the file's name: the ids that follow are shortened.
+const SHORT: u32 = 1 << 31;
+/// Bytes of a file's name; paths are shorter.
+const LONGEST_FILE: usize = 1 << 16;
+
 /// Where the changes of a commit come from.
 #[derive(Clone, Copy, Debug)]
 pub struct Changed<'a> {
@@ -36,13 +41,41 @@ impl Changed<'_> {
             return None;
         }
         let key = [self.now.to_be_bytes(), commit.to_be_bytes()].concat();
-        let mut list = Vec::with_capacity(12 + self.file.len() + ids.len() * 16);
+        let mut list = Vec::with_capacity(16 + self.file.len() + ids.len() * 4);
         list.extend_from_slice(&goal_run.to_be_bytes());
-        list.extend_from_slice(&u32::try_from(self.file.len()).unwrap_or(u32::MAX).to_be_bytes());
-        list.extend_from_slice(self.file.as_bytes());
-        ids.iter().for_each(|id| list.extend_from_slice(&id.0));
+        let file = self.file.get(..self.file.floor_char_boundary(LONGEST_FILE)).unwrap_or_default();
+        list.extend_from_slice(&(SHORT | file.len() as u32).to_be_bytes());
+        list.extend_from_slice(file.as_bytes());
+        list.extend_from_slice(&u32::try_from(ids.len()).unwrap_or(u32::MAX).to_be_bytes());
+        let mut last = [0; 16];
+        for id in ids {
+            shorten(&last, &id.0, &mut list);
+            last = id.0;
+        }
         Some((key, list))
     }
+}
+
+/// Appends an id after another one: a byte with how many bytes they have in common at the start, and in its lower half at the
+/// end, fifteen at most; and those between. Ids that were made together differ in two or three bytes.
+fn shorten(last: &[u8; 16], id: &[u8; 16], list: &mut Vec<u8>) {
+    let pairs = || last.iter().zip(id);
+    let start = pairs().take_while(|(one, other)| one == other).count().min(15);
+    let end = pairs().rev().take_while(|(one, other)| one == other).count().min(15 - start);
+    list.push((start << 4 | end) as u8);
+    list.extend_from_slice(id.get(start..16 - end).unwrap_or_default());
+}
+
+/// Reads what [`shorten`] appended.
+fn lengthen(last: &[u8; 16], list: &mut &[u8]) -> Option<[u8; 16]> {
+    let (common, rest) = list.split_first()?;
+    let (start, end) = (usize::from(common >> 4), usize::from(common & 15));
+    let mut id = *last;
+    let between = id.get_mut(start..16_usize.checked_sub(end)?)?;
+    let (bytes, rest) = rest.split_at_checked(between.len())?;
+    between.copy_from_slice(bytes);
+    *list = rest;
+    Some(id)
 }
 
 impl Listed {
@@ -50,17 +83,43 @@ impl Listed {
         let now = keys::read_i64(key.get(..8)?)?;
         let (goal_run, list) = list.split_at_checked(8)?;
         let (length, list) = list.split_at_checked(4)?;
-        let (file, ids) = list.split_at_checked(usize::try_from(keys::read_u32(length)?).ok()?)?;
-        let (ids, rest) = ids.as_chunks();
-        if !rest.is_empty() {
-            return None;
-        }
+        let length = keys::read_u32(length)?;
+        let (file, ids) = list.split_at_checked(usize::try_from(length & !SHORT).ok()?)?;
+        let ids = if length & SHORT == 0 { whole_ids(ids) } else { short_ids(ids) }?;
         Some(Self {
             now,
             goal_run: keys::read_u64(goal_run)?,
             file: String::from_utf8(file.to_vec()).ok()?,
-            ids: ids.iter().map(|id| RecordId(*id)).collect(),
+            ids,
         })
+    }
+}
+
+/// The ids of a list of layout 3 and before, as they are.
+fn whole_ids(list: &[u8]) -> Option<Vec<RecordId>> {
+    let (ids, rest) = list.as_chunks();
+    rest.is_empty().then(|| ids.iter().map(|id| RecordId(*id)).collect())
+}
+
+fn short_ids(list: &[u8]) -> Option<Vec<RecordId>> {
+    let (count, mut list) = list.split_at_checked(4)?;
+    let mut last = [0; 16];
+    let mut next = || {
+        last = lengthen(&last, &mut list)?;
+        Some(RecordId(last))
+    };
+    let ids = (0..keys::read_u32(count)?).map(|_| next()).collect::<Option<Vec<_>>>()?;
+    list.is_empty().then_some(ids)
+}
+
+/// How many ids a list has.
+fn count(list: &[u8]) -> Option<u64> {
+    let length = keys::read_u32(list.get(8..12)?)?;
+    let ids = list.get(12 + usize::try_from(length & !SHORT).ok()?..)?;
+    if length & SHORT == 0 {
+        Some((ids.len() / 16) as u64)
+    } else {
+        keys::read_u32(ids.get(..4)?).map(u64::from)
     }
 }
 
@@ -141,8 +200,8 @@ impl Store {
             .property_int_value_cf(family, "rocksdb.estimate-live-data-size")?
             .unwrap_or_default()
             + self.db.property_int_value_cf(family, "rocksdb.cur-size-all-mem-tables")?.unwrap_or_default();
-        // Nothing in them is shorter than the ids; compressed they may be half as long.
-        if bytes * 2 / 16 <= most {
+        // An id takes two bytes at least, and compressed one.
+        if bytes <= most {
             return Ok(());
         }
         let mut listed = 0;
@@ -150,7 +209,7 @@ impl Store {
         let mut from = None;
         for entry in self.db.iterator_cf(family, IteratorMode::End) {
             let (key, list) = entry?;
-            listed += (list.len() / 16) as u64;
+            listed += count(&list).ok_or(StoreError::Damaged("the list of changes"))?;
             if listed > most {
                 let now = key.get(..8).and_then(keys::read_i64);
                 let now = now.ok_or(StoreError::Damaged("the list of changes"))?;
@@ -168,7 +227,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use sluicebox_model::{Record, SpaceId};
+    use proptest::prelude::*;
+    use sluicebox_model::{Record, RecordIds, SpaceId};
 
     use super::*;
     use crate::Commit;
@@ -179,6 +239,42 @@ mod tests {
         let records = ids.iter().map(|id| (*id, record.clone())).collect();
         let changed = Some(Changed { now, file: "in/a.csv", keep: false });
         store.commit(Commit { records, changed, goal_run: Some((7, vec![])), ..Commit::default() }).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn ids_come_back_as_they_were(
+            mut ids in prop::collection::vec(prop::array::uniform16(prop::sample::select(vec![0_u8, 1, 255])), 1..40),
+            place: prop::sample::Index,
+        ) {
+            ids.sort();
+            ids.dedup();
+            let ids: Vec<RecordId> = ids.into_iter().map(RecordId).collect();
+            let changed = Changed { now: 5, file: "in/a.csv", keep: false };
+            let (key, list) = changed.entry(&ids, 7, 3).unwrap();
+            let listed = Listed::decode(&key, &list).unwrap();
+            prop_assert_eq!((listed.now, listed.goal_run, listed.file.as_str()), (5, 7, "in/a.csv"));
+            prop_assert_eq!((count(&list), &listed.ids), (Some(ids.len() as u64), &ids));
+            prop_assert!(Listed::decode(&key, &list[..place.index(list.len())]).is_none());
+        }
+    }
+
+    #[test]
+    fn lists_of_older_layouts_are_read() {
+        let ids = [RecordId([1; 16]), RecordId([2; 16])];
+        let list =
+            [&7_u64.to_be_bytes()[..], &8_u32.to_be_bytes(), b"in/a.csv", &ids[0].0, &ids[1].0].concat();
+        let listed = Listed::decode(&[0; 16], &list).unwrap();
+        assert_eq!((listed.goal_run, listed.file.as_str(), listed.ids), (7, "in/a.csv", ids.to_vec()));
+        assert_eq!(count(&list), Some(2));
+    }
+
+    #[test]
+    fn ids_that_were_made_together_are_short() {
+        let made = RecordIds::now();
+        let ids: Vec<RecordId> = (0..1000).map(|number| made.get(3, number)).collect();
+        let (_, list) = Changed { now: 5, file: "", keep: false }.entry(&ids, 7, 3).unwrap();
+        assert!(list.len() < 2100, "{}", list.len());
     }
 
     #[test]
@@ -198,6 +294,8 @@ mod tests {
         let many: Vec<RecordId> = (0..60_000).map(|_| RecordId::create()).collect();
         commit(&store, 40, &many);
         commit(&store, 50, &many);
+        // Records that were written twice are counted twice until then.
+        store.compact().unwrap();
         store.trim_changes().unwrap();
         assert_eq!(store.changed_since(0).unwrap(), None);
         assert_eq!(store.changed_since(40).unwrap().map(|ids| ids.len()), Some(60_000));

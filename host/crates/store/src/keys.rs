@@ -21,7 +21,7 @@
 //! | `default` | `m` `tables` | names of table files that belong to the last commit and that the store has not taken yet, one a line |
 //! | `records` | 16-byte record id | a record, or the id of the record that it was merged into (see `encode`) |
 //! | `identifiers` | space u32, property u32, text (see [`Identifier`](sluicebox_model::Identifier)) | 16-byte record id |
-//! | `changes` | time of a goal run, i64, number of the commit, u64 | what the commit changed: goal run u64, length u32 and text of the file's name, 16-byte record ids, sorted |
+//! | `changes` | time of a goal run, i64, number of the commit, u64 | what the commit changed: goal run u64, length u32 and text of the file's name, sorted record ids: where the highest bit of that length is set, their number u32 and each without what it has in common with the one before (`changes::shorten`); otherwise 16 bytes each |
 //! | `undo` | time of a goal run, i64, 16-byte record id, number of the commit, u64, then nothing, or an event's type and id as in `events` | what the commit overwrote there: the stored bytes; empty = nothing was there |
 //! | `default` | `t` 32-byte keyed hash of an identifier | when it was erased, in milliseconds i64 |
 //! | `events` | 16-byte record id, type u32, the event's id (one of more than 64 bytes: a zero byte and its BLAKE3 hash) | an event (see `encode`) |
