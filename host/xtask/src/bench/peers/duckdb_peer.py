@@ -12,7 +12,9 @@ import duckdb
 task, database, *files = sys.argv[1:]
 connection = duckdb.connect(database)
 connection.execute("set threads = 2")
-connection.execute("set preserve_insertion_order = false")
+# Rows that are merged with each other are merged in the order of the file.
+merges = task.endswith("-merged")
+connection.execute(f"set preserve_insertion_order = {str(merges).lower()}")
 
 # What the e-mail normalizer does: trimmed, lower case.
 EMAIL = "lower(trim(email))"
@@ -25,7 +27,18 @@ COLUMNS = ["id", "first_name", "last_name", "phone", "city", "country", "birthda
 
 
 def source(file):
-    return f"select {EMAIL} as email, {VALUES} from read_csv('{file}', header = true, columns = {TYPES})"
+    rows = f"select {EMAIL} as email, {VALUES} from read_csv('{file}', header = true, columns = {TYPES})"
+    if not merges:
+        return rows
+    # A file may name a person more than once: one row of each, by the rule of each column, as Sluicebox makes it.
+    one = {column: f"arg_max({column}, place)" for column in COLUMNS} | {
+        "lifetime_spend": "sum(lifetime_spend)::decimal(18, 2)",
+        "tags": "list_distinct(flatten(list(tags order by place)))",
+        "city": "arg_min(city, place)",
+        "phone": "arg_max_null(phone, place)",
+    }
+    columns = ", ".join(f"{one[column]} as {column}" for column in COLUMNS)
+    return f"select email, {columns} from (select *, row_number() over () as place from ({rows})) group by email"
 
 
 def merged(column):
@@ -42,7 +55,7 @@ def merged(column):
 
 
 begun = time.perf_counter()
-if task == "create":
+if task in ("create", "create-merged"):
     connection.execute(f"create table profiles as {source(files[0])}")
 elif task == "create-keyed":
     connection.execute(f"create table profiles as {source(files[0])} limit 0")
@@ -58,7 +71,7 @@ elif task == "upsert":
         for column in COLUMNS
     )
     connection.execute(f"insert into profiles {source(files[0])} on conflict (email) do update set {sets}")
-elif task == "rewrite":
+elif task in ("rewrite", "rewrite-merged"):
     values = ", ".join(f"{merged(column)} as {column}" for column in COLUMNS)
     connection.execute(
         f"create table rewritten as select coalesce(n.email, p.email) as email, {values} "
