@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memchr::{memchr, memchr2, memchr3};
-use sluicebox_model::{Header, RecordBatch, RejectedRow, RejectionCode};
+use sluicebox_model::{Header, RecordBatch, RejectedRow, RejectionCode, append};
 
 use crate::FileError;
 
@@ -480,7 +480,7 @@ impl Scanner {
             let end = self.cell_end(bytes, at, ended);
             let (End::Cell(to) | End::Row(to)) = end else { return Scan::Incomplete { in_quotes: false } };
             after_quote |= closed && to > at;
-            text.extend_from_slice(bytes.get(at..to).unwrap_or_default());
+            append(bytes.get(at..to).unwrap_or_default(), text);
             ends.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
             match end {
                 End::Cell(_) => at = to + self.delimiter.len(),

@@ -41,15 +41,22 @@ fn has_plain_ends(cell: &[u8]) -> bool {
 
 /// Appends a cell; one of usual length in two pieces that may overlap, which is faster than a copy of any length.
 #[inline]
-fn append(cell: &[u8], out: &mut Vec<u8>) {
-    let start = out.len();
-    match (cell.first_chunk::<16>(), cell.last_chunk::<16>()) {
-        (Some(first), Some(last)) if cell.len() <= 32 => {
-            out.extend_from_slice(first);
-            out.truncate(start + cell.len() - 16);
-            out.extend_from_slice(last);
-        }
+pub fn append(cell: &[u8], out: &mut Vec<u8>) {
+    match cell.len() {
+        4..8 => in_two::<4>(cell, out),
+        8..=16 => in_two::<8>(cell, out),
+        17..=32 => in_two::<16>(cell, out),
         _ => out.extend_from_slice(cell),
+    }
+}
+
+#[inline]
+fn in_two<const PIECE: usize>(cell: &[u8], out: &mut Vec<u8>) {
+    if let (Some(first), Some(last)) = (cell.first_chunk::<PIECE>(), cell.last_chunk::<PIECE>()) {
+        let end = out.len() + cell.len();
+        out.extend_from_slice(first);
+        out.truncate(end - PIECE);
+        out.extend_from_slice(last);
     }
 }
 
@@ -352,6 +359,16 @@ mod tests {
         });
         let ends = ends.collect();
         RecordBatch::new(Arc::new(header), text, ends, vec![(0, 2), (1, 3)], vec![], 2).unwrap()
+    }
+
+    #[test]
+    fn cells_of_any_length_are_appended() {
+        let text: Vec<u8> = (b'!'..b'~').collect();
+        for length in 0..text.len() {
+            let mut out = b"before".to_vec();
+            append(&text[..length], &mut out);
+            assert_eq!(out, [b"before", &text[..length]].concat());
+        }
     }
 
     #[test]

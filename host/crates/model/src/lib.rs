@@ -12,7 +12,7 @@ mod record;
 mod schema;
 mod value;
 
-pub use batch::{Column, Header, RecordBatch, RejectedRow, RejectionCode, Verdict};
+pub use batch::{Column, Header, RecordBatch, RejectedRow, RejectionCode, Verdict, append};
 pub use event::{Event, EventKey, EventTouch, EventTypeId, NestedTypeId, Properties};
 pub use identifier::{Identifier, PropertyId, RecordId, RecordIds, SpaceId};
 pub use linked::{LinkedRow, LinkedRows, at_path};

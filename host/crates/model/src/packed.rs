@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use rust_decimal::Decimal;
 
+use crate::batch::append;
 use crate::{Property, PropertyId, Value};
 
 const TEXT: u8 = 0;
@@ -56,7 +57,7 @@ pub fn pack_short_text(text: &str, out: &mut Vec<u8>) -> bool {
         return false;
     };
     out.extend_from_slice(&[length + 3, 0, TEXT, length]);
-    out.extend_from_slice(text.as_bytes());
+    append(text.as_bytes(), out);
     true
 }
 
