@@ -554,25 +554,14 @@ impl Import<'_> {
             let (send_processed, processed) = mpsc::sync_channel(QUEUE);
             let (send_done, done) = mpsc::sync_channel(W::AHEAD);
             let no_thread = |error| Error::File { name: file.name.clone(), error: FileError::Io(error) };
-            // Whoever is no longer listened to stops: the receiver has failed and says why.
             let read = thread::Builder::new().name("read".to_owned());
             let read = read.spawn_scoped(scope, move || {
-                while let Some(batch) = next().transpose() {
-                    let last = batch.is_err();
-                    if send_batch.send(batch).is_err() || last {
-                        break;
-                    }
-                }
+                hand_on(std::iter::from_fn(|| next().transpose()), &send_batch);
             });
             read.map_err(no_thread)?;
             let process = thread::Builder::new().name("process".to_owned());
             let process = process.spawn_scoped(scope, move || {
-                for batch in batches.into_iter().map(|batch| batch.and_then(&mut through)) {
-                    let last = batch.is_err();
-                    if send_processed.send(batch).is_err() || last {
-                        break;
-                    }
-                }
+                hand_on(batches.into_iter().map(|batch| batch.and_then(&mut through)), &send_processed);
             });
             process.map_err(no_thread)?;
             let work_on = thread::Builder::new().name("work".to_owned());
@@ -618,6 +607,20 @@ impl Import<'_> {
                 )))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// Hands batches on until one of them is a failure. Whoever is no longer listened to stops: the receiver has failed and says
+/// why.
+fn hand_on(
+    batches: impl Iterator<Item = Result<RecordBatch, Error>>,
+    to: &mpsc::SyncSender<Result<RecordBatch, Error>>,
+) {
+    for batch in batches {
+        let last = batch.is_err();
+        if to.send(batch).is_err() || last {
+            break;
         }
     }
 }

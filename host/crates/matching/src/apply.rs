@@ -136,7 +136,7 @@ impl Applied {
         self.forget_all_but_last();
     }
 
-    /// Puts in order what shares made.
+    /// Puts in order what [`Work::finish`] made, of one share or several.
     pub(crate) fn sort(&mut self) {
         self.slots.sort_unstable_by_key(|(slot, _)| *slot);
         self.others.sort_unstable();
@@ -272,7 +272,9 @@ impl Gathered {
         work.places = places;
         work.rows();
         // There is no other share to stray into.
-        work.finish().unwrap_or_default()
+        let mut applied = work.finish().unwrap_or_default();
+        applied.sort();
+        applied
     }
 }
 
@@ -734,7 +736,7 @@ impl Work<'_> {
 }
 
 impl Work<'_> {
-    /// What became of the rows, or those that met a slot of another share, and that slot.
+    /// What became of the rows, identifiers in no order; or those rows that met a slot of another share, and that slot.
     pub(crate) fn finish(mut self) -> Result<Applied, Vec<(u32, u32)>> {
         if !self.strayed.is_empty() {
             return Err(self.strayed);
@@ -742,6 +744,7 @@ impl Work<'_> {
         let goal_run = self.context.goal_run;
         self.changed.sort_unstable();
         self.changed.dedup();
+        let others = std::mem::take(&mut self.others);
         let holder = |holder: Holder| match holder {
             Holder::Nobody => None,
             Holder::Elsewhere(id) => Some(id),
@@ -749,9 +752,8 @@ impl Work<'_> {
         };
         let held = |own: &u32| Some((self.part.slot(*own), holder(*self.holders.get(*own as usize)?)));
         let slots = self.changed.iter().filter_map(held).collect();
-        let others = self.others.iter().map(|(key, held)| (key.clone(), holder(*held))).collect();
+        let others = others.into_iter().map(|(key, held)| (key, holder(held))).collect();
         (self.applied.slots, self.applied.others) = (slots, others);
-        self.applied.others.sort_unstable();
         self.applied.events = self.timeline.finish();
         self.applied.records.reserve_exact(self.entries.len());
         for place in 0..self.entries.len() {

@@ -81,17 +81,28 @@ fn lengthen(last: &[u8; 16], list: &mut &[u8]) -> Option<[u8; 16]> {
 impl Listed {
     fn decode(key: &[u8], list: &[u8]) -> Option<Self> {
         let now = keys::read_i64(key.get(..8)?)?;
+        let Parts { goal_run, file, short, ids } = Parts::of(list)?;
+        let ids = if short { short_ids(ids) } else { whole_ids(ids) }?;
+        Some(Self { now, goal_run, file: String::from_utf8(file.to_vec()).ok()?, ids })
+    }
+}
+
+/// A list as bytes.
+struct Parts<'a> {
+    goal_run: u64,
+    file: &'a [u8],
+    /// Whether the ids are shortened, and begin with their number.
+    short: bool,
+    ids: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    fn of(list: &'a [u8]) -> Option<Self> {
         let (goal_run, list) = list.split_at_checked(8)?;
         let (length, list) = list.split_at_checked(4)?;
         let length = keys::read_u32(length)?;
         let (file, ids) = list.split_at_checked(usize::try_from(length & !SHORT).ok()?)?;
-        let ids = if length & SHORT == 0 { whole_ids(ids) } else { short_ids(ids) }?;
-        Some(Self {
-            now,
-            goal_run: keys::read_u64(goal_run)?,
-            file: String::from_utf8(file.to_vec()).ok()?,
-            ids,
-        })
+        Some(Self { goal_run: keys::read_u64(goal_run)?, file, short: length & SHORT != 0, ids })
     }
 }
 
@@ -114,13 +125,8 @@ fn short_ids(list: &[u8]) -> Option<Vec<RecordId>> {
 
 /// How many ids a list has.
 fn count(list: &[u8]) -> Option<u64> {
-    let length = keys::read_u32(list.get(8..12)?)?;
-    let ids = list.get(12 + usize::try_from(length & !SHORT).ok()?..)?;
-    if length & SHORT == 0 {
-        Some((ids.len() / 16) as u64)
-    } else {
-        keys::read_u32(ids.get(..4)?).map(u64::from)
-    }
+    let Parts { short, ids, .. } = Parts::of(list)?;
+    if short { keys::read_u32(ids.get(..4)?).map(u64::from) } else { Some((ids.len() / 16) as u64) }
 }
 
 impl Store {
