@@ -11,7 +11,7 @@ use sluicebox_files::{Decoding, FileError, FoundFile, Location, Reader, Source, 
 use sluicebox_matching::{Applied, Context, Gathered, Plan, Prepared, Room, prepare};
 use sluicebox_model::{PropertySchema, RecordBatch};
 use sluicebox_processors::{Session, Usage};
-use sluicebox_store::{Changed, Commit, ErasureKey, FileState, Store, Tables};
+use sluicebox_store::{Changed, Commit, ErasureKey, FileState, PackedRecords, Store, Tables};
 
 use crate::config::{Config, Connection, ImportGoal, MaxRejected, Opened, Target, Tuning, property_settings};
 use crate::diff::{self, Diff};
@@ -35,6 +35,9 @@ const SHARED_OUT: usize = 3;
 
 /// About how many bytes of a file a row takes, to tell how large the store will be after it.
 const BYTES_OF_A_ROW: u64 = 128;
+
+/// The rows of a smaller file look up little.
+const READ_AHEAD_FOR: u64 = 1 << 20;
 
 /// A store of fewer records is small.
 const FEW_RECORDS: u64 = 200_000;
@@ -263,10 +266,10 @@ impl Import<'_> {
             && !matches!(self.goal.max_rejected, MaxRejected::Rows(_))
             && plan.can_be_shared();
         if records < FEW_RECORDS && file.size < 8 * one_by_one as u64 {
-            return Ok(Sizes { whole: one_by_one / 2, part: one_by_one / 2, one_by_one });
+            return Ok(Sizes { whole: one_by_one / 2, part: one_by_one / 2, one_by_one, ahead: 1 });
         }
         let (whole, part) = if shared { (bytes / 5 * 4, bytes / 4) } else { (one_by_one, one_by_one) };
-        Ok(Sizes { whole, part, one_by_one })
+        Ok(Sizes { whole, part, one_by_one, ahead: 0 })
     }
 
     fn rows_a_time(&self, rows: usize) -> usize {
@@ -334,6 +337,9 @@ impl Import<'_> {
             _ => None,
         };
         let sizes = self.sizes(file, &plan)?;
+        if file.size >= READ_AHEAD_FOR {
+            self.store.read_ahead()?;
+        }
         let mut stretch = Stretch {
             import: self,
             exchanged,
@@ -552,7 +558,7 @@ impl Import<'_> {
         thread::scope(|scope| {
             let (send_batch, batches) = mpsc::sync_channel(QUEUE);
             let (send_processed, processed) = mpsc::sync_channel(QUEUE);
-            let (send_done, done) = mpsc::sync_channel(W::AHEAD);
+            let (send_done, done) = mpsc::sync_channel(work.ahead());
             let no_thread = |error| Error::File { name: file.name.clone(), error: FileError::Io(error) };
             let read = thread::Builder::new().name("read".to_owned());
             let read = read.spawn_scoped(scope, move || {
@@ -648,7 +654,7 @@ pub(crate) trait Work: Send {
     /// What is handed on.
     type Done: Send;
     /// How many of them may wait.
-    const AHEAD: usize;
+    fn ahead(&self) -> usize;
 
     /// Takes the next batch; answers when something is done.
     ///
@@ -692,6 +698,8 @@ struct Sizes {
     part: usize,
     /// Of rows that are merged one after the other.
     one_by_one: usize,
+    /// How many parts may wait while one is merged.
+    ahead: usize,
 }
 
 impl Gather<'_> {
@@ -725,8 +733,11 @@ impl Gather<'_> {
 
 impl Work for Gather<'_> {
     type Done = Gathered;
-    // The next is made while one is committed, and no more: their memory counts.
-    const AHEAD: usize = 0;
+
+    // The next is made while one is committed, and large ones no further: their memory counts.
+    fn ahead(&self) -> usize {
+        self.sizes.ahead
+    }
 
     fn batch(&mut self, batch: RecordBatch) -> Result<Option<Gathered>, Error> {
         let prepared = timed(&self.clock.match_and_merge, || {
@@ -803,20 +814,22 @@ impl Stretch<'_> {
         if threads == 1 || self.import.diff.is_some() || !gathered.can_be_shared(self.plan, &context) {
             return Ok(None);
         }
+        store.read_ahead()?;
         let found = store.find_sorted(&gathered.keys().collect::<Vec<_>>())?;
         let erased = self.erased(gathered)?;
         let mut shares = gathered.share_out(&found, threads);
         for _ in 0..SHARED_OUT {
-            let mut tables = store.new_tables(context.now)?;
+            let mut tables = store.new_tables()?;
             let mut exchanged = self.exchanged.clone();
             let applied = shares.apply(
                 self.plan,
                 context,
                 &erased,
                 |ids, all| store.load_part(ids, all),
+                |records| PackedRecords::new(&records, context.now),
                 |records, next| {
                     if let Some(exchanged) = &mut exchanged {
-                        exchanged.add(records.iter().map(|(id, _)| *id));
+                        exchanged.add(records.ids());
                     }
                     tables.put_records(&records, next)
                 },

@@ -221,7 +221,10 @@ struct TakeRows<'a> {
 
 impl Work for TakeRows<'_> {
     type Done = Loaded;
-    const AHEAD: usize = 16;
+
+    fn ahead(&self) -> usize {
+        16
+    }
 
     fn batch(&mut self, batch: RecordBatch) -> Result<Option<Loaded>, Error> {
         let mut counts = report::LinkedRows::default();

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::tz::TimeZone;
 use sluicebox_matching::{
-    Context, FieldPlan, Found, Gathered, IdentifierPlan, NoEvents, OnAmbiguous, Plan, Prepared, Room, prepare,
+    Context, FieldPlan, Gathered, IdentifierPlan, OnAmbiguous, Plan, Prepared, Room, prepare,
 };
 use sluicebox_model::{
-    CellFormat, Header, MergeRule, NumberFormat, PropertyId, RecordBatch, RecordId, SpaceId, TimeFormat,
-    ValueType,
+    CellFormat, Header, MergeRule, NumberFormat, PropertyId, Record, RecordBatch, RecordId, SpaceId,
+    TimeFormat, ValueType,
 };
 
 const ROWS: u32 = 8192;
@@ -93,32 +93,33 @@ fn rows(criterion: &mut Criterion) {
     });
     let gathered = Gathered::new(vec![prepared(&plan)]);
     let nobody = vec![None; gathered.len()];
-    let none = || (Vec::<RecordId>::new(), Found::new());
-    group.bench_function("merge: create", |bench| {
-        bench.iter(|| {
-            let (ids, records) = none();
-            gathered.apply(&plan, context, &nobody, &[], (&ids, records), &mut NoEvents).records.len()
-        });
-    });
-    let (ids, records) = none();
-    let made = gathered.apply(&plan, context, &nobody, &[], (&ids, records), &mut NoEvents);
+    // As an import does: in shares, on one thread.
+    let merge = |found: &[Option<RecordId>], context, held: &[(RecordId, Record)]| {
+        let mut records: Vec<(RecordId, Record)> = Vec::new();
+        let load = |ids: &[RecordId], _| {
+            let held = |id: &RecordId| {
+                let place = held.binary_search_by_key(id, |(id, _)| *id).ok()?;
+                held.get(place).cloned()
+            };
+            Ok::<_, ()>(ids.iter().map(held).collect())
+        };
+        let take = |made, _| {
+            records.extend::<Vec<_>>(made);
+            Ok(())
+        };
+        let made = gathered.share_out(found, 1).apply(&plan, context, &[], load, |records| records, take);
+        (made.unwrap().unwrap(), records)
+    };
+    group.bench_function("merge: create", |bench| bench.iter(|| merge(&nobody, context, &[]).1.len()));
+    let (made, mut held) = merge(&nobody, context, &[]);
+    held.sort_unstable_by_key(|(id, _)| *id);
     let found: Vec<Option<RecordId>> = {
         let by_key: std::collections::HashMap<_, _> =
             made.identifiers(&gathered).map(|(key, id)| (key.to_vec(), id)).collect();
         gathered.keys().map(|key| by_key.get(key).copied().flatten()).collect()
     };
-    let mut held = made.records.clone();
-    held.sort_unstable_by_key(|(id, _)| *id);
-    let ids = gathered.records(&found);
-    let records = || -> Found { held.iter().cloned().map(Some).collect() };
     let later = Context { goal_run: 2, now: 2, ..context };
-    group.bench_function("merge: update", |bench| {
-        bench.iter_batched(
-            records,
-            |records| gathered.apply(&plan, later, &found, &[], (&ids, records), &mut NoEvents).records.len(),
-            BatchSize::LargeInput,
-        );
-    });
+    group.bench_function("merge: update", |bench| bench.iter(|| merge(&found, later, &held).1.len()));
     group.finish();
 }
 

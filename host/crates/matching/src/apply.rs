@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::hint::black_box;
 use std::ops::Range;
 
 use sluicebox_model::packed::{
@@ -10,7 +11,7 @@ use sluicebox_model::{
     RecordIds, RejectedRow, RejectionCode, Touch, Value,
 };
 
-use crate::gather::{Gathered, Loaded, Places};
+use crate::gather::{AT_ONCE, Gathered, Loaded, Places};
 use crate::plan::{OnAmbiguous, Plan};
 use crate::prepare::{Lookup, Prepared, Row, RowEvent, Write};
 use crate::rules::{Outcome, is_list, list, merge, unite, without};
@@ -116,7 +117,11 @@ impl Applied {
         &'a self,
         gathered: &'a Gathered,
     ) -> impl Iterator<Item = (&'a [u8], Option<RecordId>)> + 'a {
-        let slots = self.slots.iter().map(|(slot, id)| (gathered.key(*slot as usize), *id));
+        let slots = self.slots.chunks(AT_ONCE).flat_map(|slots| {
+            let keys = slots.iter().map(|(slot, _)| gathered.key(*slot as usize));
+            black_box(keys.fold(0, |all, key| all ^ key.last().unwrap_or(&0)));
+            slots.iter().map(|(slot, id)| (gathered.key(*slot as usize), *id))
+        });
         let others = self.others.iter().map(|(key, id)| (key.as_slice(), *id));
         let (mut slots, mut others) = (slots.peekable(), others.peekable());
         std::iter::from_fn(move || match (slots.peek(), others.peek()) {

@@ -9,8 +9,8 @@ use sluicebox_model::{EventKey, Record, RecordId};
 use crate::apply::{Applied, Context};
 use crate::prepare::{Lookup, Prepared, Row};
 
-/// Rows whose memory is asked for together: they lie anywhere, and one after the other each would be waited for.
-const AT_ONCE: usize = 32;
+/// Rows and keys whose memory is asked for together: they lie anywhere, and one after the other each would be waited for.
+pub(crate) const AT_ONCE: usize = 32;
 /// Fewer things are sorted on one core.
 const FEWEST_PER_THREAD: usize = 50_000;
 /// Bytes that memory hands out at a time.

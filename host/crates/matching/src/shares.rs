@@ -19,6 +19,8 @@ const FEWEST_IN_SHARE: usize = 1024;
 const MOST_IN_SHARE: usize = 4096;
 /// Each thread has so many shares at least, so that none waits long for another.
 const FOR_EACH_THREAD: usize = 4;
+/// Shares that a thread may be ahead of what takes them.
+const AHEAD: usize = 3;
 /// No row, place or share.
 const NONE: u32 = u32::MAX;
 
@@ -70,8 +72,9 @@ pub struct SharedOut<'g> {
 }
 
 /// What a share makes.
-enum Made<E> {
-    Applied(Box<Applied>),
+enum Made<T, E> {
+    /// The records, and all else.
+    Applied(T, Box<Applied>),
     /// Its rows that met a slot of another share, and that slot.
     Strayed(Vec<(u32, u32)>),
     /// A record leads to another one, which may be another share's.
@@ -79,33 +82,47 @@ enum Made<E> {
     Failed(E),
 }
 
+impl<R, E> Made<R, E> {
+    fn pack<T>(self, pack: impl Fn(R) -> T) -> Made<T, E> {
+        match self {
+            Self::Applied(records, applied) => Made::Applied(pack(records), applied),
+            Self::Strayed(strayed) => Made::Strayed(strayed),
+            Self::Merged => Made::Merged,
+            Self::Failed(error) => Made::Failed(error),
+        }
+    }
+}
+
 impl SharedOut<'_> {
     /// Applies the shares, as [`Gathered::apply`] applies the rows. `load` answers for sorted ids, of which so many are asked
-    /// for in all. `take` gets the records of each share, sorted, and where those of the next shares begin: most of
-    /// what it got has smaller ids, and what has not may be kept until the end.
+    /// for in all. `pack` gets the records of a share, sorted, on the thread that made them. `take` gets what it made of them,
+    /// share after share, and where the records of the next shares begin: most ids are smaller, and what has one that is
+    /// not may be kept until the end.
     ///
     /// `None` if shares turned out to have something in common: a record holds a value of a unique property by which another
     /// one is found. What was taken then counts for nothing. Asked again, the rows are shared out so that these are together.
     ///
     /// # Errors
     /// What `load` or `take` says.
-    pub fn apply<E: Send>(
+    pub fn apply<T: Send, E: Send>(
         &mut self,
         plan: &Plan,
         context: Context,
         erased: &[bool],
         load: impl Fn(&[RecordId], usize) -> Result<Found, E> + Sync,
-        mut take: impl FnMut(Vec<(RecordId, Record)>, Option<RecordId>) -> Result<(), E>,
+        pack: impl Fn(Vec<(RecordId, Record)>) -> T + Sync,
+        mut take: impl FnMut(T, Option<RecordId>) -> Result<(), E>,
     ) -> Result<Option<Applied>, E> {
         let mut whole = self.gathered.before_rows(&context);
         let (ids, mut strayed) = (RecordIds::now(), Vec::new());
-        let (out, load, ids) = (&*self, &load, &ids);
+        let (out, load, pack, ids) = (&*self, &load, &pack, &ids);
         let merged = thread::scope(|scope| {
             let thread = |first: usize| {
-                let (send, made) = mpsc::sync_channel(1);
+                let (send, made) = mpsc::sync_channel(AHEAD);
                 scope.spawn(move || {
                     for share in (first..out.shares.count()).step_by(out.threads) {
-                        if send.send(out.share(plan, context, erased, share, ids, load)).is_err() {
+                        let made = out.share(plan, context, erased, share, ids, load).pack(pack);
+                        if send.send(made).is_err() {
                             break;
                         }
                     }
@@ -115,8 +132,7 @@ impl SharedOut<'_> {
             let threads: Vec<_> = (0..out.threads).map(thread).collect();
             for share in 0..out.shares.count() {
                 match threads.get(share % out.threads).map(mpsc::Receiver::recv) {
-                    Some(Ok(Made::Applied(mut applied))) => {
-                        let records = std::mem::take(&mut applied.records);
+                    Some(Ok(Made::Applied(records, applied))) => {
                         if strayed.is_empty() {
                             take(records, out.ids.get(out.shares.first_record(share + 1)).copied())?;
                             whole.join(*applied);
@@ -152,7 +168,7 @@ impl SharedOut<'_> {
         share: usize,
         ids: &RecordIds,
         load: impl Fn(&[RecordId], usize) -> Result<Found, E>,
-    ) -> Made<E> {
+    ) -> Made<Vec<(RecordId, Record)>, E> {
         let number = u16::try_from(share).unwrap_or(u16::MAX);
         let places = self.shares.records.of(number);
         let asked: Vec<RecordId> =
@@ -190,8 +206,9 @@ impl SharedOut<'_> {
         });
         match work.finish() {
             Ok(mut applied) => {
-                applied.records.sort_by_key(|(id, _)| *id);
-                Made::Applied(Box::new(applied))
+                let mut records = std::mem::take(&mut applied.records);
+                records.sort_by_key(|(id, _)| *id);
+                Made::Applied(records, Box::new(applied))
             }
             Err(strayed) => Made::Strayed(strayed),
         }
@@ -511,6 +528,7 @@ mod tests {
                     context,
                     &[],
                     |ids, _| Ok::<_, ()>(self.load(ids)),
+                    |share| share,
                     |share, _| {
                         assert!(share.is_sorted_by(|(one, _), (next, _)| one < next));
                         records.extend(share);

@@ -315,6 +315,14 @@ impl<'a> Unpacker<'a> {
     /// The id of the next property and the bytes of what it holds; `None` at the end too.
     #[inline]
     pub fn entry(&mut self) -> Option<(PropertyId, &'a [u8])> {
+        // As nearly every property is: one short text.
+        if let [id @ ..0x80, property @ ..] = self.0
+            && let [0, TEXT, length @ ..0x80, ..] = property
+            && let Some((property, rest)) = property.split_at_checked(3 + usize::from(*length))
+        {
+            self.0 = rest;
+            return Some((PropertyId(u32::from(*id)), property));
+        }
         let id = PropertyId(u32::try_from(self.short()?).ok()?);
         Some((id, self.skip_property()?))
     }
@@ -336,15 +344,8 @@ pub(crate) fn is_whole(bytes: &[u8]) -> bool {
     let mut reader = Unpacker(bytes);
     let mut next = 0_u64;
     while !reader.0.is_empty() {
-        let whole = reader.short().filter(|id| *id >= next && *id <= u32::MAX.into()).and_then(|id| {
-            next = id + 1;
-            let shape = reader.length()?;
-            (0..shape.saturating_sub(1).max(usize::from(shape == 0)))
-                .try_for_each(|_| reader.skip_value().map(|_| ()))
-        });
-        if whole.is_none() {
-            return false;
-        }
+        let Some((id, _)) = reader.entry().filter(|(id, _)| u64::from(id.0) >= next) else { return false };
+        next = u64::from(id.0) + 1;
     }
     true
 }

@@ -11,8 +11,11 @@ use crate::keys::{
     UNFINISHED,
 };
 use crate::open::durable;
-use crate::tables::{FEWEST_RECORDS, Tables};
+use crate::tables::{FEWEST_RECORDS, PackedRecords, Tables};
 use crate::{Store, StoreError};
+
+/// Records that are in memory twice, on their way into a table.
+const PACKED_AT_ONCE: usize = 4096;
 
 /// How far a file was imported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,8 +79,10 @@ impl Commit<'_> {
     /// Makes tables of its records and identifiers, which are sorted.
     fn write_tables(&mut self, store: &Store) -> Result<(), StoreError> {
         let now = self.changed.map_or(i64::MIN, |changed| changed.now);
-        let mut tables = store.new_tables(now)?;
-        tables.put_records(&std::mem::take(&mut self.records), None)?;
+        let mut tables = store.new_tables()?;
+        for records in std::mem::take(&mut self.records).chunks(PACKED_AT_ONCE) {
+            tables.put_records(&PackedRecords::new(records, now), None)?;
+        }
         let identifiers = std::mem::take(&mut self.identifiers);
         self.tables = Some(tables.finish(identifiers.iter().map(|(key, id)| (key.as_ref(), *id)))?);
         Ok(())

@@ -23,6 +23,8 @@ const MERGED: u8 = 2;
 const COUNTED_RECORD: u8 = 3;
 const RECORD: u8 = 4;
 const EVENT: u8 = 1;
+/// Bytes of a record before its properties.
+const HEADER: usize = 1 + 4 + 5 * 8 + 1;
 
 /// What is stored under a record's id.
 #[derive(Debug, PartialEq)]
@@ -37,6 +39,11 @@ pub(crate) fn merged_into(id: RecordId) -> [u8; 17] {
         *to = from;
     }
     bytes
+}
+
+/// How many bytes [`encode`] appends.
+pub(crate) fn encoded_size(record: &Record) -> usize {
+    HEADER + record.packed().len()
 }
 
 pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
@@ -252,7 +259,7 @@ mod tests {
         fn records_of_older_layouts_are_read(record in record()) {
             let mut bytes = Vec::new();
             encode(&record, &mut bytes);
-            let (header, properties) = bytes.split_at(46);
+            let (header, properties) = bytes.split_at(HEADER);
             let mut count = Vec::new();
             pack_number(record.properties().count() as u64, &mut count);
             let mut second = [header, &count, properties].concat();

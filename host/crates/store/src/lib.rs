@@ -6,6 +6,7 @@
 //! - `open`: options, the lock, the copy for a dry run;
 //! - `read` and `commit`: what an import does with it;
 //! - `tables`: large commits, as tables of their own;
+//! - `ahead`: reads fresh tables before they are needed;
 //! - `changes`: which records changed when, so that an export of few changes does not read the whole store;
 //! - `exports`: what an export reads, and what it remembers;
 //! - `undo`: what commits overwrote, and how it is put back;
@@ -16,6 +17,7 @@
 //! - `expire`: removes events that are too old;
 //! - `index`: makes a property identify that did not before.
 
+mod ahead;
 mod changes;
 mod commit;
 mod encode;
@@ -41,6 +43,6 @@ pub use exports::{ExportState, StoredRecords};
 pub use open::{DryCopy, Names, Owner, Store};
 pub use read::Unfinished;
 pub use scratch::Scratch;
-pub use tables::{NewTables, Tables};
+pub use tables::{NewTables, PackedRecords, Tables};
 pub use undo::{Before, Left, LeftWhat, Undone};
 pub use upkeep::{Stats, Verified};

@@ -1,3 +1,4 @@
+use std::hint::black_box;
 use std::num::NonZero;
 use std::thread;
 
@@ -16,6 +17,8 @@ const WALKED_PER_IDENTIFIER: u64 = 12;
 const WALKED_PER_RECORD: u64 = 4;
 /// A walk that has to pass more entries than this to the next key looks that one up.
 const MOST_STEPS: u32 = 128;
+/// Keys of a walk that are looked at together.
+const TOUCHED: usize = 32;
 /// Fewer keys are not worth another thread.
 const KEYS_PER_THREAD: usize = 8192;
 /// Bytes that a walk reads ahead.
@@ -143,7 +146,14 @@ impl Store {
         let mut entries = self.db.raw_iterator_cf_opt(family, options);
         // Once it is at its end, nothing is left for greater keys.
         let mut begun = false;
-        for key in keys {
+        for (place, key) in keys.iter().enumerate() {
+            // Keys lie anywhere in memory, and one after the other each would be waited for.
+            if place % TOUCHED == 0 {
+                let next = keys.iter().skip(place).take(TOUCHED);
+                black_box(
+                    next.fold(0, |all, key| all ^ key.first().unwrap_or(&0) ^ key.last().unwrap_or(&0)),
+                );
+            }
             let mut steps = 0;
             while entries.key().is_some_and(|held| held < *key) && steps < MOST_STEPS {
                 entries.next();

@@ -5,16 +5,15 @@
 //! them: with that batch the commit is made. If the process dies before the store took the files, the next one that opens it does.
 
 use std::fs::{self, File};
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
-use std::thread;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread::{self, JoinHandle};
 
 use rocksdb::{IngestExternalFileOptions, SstFileWriter, WriteBatch};
-use rustix::fs::{Advice, fadvise};
 use sluicebox_model::{Record, RecordId};
 
-use crate::encode::encode;
+use crate::encode::{encode, encoded_size};
 use crate::keys::{IDENTIFIERS, RECORDS, TABLES};
 use crate::open::{durable, io};
 use crate::{Store, StoreError};
@@ -24,16 +23,40 @@ pub(crate) const FEWEST_RECORDS: usize = 20_000;
 /// Where the files lie until the store took them, in its folder.
 pub(crate) const FOLDER: &str = "tables";
 
-/// Bytes of a table that the system is asked to read ahead.
-const AT_ONCE: usize = 1 << 20;
+/// Bytes of a table after which the disk is asked for them.
+const SYNCED_AT_ONCE: usize = 4 << 20;
 /// Bytes of records that came after greater ones and wait for a table of their own.
 const MOST_LATE: usize = 4 << 20;
+
+/// Sorted records as bytes, each there once.
+#[derive(Debug, Default)]
+pub struct PackedRecords {
+    bytes: Vec<u8>,
+    /// Each one's id, where it ends in `bytes`, and whether it changed.
+    entries: Vec<(RecordId, usize, bool)>,
+}
+
+impl PackedRecords {
+    /// Packs sorted records, each of which is there once. Those that were modified at this time are those that changed.
+    pub fn new(records: &[(RecordId, Record)], now: i64) -> Self {
+        let size = records.iter().map(|(_, record)| encoded_size(record)).sum();
+        let mut packed = Self { bytes: Vec::with_capacity(size), entries: Vec::with_capacity(records.len()) };
+        for (id, record) in records {
+            encode(record, &mut packed.bytes);
+            packed.entries.push((*id, packed.bytes.len(), record.modified == now));
+        }
+        packed
+    }
+
+    /// The ids.
+    pub fn ids(&self) -> impl Iterator<Item = RecordId> + '_ {
+        self.entries.iter().map(|(id, ..)| *id)
+    }
+}
 
 /// Tables in the making: what they hold is in the store once a commit has them, and not before.
 pub struct NewTables<'s> {
     store: &'s Store,
-    /// The time of the goal run: records that were modified at it are those that changed.
-    now: i64,
     number: u64,
     records: Table<'s>,
     /// The last of them.
@@ -53,27 +76,23 @@ impl std::fmt::Debug for NewTables<'_> {
 }
 
 impl NewTables<'_> {
-    /// Adds sorted records, each of which is there once. Most that come after them are not less than `next`.
+    /// Adds records. Most that come after them are not less than `next`.
     ///
     /// # Errors
     /// If they cannot be written.
-    pub fn put_records(
-        &mut self,
-        records: &[(RecordId, Record)],
-        next: Option<RecordId>,
-    ) -> Result<(), StoreError> {
-        let mut bytes = Vec::with_capacity(1024);
-        for (id, record) in records {
-            bytes.clear();
-            encode(record, &mut bytes);
-            if record.modified == self.now {
+    pub fn put_records(&mut self, records: &PackedRecords, next: Option<RecordId>) -> Result<(), StoreError> {
+        let mut from = 0;
+        for (id, to, changed) in &records.entries {
+            let bytes = records.bytes.get(from..*to).unwrap_or_default();
+            from = *to;
+            if *changed {
                 self.changed.push(*id);
             }
             if next.is_some_and(|next| *id >= next) || self.last.is_some_and(|last| *id <= last) {
                 self.late_bytes += bytes.len();
-                self.late.push((*id, bytes.clone()));
+                self.late.push((*id, bytes.to_vec()));
             } else {
-                self.records.put(&id.0, Some(&bytes))?;
+                self.records.put(&id.0, Some(bytes))?;
                 self.last = Some(*id);
             }
         }
@@ -134,12 +153,24 @@ struct Table<'s> {
     path: PathBuf,
     writer: SstFileWriter<'s>,
     any: bool,
+    /// Bytes since the disk was asked for what was written.
+    unsynced: usize,
+    sync: Option<Sync>,
 }
 
 impl Table<'_> {
     /// Adds an entry, or that a key is removed.
     fn put(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
         self.any = true;
+        self.unsynced += key.len() + value.map_or(0, <[u8]>::len);
+        if self.unsynced >= SYNCED_AT_ONCE {
+            self.unsynced = 0;
+            let sync = match self.sync.take() {
+                Some(sync) => sync,
+                None => Sync::new(&self.path).map_err(io(&self.path))?,
+            };
+            self.sync.insert(sync).begin();
+        }
         match value {
             Some(value) => Ok(self.writer.put(key, value)?),
             None => Ok(self.writer.delete(key)?),
@@ -152,23 +183,52 @@ impl Table<'_> {
             return Ok(None);
         }
         self.writer.finish()?;
-        read_ahead(&self.path).map_err(io(&self.path))?;
+        self.sync.take().map_or(Ok(()), Sync::end).map_err(io(&self.path))?;
         Ok(Some(self.name))
     }
 }
 
+/// Brings a file to the disk while it is being written, on a thread of its own: at the end little is left to wait for.
+struct Sync {
+    begin: SyncSender<()>,
+    thread: JoinHandle<std::io::Result<()>>,
+}
+
+impl Sync {
+    fn new(path: &Path) -> std::io::Result<Self> {
+        let file = File::open(path)?;
+        let (begin, begun) = mpsc::sync_channel(1);
+        let sync = move || begun.into_iter().try_for_each(|()| file.sync_data());
+        let thread = thread::Builder::new().name("sync".to_owned()).spawn(sync)?;
+        Ok(Self { begin, thread })
+    }
+
+    /// Asks for what was written so far.
+    fn begin(&self) {
+        // If one is waiting to begin, it will do; if it failed, the end says so.
+        let _ = self.begin.try_send(());
+    }
+
+    fn end(self) -> std::io::Result<()> {
+        drop(self.begin);
+        self.thread
+            .join()
+            .unwrap_or_else(|_| Err(std::io::Error::other("the thread that syncs a table ended")))
+    }
+}
+
 impl Store {
-    /// Begins tables of what changes at the time of a goal run. One commit at a time makes some.
+    /// Begins tables. One commit at a time makes some.
     ///
     /// # Errors
     /// If they cannot be written.
-    pub fn new_tables(&self, now: i64) -> Result<NewTables<'_>, StoreError> {
+    pub fn new_tables(&self) -> Result<NewTables<'_>, StoreError> {
         let folder = self.tables();
         fs::create_dir_all(&folder).map_err(io(&folder))?;
         let number = self.db.latest_sequence_number();
         let records = self.new_table(RECORDS, number, 0)?;
         let (late, names, changed) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(NewTables { store: self, now, number, records, last: None, late, late_bytes: 0, names, changed })
+        Ok(NewTables { store: self, number, records, last: None, late, late_bytes: 0, names, changed })
     }
 
     fn new_table(&self, family: &str, number: u64, place: usize) -> Result<Table<'_>, StoreError> {
@@ -177,7 +237,7 @@ impl Store {
         let path = self.tables().join(&name);
         let writer = SstFileWriter::create(&self.table_options);
         writer.open(&path)?;
-        Ok(Table { name, path, writer, any: false })
+        Ok(Table { name, path, writer, any: false, unsynced: 0, sync: None })
     }
 
     /// Commits a batch together with tables: all of it or nothing.
@@ -217,16 +277,6 @@ impl Store {
     fn tables(&self) -> PathBuf {
         self.db.path().join(FOLDER)
     }
-}
-
-/// The writer has the system drop what it wrote from memory, and the next rows will look for it. The system reads ahead a few
-/// mebibytes for each hint at most.
-fn read_ahead(path: &Path) -> std::io::Result<()> {
-    let file = File::open(path)?;
-    for start in (0..file.metadata()?.len()).step_by(AT_ONCE) {
-        fadvise(&file, start, NonZero::new(AT_ONCE as u64), Advice::WillNeed)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -284,10 +334,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         store.commit(commit(0, 1)).unwrap();
-        let records = |numbers: std::ops::Range<u32>| -> Vec<(RecordId, Record)> {
-            numbers.map(|number| (id(number), Record::new(SpaceId(1), 2))).collect()
+        let records = |numbers: std::ops::Range<u32>| {
+            let records: Vec<_> = numbers.map(|number| (id(number), Record::new(SpaceId(1), 2))).collect();
+            PackedRecords::new(&records, 2)
         };
-        let mut tables = store.new_tables(2).unwrap();
+        let mut tables = store.new_tables().unwrap();
         tables.put_records(&records(50_000..50_002), None).unwrap();
         // Less than what was there before, and more than what is announced; more of them than are kept waiting.
         for from in (0..20).rev() {
@@ -315,9 +366,9 @@ mod tests {
     fn dies_before_the_tables_are_taken(folder: &Path, taken: &[&str]) {
         let store = Store::open(folder).unwrap();
         let whole = commit(0, 1);
-        let mut tables = store.new_tables(1).unwrap();
+        let mut tables = store.new_tables().unwrap();
         let number = tables.number;
-        tables.put_records(&whole.records, None).unwrap();
+        tables.put_records(&PackedRecords::new(&whole.records, 1), None).unwrap();
         let mut identifiers = whole.identifiers;
         identifiers.sort_unstable();
         let tables = tables.finish(identifiers.iter().map(|(key, id)| (key.as_ref(), *id))).unwrap();

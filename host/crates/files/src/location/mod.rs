@@ -17,6 +17,9 @@ use crate::{FileError, Pattern};
 use directory::Identity;
 use object::Object;
 
+/// Bytes that are hashed together, on all cores.
+const HASHED_AT_ONCE: usize = 1 << 20;
+
 /// Where a connection's files lie.
 #[derive(Clone, Debug)]
 pub enum Location {
@@ -213,13 +216,13 @@ impl Source {
         }
         let mut hasher = blake3::Hasher::new();
         self.each_block(|block| {
-            hasher.update(block);
+            hasher.update_rayon(block);
         })?;
         Ok(hasher.finalize().into())
     }
 
     fn each_block(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut buffer = vec![0; 256 << 10];
+        let mut buffer = vec![0; HASHED_AT_ONCE];
         self.bytes.rewind()?;
         loop {
             let length = self.bytes.read(&mut buffer)?;
