@@ -268,7 +268,7 @@ impl Import<'_> {
         if records < FEW_RECORDS && file.size < 8 * one_by_one as u64 {
             return Ok(Sizes { whole: one_by_one / 2, part: one_by_one / 2, one_by_one, ahead: 1 });
         }
-        let (whole, part) = if shared { (bytes / 5 * 4, bytes / 4) } else { (one_by_one, one_by_one) };
+        let (whole, part) = if shared { (bytes / 5 * 4, bytes / 3) } else { (one_by_one, one_by_one) };
         Ok(Sizes { whole, part, one_by_one, ahead: 0 })
     }
 
@@ -372,6 +372,7 @@ impl Import<'_> {
             room: Room::default(),
             rows: 0,
             memory: 0,
+            all_memory: 0,
             first: true,
         };
         let result =
@@ -684,7 +685,9 @@ struct Gather<'a> {
     pending: Vec<Prepared>,
     room: Room,
     rows: usize,
+    /// Bytes of what is pending, and of all batches.
     memory: usize,
+    all_memory: usize,
     /// Whether nothing is committed yet.
     first: bool,
 }
@@ -706,10 +709,21 @@ impl Gather<'_> {
     /// Whether all of the file is likely to fit, by what was read of it: that is better than two parts, because there is less to
     /// look up.
     fn fits_whole(&self, read: u64) -> bool {
-        let [all, read] = [self.of, read].map(|bytes| u128::from(bytes.saturating_sub(self.skipped)));
         self.first
             && self.memory < self.sizes.whole
-            && self.memory as u128 * all / read.max(1) <= self.sizes.whole as u128
+            && self.memory as u128 + self.to_come(read) <= self.sizes.whole as u128
+    }
+
+    /// Bytes of the next part: half of what is left towards the end, when nothing is read any more while the last is merged.
+    fn part(&self, read: u64) -> usize {
+        let left = usize::try_from(self.memory as u128 + self.to_come(read)).unwrap_or(usize::MAX);
+        (left / 2).clamp(self.sizes.part / 4, self.sizes.part)
+    }
+
+    /// About how many bytes of rows the rest of the file makes, by what was read of it.
+    fn to_come(&self, read: u64) -> u128 {
+        let [all, read] = [self.of, read].map(|bytes| u128::from(bytes.saturating_sub(self.skipped)));
+        self.all_memory as u128 * all.saturating_sub(read) / read.max(1)
     }
 
     /// The first of what is pending, of so many bytes or a few more.
@@ -752,12 +766,14 @@ impl Work for Gather<'_> {
         }
         self.rows += prepared.records();
         self.memory += prepared.memory();
+        self.all_memory += prepared.memory();
         self.pending.push(prepared);
         if self.rows >= self.most_rows {
             return Ok(self.rest());
         }
-        let is_full = self.memory >= self.sizes.part && !self.fits_whole(read);
-        Ok(if is_full { self.take(self.sizes.part) } else { None })
+        let part = self.part(read);
+        let is_full = self.memory >= part && !self.fits_whole(read);
+        Ok(if is_full { self.take(part) } else { None })
     }
 
     fn rest(&mut self) -> Option<Gathered> {

@@ -80,6 +80,8 @@ impl Counts {
 
 /// The last records that a goal run names.
 const LAST_CHANGED: usize = 5;
+/// More of them are not kept until the last are known.
+const MOST_CHANGED: usize = 64;
 
 /// What a stretch of a file makes of the store.
 #[derive(Debug, Default)]
@@ -146,6 +148,13 @@ impl Applied {
         self.slots.sort_unstable_by_key(|(slot, _)| *slot);
         self.others.sort_unstable();
         self.rejected.sort_by_key(|row| row.number);
+    }
+
+    fn change(&mut self, order: u64, changed: (RecordId, Class)) {
+        if self.last_changed.len() == MOST_CHANGED {
+            self.forget_all_but_last();
+        }
+        self.last_changed.push((order, changed));
     }
 
     fn forget_all_but_last(&mut self) {
@@ -540,16 +549,16 @@ impl Work<'_> {
     ) -> u64 {
         let Some(entry) = self.entries.get_mut(target) else { return 0 };
         entry.touched = true;
-        let mut record = std::mem::replace(&mut entry.record, Record::new(self.plan.space, 0));
+        let mut packed = entry.record.take_packed();
         let mut merged = std::mem::take(&mut self.merged);
         let mut writes = Unpacker(batch.writes(row));
-        let mut misfits = 0;
+        let (mut misfits, mut written) = (0, false);
         let mut next = Write::next(self.plan, row, &mut writes);
         while next.is_some() {
             // One pass through the record takes the writes while they go up; a second write of a property needs another.
             merged.clear();
             let mut changed = false;
-            let (held, mut last) = (record.packed(), None);
+            let (held, mut last) = (packed.as_slice(), None);
             let (mut reader, mut copied) = (Unpacker(held), 0);
             let mut at = reader.clone();
             let mut held_now = reader.entry();
@@ -573,7 +582,7 @@ impl Work<'_> {
                     continue;
                 }
                 let free = if field.unique { self.free(target, slots, &write) } else { None };
-                let written = match &free {
+                let cell = match &free {
                     Some(free) => {
                         misfits += 1;
                         if free.is_empty() {
@@ -585,7 +594,7 @@ impl Work<'_> {
                 };
                 let (from, to) = (held.len() - at.0.len(), held.len() - reader.0.len());
                 let to = if before.is_some() { to } else { from };
-                let after = match merge(field.rule, before, written) {
+                let after = match merge(field.rule, before, cell) {
                     Outcome::Keep => continue,
                     Outcome::Reject => {
                         misfits += u64::from(free.is_none());
@@ -607,13 +616,18 @@ impl Work<'_> {
             }
             if changed {
                 merged.extend_from_slice(held.get(copied..).unwrap_or_default());
-                record.replace_packed(&merged);
-                record.modified = self.context.now;
+                packed.clear();
+                packed.reserve_exact(merged.len());
+                packed.extend_from_slice(&merged);
+                written = true;
             }
         }
         self.merged = merged;
         if let Some(entry) = self.entries.get_mut(target) {
-            entry.record = record;
+            entry.record.put_packed(packed);
+            if written {
+                entry.record.modified = self.context.now;
+            }
         }
         misfits
     }
@@ -756,28 +770,29 @@ impl Work<'_> {
             Holder::Entry(place) => self.entries.get(self.resolve(place)).map(|entry| entry.id),
         };
         let held = |own: &u32| Some((self.part.slot(*own), holder(*self.holders.get(*own as usize)?)));
-        let slots = self.changed.iter().filter_map(held).collect();
+        let mut slots = Vec::with_capacity(self.changed.len());
+        slots.extend(self.changed.iter().filter_map(held));
         let others = others.into_iter().map(|(key, held)| (key, holder(held))).collect();
         (self.applied.slots, self.applied.others) = (slots, others);
         self.applied.events = self.timeline.finish();
+        let absorbed = self.entries.iter().enumerate().filter(|(_, entry)| entry.absorbed_by.is_some());
+        let into = |place| self.entries.get(self.resolve(place)).map(|entry| entry.id);
+        let into: HashMap<usize, Option<RecordId>> =
+            absorbed.map(|(place, _)| (place, into(place))).collect();
         self.applied.records.reserve_exact(self.entries.len());
-        for place in 0..self.entries.len() {
-            let into = self.resolve(place);
-            let into = if into == place { None } else { self.entries.get(into).map(|entry| entry.id) };
-            let Some(entry) = self.entries.get_mut(place) else { continue };
+        for (place, mut entry) in std::mem::take(&mut self.entries).into_iter().enumerate() {
             let before = (entry.record.touch.goal_run == goal_run).then_some(entry.record.touch);
-            if let Some(into) = into {
+            if let Some(into) = into.get(&place).copied().flatten() {
                 self.applied.merged.push((entry.id, into));
                 count(&mut self.applied.counts, before, None);
             } else if entry.touched {
-                let touch = touch(entry, before, goal_run);
+                let touch = touch(&entry, before, goal_run);
                 count(&mut self.applied.counts, before, Some(touch.class));
-                let mut record = std::mem::replace(&mut entry.record, Record::new(self.plan.space, 0));
-                record.touch = touch;
+                entry.record.touch = touch;
                 if touch.class != Class::Unchanged {
-                    self.applied.last_changed.push((entry.order, (entry.id, touch.class)));
+                    self.applied.change(entry.order, (entry.id, touch.class));
                 }
-                self.applied.records.push((entry.id, record));
+                self.applied.records.push((entry.id, entry.record));
             }
         }
         self.applied.forget_all_but_last();

@@ -163,19 +163,27 @@ impl Gathered {
     /// them; `u32::MAX` where it finds none of them.
     pub(crate) fn places(&self, found: &[Option<RecordId>]) -> (Vec<RecordId>, Vec<u32>) {
         let held =
-            (0..).zip(found).filter_map(|(slot, id)| Some((u128::from_be_bytes(id.as_ref()?.0), slot)));
-        let mut held: Vec<(u128, u32)> = held.collect();
-        sort(&mut held, Ord::cmp);
-        let (mut ids, mut placed) = (Vec::new(), vec![u32::MAX; found.len()]);
-        for slots in held.chunk_by(|one, next| one.0 == next.0) {
-            let identifies = |(_, slot): &(u128, u32)| self.identifies.get(*slot as usize) == Some(&true);
-            let Some((id, _)) = slots.iter().find(|slot| identifies(slot)) else { continue };
+            (0..).zip(found).filter_map(|(slot, id)| Some((slot, u128::from_be_bytes(id.as_ref()?.0))));
+        let least = held.clone().map(|(_, id)| id).min().unwrap_or_default();
+        let most = held.clone().map(|(_, id)| id).max().unwrap_or_default();
+        // Ids differ in few bits, of which 64 tell nearly all of them apart.
+        let shift = (128 - (most - least).leading_zeros()).saturating_sub(64);
+        let mut keyed: Vec<(u64, u32)> = Vec::with_capacity(found.len());
+        keyed.extend(held.map(|(slot, id)| (((id - least) >> shift) as u64, slot)));
+        let id = |slot: u32| found.get(slot as usize).copied().flatten();
+        sort(&mut keyed, |one, other| one.0.cmp(&other.0).then_with(|| id(one.1).cmp(&id(other.1))));
+        let (mut ids, mut placed) = (Vec::with_capacity(keyed.len()), vec![u32::MAX; found.len()]);
+        for slots in keyed.chunk_by(|one, next| one.0 == next.0 && id(one.1) == id(next.1)) {
+            let identifies = |(_, slot): &(u64, u32)| self.identifies.get(*slot as usize) == Some(&true);
+            let Some(id) = slots.iter().find(|slot| identifies(slot)).and_then(|(_, slot)| id(*slot)) else {
+                continue;
+            };
             for (_, slot) in slots {
                 if let Some(place) = placed.get_mut(*slot as usize) {
                     *place = u32::try_from(ids.len()).unwrap_or(u32::MAX);
                 }
             }
-            ids.push(RecordId(id.to_be_bytes()));
+            ids.push(id);
         }
         (ids, placed)
     }

@@ -87,12 +87,15 @@ impl Record {
         &self.packed
     }
 
-    /// Puts other properties in place of all, in the order of their ids.
-    pub fn replace_packed(&mut self, packed: &[u8]) {
-        debug_assert!(is_whole(packed));
-        self.packed.clear();
-        self.packed.reserve_exact(packed.len());
-        self.packed.extend_from_slice(packed);
+    /// Takes all properties out, as bytes, to put them back with [`Record::put_packed`].
+    pub fn take_packed(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.packed)
+    }
+
+    /// Puts properties, in the order of their ids, in place of all.
+    pub fn put_packed(&mut self, packed: Vec<u8>) {
+        debug_assert!(is_whole(&packed));
+        self.packed = packed;
     }
 
     /// The properties with a value, in the order of their ids.

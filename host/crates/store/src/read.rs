@@ -1,5 +1,6 @@
 use std::hint::black_box;
 use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use rocksdb::{ColumnFamily, IteratorMode, ReadOptions};
@@ -21,6 +22,9 @@ const MOST_STEPS: u32 = 128;
 const TOUCHED: usize = 32;
 /// Fewer keys are not worth another thread.
 const KEYS_PER_THREAD: usize = 8192;
+/// Each thread has about so many parts of the keys, of no fewer keys than are worth a beginning.
+const PARTS_PER_THREAD: usize = 8;
+const KEYS_PER_PART: usize = 2048;
 /// Bytes that a walk reads ahead.
 const READ_AHEAD: usize = 256 << 10;
 /// Merged records lead to the one that stayed in few steps; more is a loop.
@@ -102,15 +106,30 @@ impl Store {
         if threads == 1 || keys.len() < KEYS_PER_THREAD {
             return get(keys);
         }
-        let mut found = Vec::with_capacity(keys.len());
-        thread::scope(|scope| {
-            let parts = keys.chunks(keys.len().div_ceil(threads));
-            let parts: Vec<_> = parts.map(|keys| scope.spawn(|| get(keys))).collect();
-            for part in parts {
-                found.append(&mut part.join().unwrap_or(Err(StoreError::Damaged("a lookup")))?);
+        // Parts take different times: whoever is done with one takes the next.
+        let size = (keys.len() / (threads * PARTS_PER_THREAD)).max(KEYS_PER_PART);
+        let (parts, next) = (keys.chunks(size).collect::<Vec<_>>(), AtomicUsize::new(0));
+        let take = || {
+            let mut found = Vec::new();
+            while let place = next.fetch_add(1, Ordering::Relaxed)
+                && let Some(keys) = parts.get(place)
+            {
+                found.push((place, get(keys)?));
             }
             Ok(found)
-        })
+        };
+        let mut found = thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
+            let found = threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or(Err(StoreError::Damaged("a lookup"))));
+            found.collect::<Result<Vec<_>, _>>()
+        })?
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
+        found.sort_unstable_by_key(|(place, _)| *place);
+        Ok(found.into_iter().flat_map(|(_, found)| found).collect())
     }
 
     fn get_each<T>(

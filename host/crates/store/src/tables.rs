@@ -155,7 +155,7 @@ struct Table<'s> {
     any: bool,
     /// Bytes since the disk was asked for what was written.
     unsynced: usize,
-    sync: Option<Sync>,
+    syncing: Option<Syncing>,
 }
 
 impl Table<'_> {
@@ -165,11 +165,11 @@ impl Table<'_> {
         self.unsynced += key.len() + value.map_or(0, <[u8]>::len);
         if self.unsynced >= SYNCED_AT_ONCE {
             self.unsynced = 0;
-            let sync = match self.sync.take() {
-                Some(sync) => sync,
-                None => Sync::new(&self.path).map_err(io(&self.path))?,
+            let syncing = match self.syncing.take() {
+                Some(syncing) => syncing,
+                None => Syncing::new(&self.path).map_err(io(&self.path))?,
             };
-            self.sync.insert(sync).begin();
+            self.syncing.insert(syncing).begin();
         }
         match value {
             Some(value) => Ok(self.writer.put(key, value)?),
@@ -183,18 +183,18 @@ impl Table<'_> {
             return Ok(None);
         }
         self.writer.finish()?;
-        self.sync.take().map_or(Ok(()), Sync::end).map_err(io(&self.path))?;
+        self.syncing.take().map_or(Ok(()), Syncing::end).map_err(io(&self.path))?;
         Ok(Some(self.name))
     }
 }
 
 /// Brings a file to the disk while it is being written, on a thread of its own: at the end little is left to wait for.
-struct Sync {
+struct Syncing {
     begin: SyncSender<()>,
     thread: JoinHandle<std::io::Result<()>>,
 }
 
-impl Sync {
+impl Syncing {
     fn new(path: &Path) -> std::io::Result<Self> {
         let file = File::open(path)?;
         let (begin, begun) = mpsc::sync_channel(1);
@@ -237,7 +237,7 @@ impl Store {
         let path = self.tables().join(&name);
         let writer = SstFileWriter::create(&self.table_options);
         writer.open(&path)?;
-        Ok(Table { name, path, writer, any: false, unsynced: 0, sync: None })
+        Ok(Table { name, path, writer, any: false, unsynced: 0, syncing: None })
     }
 
     /// Commits a batch together with tables: all of it or nothing.
