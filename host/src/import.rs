@@ -36,6 +36,9 @@ const SHARED_OUT: usize = 3;
 /// About how many bytes of a file a row takes, to tell how large the store will be after it.
 const BYTES_OF_A_ROW: u64 = 128;
 
+/// About how many bytes a store holds in memory for each record that it has: filters and indexes of its tables.
+const BYTES_OF_A_RECORD: usize = 5;
+
 /// The rows of a smaller file look up little.
 const READ_AHEAD_FOR: u64 = 1 << 20;
 
@@ -250,14 +253,14 @@ impl Import<'_> {
         }
     }
 
-    /// How much of a file is merged and committed at a time. What a large store keeps in memory of itself, about 8 bytes a
+    /// How much of a file is merged and committed at a time. What a large store keeps in memory of itself, about 5 bytes a
     /// record, is not there for rows. Where a file and the store are small there is little to walk through for each stretch, and
     /// smaller ones overlap better.
     fn sizes(&self, file: &FoundFile, plan: &Plan) -> Result<Sizes, Error> {
         let Tuning { rows_bytes, threads, .. } = self.config.settings.tuning;
         let records = self.store.about_records()?;
         let after = usize::try_from(records + file.size / BYTES_OF_A_ROW).unwrap_or(usize::MAX);
-        let bytes = rows_bytes.saturating_sub(after.saturating_mul(8)).max(rows_bytes / 4);
+        let bytes = rows_bytes.saturating_sub(after.saturating_mul(BYTES_OF_A_RECORD)).max(rows_bytes / 4);
         let one_by_one = bytes / 11 * 2;
         let shared = threads > 1
             && self.diff.is_none()
