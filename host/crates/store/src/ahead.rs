@@ -55,3 +55,35 @@ fn hint(path: &PathBuf, size: usize) {
         let _ = fadvise(&file, start as u64, NonZero::new(AT_ONCE as u64), Advice::WillNeed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sluicebox_model::{Record, RecordId, SpaceId};
+
+    use super::*;
+    use crate::Commit;
+
+    #[test]
+    fn each_table_is_read_ahead_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        store.read_ahead().unwrap();
+        assert_eq!(store.read_ahead.load(Ordering::Relaxed), 0);
+        let mut before = 0;
+        for first in [0_u32, 25_000] {
+            let record = |number: u32| {
+                let mut id = [0; 16];
+                id[..4].copy_from_slice(&number.to_be_bytes());
+                (RecordId(id), Record::new(SpaceId(1), 1))
+            };
+            let records = (first..first + 25_000).map(record).collect();
+            store.commit(Commit { records, ..Commit::default() }).unwrap();
+            store.read_ahead().unwrap();
+            let newest = store.read_ahead.load(Ordering::Relaxed);
+            assert!(newest > before, "{newest} {before}");
+            before = newest;
+            store.read_ahead().unwrap();
+            assert_eq!(store.read_ahead.load(Ordering::Relaxed), newest);
+        }
+    }
+}

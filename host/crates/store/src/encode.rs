@@ -1,9 +1,12 @@
 //! A record as bytes.
 //!
-//! The first byte tells the kind: 4 = a record; 2 = merged into the record whose id follows. A record is `space, created,
-//! modified, goal run, first fingerprint, events` (u32 and five 64-bit integers, little endian), the class (u8), and its
-//! properties as [`packed`](sluicebox_model::packed) has them. Two older kinds are read too: 3 = a record of layout 2,
-//! with the number of properties before them; 1 = the same of layout 1, without `events`.
+//! The first byte tells the kind: 5 = a record; 2 = merged into the record whose id follows. A record is `space` (a number), `created`
+//! (i64, little endian), what `modified` is later (a number that may be negative), the goal run (a number), a byte with the
+//! class, 4 more if the first fingerprint follows, 8 more if the sum of its events' fingerprints does (u64, little endian; those that are absent are 0),
+//! and its properties; numbers and properties as [`packed`](sluicebox_model::packed) has them. Three older kinds are read too:
+//! 4 = a record of layout 4: `space, created, modified, goal run, first fingerprint, events` (u32 and five 64-bit integers,
+//! little endian), the class (u8), and its properties; 3 = the same of layout 2, with the number of properties before them; 1 = that
+//! of layout 1, without `events`.
 //!
 //! An event is 1, the goal run (u64, little endian), the class (u8), whether it feeds the product store (u8), the time
 //! in nanoseconds, the id's length and text, properties after their number, and the number of nested types; for each of
@@ -14,6 +17,7 @@ use jiff::Timestamp;
 use sluicebox_model::packed::{Unpacker, pack_number, pack_properties, pack_signed};
 use sluicebox_model::{
     Class, Event, EventTouch, NestedTypeId, Properties, Property, PropertyId, Record, RecordId, SpaceId,
+    Touch,
 };
 
 use crate::StoreError;
@@ -21,10 +25,15 @@ use crate::StoreError;
 const RECORD_WITHOUT_EVENTS: u8 = 1;
 const MERGED: u8 = 2;
 const COUNTED_RECORD: u8 = 3;
-const RECORD: u8 = 4;
+const LONG_RECORD: u8 = 4;
+const RECORD: u8 = 5;
 const EVENT: u8 = 1;
-/// Bytes of a record before its properties.
-const HEADER: usize = 1 + 4 + 5 * 8 + 1;
+/// Of a record's class and what else it has.
+const CLASS: u8 = 3;
+const HAS_FINGERPRINT: u8 = 4;
+const HAS_EVENTS: u8 = 8;
+/// The most bytes of a record before its properties.
+const MOST_BEFORE: usize = 1 + 5 + 8 + 10 + 10 + 1 + 2 * 8;
 
 /// What is stored under a record's id.
 #[derive(Debug, PartialEq)]
@@ -41,20 +50,23 @@ pub(crate) fn merged_into(id: RecordId) -> [u8; 17] {
     bytes
 }
 
-/// How many bytes [`encode`] appends.
+/// How many bytes [`encode`] appends at most.
 pub(crate) fn encoded_size(record: &Record) -> usize {
-    HEADER + record.packed().len()
+    MOST_BEFORE + record.packed().len()
 }
 
 pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
+    let Touch { goal_run, first_fingerprint, class: of_run } = record.touch;
     out.push(RECORD);
-    out.extend_from_slice(&record.space.0.to_le_bytes());
+    pack_number(record.space.0.into(), out);
     out.extend_from_slice(&record.created.to_le_bytes());
-    out.extend_from_slice(&record.modified.to_le_bytes());
-    out.extend_from_slice(&record.touch.goal_run.to_le_bytes());
-    out.extend_from_slice(&record.touch.first_fingerprint.to_le_bytes());
-    out.extend_from_slice(&record.events.to_le_bytes());
-    out.push(class(record.touch.class));
+    pack_signed(i128::from(record.modified) - i128::from(record.created), out);
+    pack_number(goal_run, out);
+    let has = |number: u64, flag: u8| if number == 0 { 0 } else { flag };
+    out.push(class(of_run) | has(first_fingerprint, HAS_FINGERPRINT) | has(record.events, HAS_EVENTS));
+    for number in [first_fingerprint, record.events].into_iter().filter(|number| *number != 0) {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
     out.extend_from_slice(record.packed());
 }
 
@@ -84,6 +96,15 @@ fn class(class: Class) -> u8 {
     }
 }
 
+fn class_of(byte: u8) -> Option<Class> {
+    match byte {
+        0 => Some(Class::Unchanged),
+        1 => Some(Class::Updated),
+        2 => Some(Class::Created),
+        _ => None,
+    }
+}
+
 fn put_properties(properties: &[(PropertyId, Property)], out: &mut Vec<u8>) {
     pack_number(properties.len() as u64, out);
     pack_properties(properties, out);
@@ -106,12 +127,35 @@ impl Reader<'_> {
     fn stored(&mut self) -> Option<Stored> {
         match self.0.byte()? {
             MERGED => Some(Stored::MergedInto(RecordId(self.0.array()?))),
-            kind @ (RECORD | COUNTED_RECORD | RECORD_WITHOUT_EVENTS) => self.record(kind).map(Stored::Record),
+            RECORD => self.record().map(Stored::Record),
+            kind @ (LONG_RECORD | COUNTED_RECORD | RECORD_WITHOUT_EVENTS) => {
+                self.older_record(kind).map(Stored::Record)
+            }
             _ => None,
         }
     }
 
-    fn record(&mut self, kind: u8) -> Option<Record> {
+    fn record(&mut self) -> Option<Record> {
+        let space = SpaceId(self.0.number()?);
+        let mut record = Record::new(space, i64::from_le_bytes(self.0.array()?));
+        let later: i128 = self.0.signed()?;
+        record.modified = i64::try_from(i128::from(record.created).checked_add(later)?).ok()?;
+        record.touch.goal_run = self.0.number()?;
+        let has = self.0.byte()?;
+        record.touch.class = class_of(has & CLASS)?;
+        let mut number = |flag| match has & flag {
+            0 => Some(0),
+            _ => self.0.array().map(u64::from_le_bytes),
+        };
+        record.touch.first_fingerprint = number(HAS_FINGERPRINT)?;
+        record.events = number(HAS_EVENTS)?;
+        if has & !(CLASS | HAS_FINGERPRINT | HAS_EVENTS) != 0 {
+            return None;
+        }
+        record.with_packed(self.0.take(self.0.0.len())?)
+    }
+
+    fn older_record(&mut self, kind: u8) -> Option<Record> {
         let mut record =
             Record::new(SpaceId(u32::from_le_bytes(self.0.array()?)), i64::from_le_bytes(self.0.array()?));
         record.modified = i64::from_le_bytes(self.0.array()?);
@@ -121,7 +165,7 @@ impl Reader<'_> {
             record.events = u64::from_le_bytes(self.0.array()?);
         }
         record.touch.class = self.class()?;
-        if kind != RECORD {
+        if kind != LONG_RECORD {
             self.0.number::<usize>()?;
         }
         record.with_packed(self.0.take(self.0.0.len())?)
@@ -150,12 +194,7 @@ impl Reader<'_> {
     }
 
     fn class(&mut self) -> Option<Class> {
-        match self.0.byte()? {
-            0 => Some(Class::Unchanged),
-            1 => Some(Class::Updated),
-            2 => Some(Class::Created),
-            _ => None,
-        }
+        class_of(self.0.byte()?)
     }
 
     fn properties(&mut self) -> Option<Properties> {
@@ -170,7 +209,7 @@ mod tests {
 
     use jiff::civil::Date;
     use rust_decimal::Decimal;
-    use sluicebox_model::{Touch, Value};
+    use sluicebox_model::Value;
 
     use super::*;
 
@@ -257,15 +296,18 @@ mod tests {
 
         #[test]
         fn records_of_older_layouts_are_read(record in record()) {
-            let mut bytes = Vec::new();
-            encode(&record, &mut bytes);
-            let (header, properties) = bytes.split_at(HEADER);
+            let numbers = [record.touch.goal_run, record.touch.first_fingerprint, record.events];
+            let times = [record.created, record.modified].map(i64::to_le_bytes).concat();
+            let header = [&[LONG_RECORD], &record.space.0.to_le_bytes()[..], &times, &numbers.map(u64::to_le_bytes).concat(), &[class(record.touch.class)]].concat();
+            prop_assert_eq!(header.len(), 46);
             let mut count = Vec::new();
             pack_number(record.properties().count() as u64, &mut count);
-            let mut second = [header, &count, properties].concat();
+            let fourth = [&header, record.packed()].concat();
+            prop_assert_eq!(decode(&fourth).unwrap(), Stored::Record(record.clone()));
+            let mut second = [&header, &count, record.packed()].concat();
             second[0] = COUNTED_RECORD;
             prop_assert_eq!(decode(&second).unwrap(), Stored::Record(record.clone()));
-            let mut first = [&header[..37], &header[45..], &count, properties].concat();
+            let mut first = [&header[..37], &header[45..], &count, record.packed()].concat();
             first[0] = RECORD_WITHOUT_EVENTS;
             let mut without_events = record;
             without_events.events = 0;

@@ -19,7 +19,7 @@ use crate::keys::{
 use crate::tables;
 
 /// The newest layout that this version reads, and the one that it writes.
-pub(crate) const LAYOUT: u32 = 4;
+pub(crate) const LAYOUT: u32 = 5;
 const LOCK_FILE: &str = "sluicebox.lock";
 const MEBIBYTE: usize = 1024 * 1024;
 /// A small file of the log counts as so many bytes.

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -269,13 +270,22 @@ fn watched(command: &mut Command) -> anyhow::Result<Watched> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let (status, io) =
         (PathBuf::from(format!("/proc/{}/status", child.id())), format!("/proc/{}/io", child.id()));
-    let (mut peak, mut written) = (0, 0);
-    while child.try_wait()?.is_none() {
-        peak = peak.max(field(&status, "VmHWM:").unwrap_or_default());
-        written = written.max(field(Path::new(&io), "write_bytes:").unwrap_or_default());
-        thread::sleep(Duration::from_millis(5));
-    }
-    let wall = begun.elapsed().as_secs_f64();
+    let ended = AtomicBool::new(false);
+    let (wall, (peak, written)) = thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let (mut peak, mut written) = (0, 0);
+            while !ended.load(Ordering::Relaxed) {
+                peak = peak.max(field(&status, "VmHWM:").unwrap_or_default());
+                written = written.max(field(Path::new(&io), "write_bytes:").unwrap_or_default());
+                // Each look stops the process for a moment.
+                thread::sleep(Duration::from_millis(10));
+            }
+            (peak, written)
+        });
+        let waited = child.wait().map(|_| begun.elapsed().as_secs_f64());
+        ended.store(true, Ordering::Relaxed);
+        Ok::<_, anyhow::Error>((waited?, watch.join().unwrap_or_default()))
+    })?;
     let mut line = String::new();
     child.stdout.take().context("no output")?.read_to_string(&mut line)?;
     let report = serde_json::from_str(&line).context(line.clone())?;
