@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use sluicebox_store::Commit;
+use sluicebox_store::{Commit, StoreError};
 
 use super::Service;
 use super::notify::Ended;
@@ -112,17 +112,24 @@ impl Service {
         let left = connection.all_goals().filter(|goal| goal.enabled() && wanted.wants(goal.name()));
         let left = left.filter(|goal| !ended.iter().any(|kept| kept.report.goal == goal.name()));
         let record = |goal: Goal<'_>| {
-            let now = Timestamp::now();
             let report = Report::of(&run.id, &connection.name, goal.name(), goal.kind());
-            let mut kept = Kept::new(report, now, run);
-            let (number, at) = self.store.begin_goal_run(now.as_millisecond(), |_| kept.encode()).ok()?;
-            kept.at = at;
+            let mut kept = Kept::new(report, Timestamp::now(), run);
             kept.end(Some(error), std::time::Duration::ZERO);
-            let goal_run = Some((number, kept.encode()));
-            self.store.commit(Commit { goal_run, ends_goal_run: true, ..Commit::default() }).ok()?;
+            if let Err(error) = self.write_down(&mut kept) {
+                tracing::error!(goal = goal.name(), %error, "the run failed, and that cannot be written down");
+            }
             self.metrics.goal(&connection.stem, &kept.report);
-            Some(kept)
+            kept
         };
-        left.filter_map(record).collect()
+        left.map(record).collect()
+    }
+
+    /// Puts a goal run that ended before it began into the history.
+    fn write_down(&self, kept: &mut Kept) -> Result<(), StoreError> {
+        let now = Timestamp::now().as_millisecond();
+        let (number, at) = self.store.begin_goal_run(now, |_| kept.encode())?;
+        kept.at = at;
+        let goal_run = Some((number, kept.encode()));
+        self.store.commit(Commit { goal_run, ends_goal_run: true, ..Commit::default() })
     }
 }
