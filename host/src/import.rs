@@ -253,8 +253,8 @@ impl Import<'_> {
         }
     }
 
-    /// How much of a file is merged and committed at a time. What a large store keeps in memory of itself, about 5 bytes a
-    /// record, is not there for rows. Where a file and the store are small there is little to walk through for each stretch, and
+    /// How much of a file is merged and committed at a time. What a large store keeps in memory of itself
+    /// is not there for rows. Where a file and the store are small there is little to walk through for each stretch, and
     /// smaller ones overlap better.
     fn sizes(&self, file: &FoundFile, plan: &Plan) -> Result<Sizes, Error> {
         let Tuning { rows_bytes, threads, .. } = self.config.settings.tuning;

@@ -776,14 +776,15 @@ impl Work<'_> {
         (self.applied.slots, self.applied.others) = (slots, others);
         self.applied.events = self.timeline.finish();
         let absorbed = self.entries.iter().enumerate().filter(|(_, entry)| entry.absorbed_by.is_some());
-        let into = |place| self.entries.get(self.resolve(place)).map(|entry| entry.id);
-        let into: HashMap<usize, Option<RecordId>> =
-            absorbed.map(|(place, _)| (place, into(place))).collect();
+        let into = absorbed.filter_map(|(place, _)| {
+            Some((place, self.entries.get(self.resolve(place)).map(|entry| entry.id)?))
+        });
+        let into: HashMap<usize, RecordId> = into.collect();
         self.applied.records.reserve_exact(self.entries.len());
         for (place, mut entry) in std::mem::take(&mut self.entries).into_iter().enumerate() {
             let before = (entry.record.touch.goal_run == goal_run).then_some(entry.record.touch);
-            if let Some(into) = into.get(&place).copied().flatten() {
-                self.applied.merged.push((entry.id, into));
+            if let Some(into) = into.get(&place) {
+                self.applied.merged.push((entry.id, *into));
                 count(&mut self.applied.counts, before, None);
             } else if entry.touched {
                 let touch = touch(&entry, before, goal_run);

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::thread;
 
@@ -49,7 +49,7 @@ impl Store {
     }
 }
 
-fn hint(path: &PathBuf, size: usize) {
+fn hint(path: &Path, size: usize) {
     let Ok(file) = File::open(path) else { return };
     for start in (0..size).step_by(AT_ONCE) {
         let _ = fadvise(&file, start as u64, NonZero::new(AT_ONCE as u64), Advice::WillNeed);

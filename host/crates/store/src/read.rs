@@ -118,18 +118,18 @@ impl Store {
             }
             Ok(found)
         };
-        let mut found = thread::scope(|scope| {
+        let mut found = Vec::with_capacity(parts.len());
+        thread::scope(|scope| {
             let threads: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
-            let found = threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or(Err(StoreError::Damaged("a lookup"))));
-            found.collect::<Result<Vec<_>, _>>()
-        })?
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>();
+            for thread in threads {
+                found.append(&mut thread.join().unwrap_or(Err(StoreError::Damaged("a lookup")))?);
+            }
+            Ok::<_, StoreError>(())
+        })?;
         found.sort_unstable_by_key(|(place, _)| *place);
-        Ok(found.into_iter().flat_map(|(_, found)| found).collect())
+        let mut all = Vec::with_capacity(keys.len());
+        found.iter_mut().for_each(|(_, part)| all.append(part));
+        Ok(all)
     }
 
     fn get_each<T>(
@@ -165,28 +165,26 @@ impl Store {
         let mut entries = self.db.raw_iterator_cf_opt(family, options);
         // Once it is at its end, nothing is left for greater keys.
         let mut begun = false;
-        for (place, key) in keys.iter().enumerate() {
+        for keys in keys.chunks(TOUCHED) {
             // Keys lie anywhere in memory, and one after the other each would be waited for.
-            if place % TOUCHED == 0 {
-                let next = keys.iter().skip(place).take(TOUCHED);
-                black_box(
-                    next.fold(0, |all, key| all ^ key.first().unwrap_or(&0) ^ key.last().unwrap_or(&0)),
-                );
-            }
-            let mut steps = 0;
-            while entries.key().is_some_and(|held| held < *key) && steps < MOST_STEPS {
-                entries.next();
-                steps += 1;
-            }
-            if steps == MOST_STEPS || !begun {
-                entries.seek(key);
-                begun = true;
-            }
-            match entries.item() {
-                Some((held, stored)) if held == *key => all.push(read(key, Some(stored))?),
-                _ => {
-                    entries.status()?;
-                    all.push(read(key, None)?);
+            let ends = keys.iter().flat_map(|key| [key.first(), key.last()]).flatten();
+            black_box(ends.fold(0, |all, end| all ^ end));
+            for key in keys {
+                let mut steps = 0;
+                while entries.key().is_some_and(|held| held < *key) && steps < MOST_STEPS {
+                    entries.next();
+                    steps += 1;
+                }
+                if steps == MOST_STEPS || !begun {
+                    entries.seek(key);
+                    begun = true;
+                }
+                match entries.item() {
+                    Some((held, stored)) if held == *key => all.push(read(key, Some(stored))?),
+                    _ => {
+                        entries.status()?;
+                        all.push(read(key, None)?);
+                    }
                 }
             }
         }

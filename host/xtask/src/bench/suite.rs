@@ -142,6 +142,11 @@ impl Suite {
         Ok(path)
     }
 
+    /// The customers in another round: 0 creates them.
+    fn round(&self, rows: u64, round: u64) -> anyhow::Result<PathBuf> {
+        self.file(&format!("all-{round}.csv"), |path| customers(path, rows, round))
+    }
+
     /// A working folder whose plugins are compiled: that is done once on a machine.
     fn work(&self, name: &str, schema: &str, connection: &str) -> anyhow::Result<PathBuf> {
         let work = self.folder.join(name);
@@ -203,8 +208,7 @@ impl Suite {
 
     /// Create, update in random order, export.
     fn customers(&mut self, rows: u64) -> anyhow::Result<()> {
-        let created = self.file("created.csv", |path| customers(path, rows, 0))?;
-        let updated = self.file("updated.csv", |path| customers(path, rows, 1))?;
+        let (created, updated) = (self.round(rows, 0)?, self.round(rows, 1)?);
         let creating = [
             (CREATED_MERGED, "create-merged", "merged.duckdb"),
             (CREATED, "create", "plain.duckdb"),
@@ -306,7 +310,7 @@ impl Suite {
     }
 
     fn three_processors(&mut self, rows: u64) -> anyhow::Result<()> {
-        let created = self.data.join("created.csv");
+        let created = self.round(rows, 0)?;
         let mut create = Turns::default();
         for _ in 0..TURNS {
             for (name, processors) in [
@@ -430,7 +434,7 @@ impl Suite {
 
     /// What a row costs where the store is eight times as large: rounds of updates of both take turns.
     fn large_store(&mut self, rows: u64, many: u64) -> anyhow::Result<()> {
-        let created = self.data.join("created.csv");
+        let created = self.round(rows, 0)?;
         let most = self.file("most.csv", |path| customers(path, many, 0))?;
         let small = self.work("small", SCHEMA, &five_rules(NORMALIZER))?;
         let large = self.work("large", SCHEMA, &five_rules(NORMALIZER))?;
@@ -441,7 +445,7 @@ impl Suite {
         for turn in 1..=TURNS as u64 {
             let some =
                 self.file(&format!("some-{turn}.csv"), |path| some_customers(path, rows, many, turn))?;
-            let all = self.file(&format!("all-{turn}.csv"), |path| customers(path, rows, turn))?;
+            let all = self.round(rows, turn)?;
             let name = format!("customers_{turn}.csv");
             update.add(OF_MANY, self.import(&large, &[(&some, &name)], rows)?);
             update.add(OF_FEW, self.import(&small, &[(&all, &name)], rows)?);
