@@ -834,7 +834,7 @@ impl Stretch<'_> {
             return Ok(None);
         }
         store.read_ahead()?;
-        let found = store.find_sorted(&gathered.keys().collect::<Vec<_>>())?;
+        let found = store.find_sorted(gathered.hashes())?;
         let erased = self.erased(gathered)?;
         let mut shares = gathered.share_out(&found, threads);
         for _ in 0..SHARED_OUT {
@@ -865,7 +865,7 @@ impl Stretch<'_> {
     /// Applies rows one after the other.
     fn apply(&mut self, gathered: &Gathered) -> Result<Applied, Error> {
         let (store, context) = (self.import.store, self.context());
-        let found = store.find_sorted(&gathered.keys().collect::<Vec<_>>())?;
+        let found = store.find_sorted(gathered.hashes())?;
         let erased = self.erased(gathered)?;
         let ids = gathered.records(&found);
         let records = store.load_sorted(&ids)?;
@@ -894,7 +894,7 @@ impl Stretch<'_> {
     fn erased(&self, gathered: &Gathered) -> Result<Vec<bool>, Error> {
         match self.import.erasure_key {
             Some(key) if !self.import.goal.restore_erased => {
-                Ok(self.import.store.erased(key, &gathered.keys().collect::<Vec<_>>())?)
+                Ok(self.import.store.erased(key, &gathered.identifiers())?)
             }
             _ => Ok(Vec::new()),
         }
@@ -927,7 +927,7 @@ impl Stretch<'_> {
         let state = FileState { position, complete: complete && !stopped };
         let identifiers = match tables {
             Some(_) => Vec::new(),
-            None => applied.identifiers(gathered).map(|(key, id)| (key.to_vec().into(), id)).collect(),
+            None => applied.identifiers(gathered).collect(),
         };
         let commit = Commit {
             exchanged: self.exchanged.as_ref().and_then(Exchanged::changed),

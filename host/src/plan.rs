@@ -122,6 +122,7 @@ impl Resolver<'_> {
         };
         let plan = Plan {
             space,
+            hasher: self.store.hasher(),
             identifiers,
             fields,
             events: events.collect::<Result<_, Error>>()?,

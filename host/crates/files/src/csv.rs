@@ -2,7 +2,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memchr::{memchr, memchr2, memchr3};
+use memchr::{memchr, memchr2, memchr2_iter, memchr3};
 use sluicebox_model::{Header, RecordBatch, RejectedRow, RejectionCode, append};
 
 use crate::FileError;
@@ -332,7 +332,7 @@ impl Reader {
         if memchr(0, raw).is_some() {
             return Some(RejectionCode::Nul);
         }
-        if std::str::from_utf8(raw).is_err() {
+        if simdutf8::basic::from_utf8(raw).is_err() {
             return Some(RejectionCode::Encoding);
         }
         if after_quote {
@@ -430,15 +430,8 @@ fn joined(mut cells: Vec<String>, columns: usize, delimiter: char) -> Vec<String
 }
 
 fn physical_lines(raw: &[u8]) -> u64 {
-    let mut lines = 0;
-    let mut before = 0;
-    for byte in raw {
-        if *byte == b'\r' || (*byte == b'\n' && before != b'\r') {
-            lines += 1;
-        }
-        before = *byte;
-    }
-    lines
+    let pair = |at: usize| at.checked_sub(1).is_some_and(|before| raw.get(before..=at) == Some(b"\r\n"));
+    memchr2_iter(b'\n', b'\r', raw).filter(|at| !pair(*at)).count() as u64
 }
 
 struct Scanner {

@@ -9,8 +9,8 @@ use sluicebox_matching::{
     Context, FieldPlan, Gathered, IdentifierPlan, OnAmbiguous, Plan, Prepared, Room, prepare,
 };
 use sluicebox_model::{
-    CellFormat, Header, MergeRule, NumberFormat, PropertyId, Record, RecordBatch, RecordId, SpaceId,
-    TimeFormat, ValueType,
+    CellFormat, Header, IdentifierHasher, MergeRule, NumberFormat, PropertyId, Record, RecordBatch, RecordId,
+    SpaceId, TimeFormat, ValueType,
 };
 
 const ROWS: u32 = 8192;
@@ -32,6 +32,7 @@ fn plan() -> Plan {
     };
     Plan {
         space: SpaceId(1),
+        hasher: IdentifierHasher::new(&[7; 16]),
         identifiers: vec![IdentifierPlan {
             column: 0,
             property: Some(PropertyId(10)),
@@ -114,9 +115,8 @@ fn rows(criterion: &mut Criterion) {
     let (made, mut held) = merge(&nobody, context, &[]);
     held.sort_unstable_by_key(|(id, _)| *id);
     let found: Vec<Option<RecordId>> = {
-        let by_key: std::collections::HashMap<_, _> =
-            made.identifiers(&gathered).map(|(key, id)| (key.to_vec(), id)).collect();
-        gathered.keys().map(|key| by_key.get(key).copied().flatten()).collect()
+        let by_hash: std::collections::HashMap<_, _> = made.identifiers(&gathered).collect();
+        gathered.hashes().iter().map(|hash| by_hash.get(hash).copied().flatten()).collect()
     };
     let later = Context { goal_run: 2, now: 2, ..context };
     group.bench_function("merge: update", |bench| bench.iter(|| merge(&found, later, &held).1.len()));

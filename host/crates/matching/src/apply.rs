@@ -1,17 +1,16 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::hint::black_box;
 use std::ops::Range;
 
 use sluicebox_model::packed::{
     Unpacker, pack_number, pack_shape, packed_text_bytes, packed_values, unpack_property,
 };
 use sluicebox_model::{
-    Class, Event, EventKey, Identifier, MergeRule, Property, PropertyId, Record, RecordBatch, RecordId,
-    RecordIds, RejectedRow, RejectionCode, Touch, Value,
+    Class, Event, EventKey, Identifier, IdentifierHash, MergeRule, Property, PropertyId, Record, RecordBatch,
+    RecordId, RecordIds, RejectedRow, RejectionCode, Touch, Value,
 };
 
-use crate::gather::{AT_ONCE, Gathered, Loaded, Places};
+use crate::gather::{Gathered, Loaded, Places};
 use crate::plan::{OnAmbiguous, Plan};
 use crate::prepare::{Lookup, Prepared, Row, RowEvent, Write};
 use crate::rules::{Outcome, is_list, list, merge, unite, without};
@@ -93,7 +92,7 @@ pub struct Applied {
     /// Whom those identifiers find now that rows name, by their slots.
     pub(crate) slots: Vec<(u32, Option<RecordId>)>,
     /// Whom others find.
-    pub(crate) others: Vec<(Vec<u8>, Option<RecordId>)>,
+    pub(crate) others: Vec<(IdentifierHash, Option<RecordId>)>,
     /// Events to write, or to remove. Each key once.
     pub events: Vec<(EventKey, Option<Event>)>,
     /// Rejected rows in file order.
@@ -118,14 +117,9 @@ impl Applied {
     pub fn identifiers<'a>(
         &'a self,
         gathered: &'a Gathered,
-    ) -> impl Iterator<Item = (&'a [u8], Option<RecordId>)> + 'a {
-        let slots = self.slots.chunks(AT_ONCE).flat_map(|slots| {
-            let keys = slots.iter().map(|(slot, _)| gathered.key(*slot as usize));
-            black_box(keys.fold(0, |all, key| all ^ key.last().unwrap_or(&0)));
-            slots.iter().map(|(slot, id)| (gathered.key(*slot as usize), *id))
-        });
-        let others = self.others.iter().map(|(key, id)| (key.as_slice(), *id));
-        let (mut slots, mut others) = (slots.peekable(), others.peekable());
+    ) -> impl Iterator<Item = (IdentifierHash, Option<RecordId>)> + 'a {
+        let slots = self.slots.iter().filter_map(|(slot, id)| Some((gathered.hash(*slot as usize)?, *id)));
+        let (mut slots, mut others) = (slots.peekable(), self.others.iter().copied().peekable());
         std::iter::from_fn(move || match (slots.peek(), others.peek()) {
             (Some((one, _)), Some((other, _))) if one > other => others.next(),
             (None, _) => others.next(),
@@ -246,7 +240,7 @@ pub(crate) struct Work<'w> {
     /// Those whose holder changed, some of them several times.
     changed: Vec<u32>,
     /// Changed identifiers that no row of this stretch names.
-    others: HashMap<Vec<u8>, Holder>,
+    others: HashMap<IdentifierHash, Holder>,
     timeline: Timeline<'w>,
     /// Room in which a row is merged into a record.
     merged: Vec<u8>,
@@ -745,10 +739,11 @@ impl Work<'_> {
     fn hold_value(&mut self, property: PropertyId, value: &[u8], holder: Holder) {
         let mut identifier = Vec::with_capacity(48);
         Identifier::write(self.plan.space, property, &packed_text_bytes(value), &mut identifier);
-        match self.gathered.slot_of(&identifier) {
+        let hash = self.plan.hasher.hash(&identifier);
+        match self.gathered.slot_of(hash) {
             Some(slot) => self.hold(slot, holder),
             None => {
-                self.others.insert(identifier, holder);
+                self.others.insert(hash, holder);
             }
         }
     }

@@ -1,28 +1,23 @@
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::num::NonZero;
-use std::thread;
 
-use sluicebox_model::{EventKey, Record, RecordId};
+use rayon::slice::ParallelSliceMut;
+use sluicebox_model::{EventKey, IdentifierHash, Record, RecordId};
 
 use crate::apply::{Applied, Context};
 use crate::prepare::{Lookup, Prepared, Row};
 
-/// Rows and keys whose memory is asked for together: they lie anywhere, and one after the other each would be waited for.
-pub(crate) const AT_ONCE: usize = 32;
-/// Fewer things are sorted on one core.
-const FEWEST_PER_THREAD: usize = 50_000;
+/// Rows whose memory is asked for together: they lie anywhere, and one after the other each would be waited for.
+const AT_ONCE: usize = 32;
 /// Bytes that memory hands out at a time.
 const CACHE_LINE: usize = 64;
 
-/// Many batches, and the identifiers that they name, each once and sorted.
+/// Many batches, and the hashes of the identifiers that they name, each once and sorted.
 #[derive(Debug, Default)]
 pub struct Gathered {
     pub(crate) batches: Vec<Prepared>,
-    /// Where each distinct key lies: batch and number, in the order of the keys' bytes.
-    distinct: Vec<(u32, u32)>,
-    /// For each batch and key, its place in `distinct`.
+    hashes: Vec<IdentifierHash>,
+    /// For each batch and key, its place in `hashes`.
     pub(crate) slots: Vec<Vec<u32>>,
     /// Whether the record that a slot finds is needed, or only its id.
     identifies: Vec<bool>,
@@ -31,34 +26,29 @@ pub struct Gathered {
 impl Gathered {
     /// Sorts the identifiers of `batches`, which are consecutive and in file order.
     pub fn new(batches: Vec<Prepared>) -> Self {
-        let mut all: Vec<(u128, u32, u32)> =
+        // Each hash in halves, which leave no gaps, and where it lies: batch and number.
+        let mut all: Vec<(u64, u64, u32, u32)> =
             Vec::with_capacity(batches.iter().map(|batch| batch.keys.len() as usize).sum());
         for (place, batch) in (0..).zip(&batches) {
-            all.extend((0..batch.keys.len()).map(|key| (prefix(batch.keys.get(key)), place, key)));
+            let hashes = (0..).zip(batch.keys.hashes());
+            all.extend(hashes.map(|(key, hash)| ((hash.0 >> 64) as u64, hash.0 as u64, place, key)));
         }
-        let bytes =
-            |batch: u32, key: u32| batches.get(batch as usize).map_or(&[][..], |batch| batch.keys.get(key));
-        sort(&mut all, |one, other| {
-            let tells = one.0.cmp(&other.0);
-            tells.then_with(|| bytes(one.1, one.2).cmp(bytes(other.1, other.2)))
-        });
+        all.par_sort_unstable_by_key(|(high, low, ..)| u128::from(*high) << 64 | u128::from(*low));
         let mut slots: Vec<Vec<u32>> =
             batches.iter().map(|batch| vec![0; batch.keys.len() as usize]).collect();
-        let mut distinct: Vec<(u32, u32)> = Vec::with_capacity(all.len());
-        let mut last = None;
-        for (prefix, batch, key) in all {
-            let same = |(other, place, number)| prefix == other && bytes(batch, key) == bytes(place, number);
-            if !last.is_some_and(same) {
-                distinct.push((batch, key));
-                last = Some((prefix, batch, key));
+        let mut hashes: Vec<IdentifierHash> = Vec::with_capacity(all.len());
+        for (high, low, batch, key) in all {
+            let hash = IdentifierHash(u128::from(high) << 64 | u128::from(low));
+            if hashes.last() != Some(&hash) {
+                hashes.push(hash);
             }
-            let slot = u32::try_from(distinct.len() - 1).unwrap_or(u32::MAX);
+            let slot = u32::try_from(hashes.len() - 1).unwrap_or(u32::MAX);
             if let Some(place) = slots.get_mut(batch as usize).and_then(|keys| keys.get_mut(key as usize)) {
                 *place = slot;
             }
         }
-        distinct.shrink_to_fit();
-        let mut identifies = vec![false; distinct.len()];
+        hashes.shrink_to_fit();
+        let mut identifies = vec![false; hashes.len()];
         for (batch, slots) in batches.iter().zip(&slots) {
             for lookup in &batch.lookups {
                 let Lookup::Property { key, .. } = lookup else { continue };
@@ -68,7 +58,7 @@ impl Gathered {
                 }
             }
         }
-        Self { batches, distinct, slots, identifies }
+        Self { batches, hashes, slots, identifies }
     }
 
     /// The same rows in parts of about so many bytes; one where there are none.
@@ -100,32 +90,40 @@ impl Gathered {
 
     /// The number of distinct identifiers.
     pub fn len(&self) -> usize {
-        self.distinct.len()
+        self.hashes.len()
     }
 
     /// Whether no row names an identifier.
     pub fn is_empty(&self) -> bool {
-        self.distinct.is_empty()
+        self.hashes.is_empty()
     }
 
-    /// The identifiers, sorted.
-    pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
-        (0..self.len()).map(|slot| self.key(slot))
+    /// The hashes of the identifiers, sorted.
+    pub fn hashes(&self) -> &[IdentifierHash] {
+        &self.hashes
     }
 
-    /// The identifier of a slot.
-    pub(crate) fn key(&self, slot: usize) -> &[u8] {
-        let key = |(batch, key): &(u32, u32)| Some(self.batches.get(*batch as usize)?.keys.get(*key));
-        self.distinct.get(slot).and_then(key).unwrap_or_default()
+    /// The identifiers, in the order of their hashes.
+    pub fn identifiers(&self) -> Vec<&[u8]> {
+        let mut identifiers = vec![&[][..]; self.len()];
+        for (batch, slots) in self.batches.iter().zip(&self.slots) {
+            for (key, slot) in (0..).zip(slots) {
+                if let Some(identifier) = identifiers.get_mut(*slot as usize) {
+                    *identifier = batch.keys.get(key);
+                }
+            }
+        }
+        identifiers
+    }
+
+    /// The hash of a slot.
+    pub(crate) fn hash(&self, slot: usize) -> Option<IdentifierHash> {
+        self.hashes.get(slot).copied()
     }
 
     /// The slot of an identifier, if a row names it.
-    pub(crate) fn slot_of(&self, bytes: &[u8]) -> Option<usize> {
-        self.distinct
-            .binary_search_by(|(batch, key)| {
-                self.batches.get(*batch as usize).map_or(&[][..], |batch| batch.keys.get(*key)).cmp(bytes)
-            })
-            .ok()
+    pub(crate) fn slot_of(&self, hash: IdentifierHash) -> Option<usize> {
+        self.hashes.binary_search(&hash).ok()
     }
 
     /// The events that the rows may write over, sorted, given whom each identifier finds. What a row finds only
@@ -171,7 +169,8 @@ impl Gathered {
         let mut keyed: Vec<(u64, u32)> = Vec::with_capacity(found.len());
         keyed.extend(held.map(|(slot, id)| (((id - least) >> shift) as u64, slot)));
         let id = |slot: u32| found.get(slot as usize).copied().flatten();
-        sort(&mut keyed, |one, other| one.0.cmp(&other.0).then_with(|| id(one.1).cmp(&id(other.1))));
+        keyed
+            .par_sort_unstable_by(|one, other| one.0.cmp(&other.0).then_with(|| id(one.1).cmp(&id(other.1))));
         let (mut ids, mut placed) = (Vec::with_capacity(keyed.len()), vec![u32::MAX; found.len()]);
         for slots in keyed.chunk_by(|one, next| one.0 == next.0 && id(one.1) == id(next.1)) {
             let identifies = |(_, slot): &(u64, u32)| self.identifies.get(*slot as usize) == Some(&true);
@@ -264,30 +263,6 @@ impl Prepared {
         let packed = self.writes(row).iter().step_by(CACHE_LINE).fold(0, |all, byte| all ^ u32::from(*byte));
         packed ^ u32::from(matches!(lookup, Some(Lookup::Record(_))))
     }
-}
-
-/// Sorts on all cores; what is equal comes in any order.
-fn sort<T: Send>(all: &mut [T], order: impl Fn(&T, &T) -> Ordering + Sync) {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    if threads == 1 || all.len() < FEWEST_PER_THREAD {
-        return all.sort_unstable_by(order);
-    }
-    thread::scope(|scope| {
-        for part in all.chunks_mut(all.len().div_ceil(threads)) {
-            scope.spawn(|| part.sort_unstable_by(&order));
-        }
-    });
-    // A stable sort finds the sorted parts, and merges them.
-    all.sort_by(order);
-}
-
-/// The first bytes of a key after its space, in the order of keys: they tell most keys apart.
-fn prefix(key: &[u8]) -> u128 {
-    let mut prefix = [0; 16];
-    let (space, text) = key.split_at_checked(4).unwrap_or((key, &[]));
-    debug_assert!(space.len() == 4);
-    prefix.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
-    u128::from_be_bytes(prefix)
 }
 
 /// Where the record of an id lies.

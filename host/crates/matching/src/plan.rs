@@ -1,5 +1,7 @@
 use jiff::Timestamp;
-use sluicebox_model::{CellFormat, EventTypeId, MergeRule, NestedTypeId, PropertyId, SpaceId, Value};
+use sluicebox_model::{
+    CellFormat, EventTypeId, IdentifierHasher, MergeRule, NestedTypeId, PropertyId, SpaceId, Value,
+};
 
 /// What to do when the identifiers of one row find several records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,6 +109,8 @@ pub struct NestedPlan {
 pub struct Plan {
     /// The domain group of profiles, or the type of group.
     pub space: SpaceId,
+    /// What hashes the store's identifiers.
+    pub hasher: IdentifierHasher,
     /// In the order in which they are looked up.
     pub identifiers: Vec<IdentifierPlan>,
     /// In the order of their properties' ids; those of one property in the order in which they are written.

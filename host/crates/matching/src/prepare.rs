@@ -7,8 +7,9 @@ use sluicebox_model::packed::{
     Unpacker, pack_number, pack_shape, pack_short_text, pack_text, packed_text_bytes, packed_values,
 };
 use sluicebox_model::{
-    CellFormat, Event, EventTouch, EventTypeId, Identifier, LinkedRow, LinkedRows, MergeRule, Properties,
-    Property, PropertyId, RecordBatch, RecordId, RejectedRow, RejectionCode, ValueType, Verdict, at_path,
+    CellFormat, Event, EventTouch, EventTypeId, Identifier, IdentifierHash, LinkedRow, LinkedRows, MergeRule,
+    Properties, Property, PropertyId, RecordBatch, RecordId, RejectedRow, RejectionCode, ValueType, Verdict,
+    at_path,
 };
 
 use crate::plan::{EventPlan, FieldPlan, Plan, ValuePlan};
@@ -131,11 +132,14 @@ impl<'a> Write<'a> {
 pub(crate) struct Keys {
     bytes: Vec<u8>,
     ends: Vec<u32>,
+    hashes: Vec<IdentifierHash>,
 }
 
 impl Keys {
     fn push(&mut self, plan: &Plan, property: PropertyId, value: &[u8]) -> u32 {
+        let begins = self.bytes.len();
         Identifier::write(plan.space, property, &packed_text_bytes(value), &mut self.bytes);
+        self.hashes.push(plan.hasher.hash(self.bytes.get(begins..).unwrap_or_default()));
         self.ends.push(place(self.bytes.len()));
         self.len() - 1
     }
@@ -143,9 +147,11 @@ impl Keys {
     /// Takes the last key away if an earlier one, from `first` on, is the same; answers with the one that is left.
     fn once(&mut self, first: u32) -> u32 {
         let last = self.len() - 1;
-        match (first..last).find(|key| self.get(*key) == self.get(last)) {
+        let hash = |key: u32| self.hashes.get(key as usize);
+        match (first..last).find(|key| hash(*key) == hash(last)) {
             Some(same) => {
                 self.ends.pop();
+                self.hashes.pop();
                 self.bytes.truncate(self.ends.last().map_or(0, |end| *end as usize));
                 same
             }
@@ -155,6 +161,11 @@ impl Keys {
 
     pub(crate) fn len(&self) -> u32 {
         place(self.ends.len())
+    }
+
+    /// The hash of each.
+    pub(crate) fn hashes(&self) -> &[IdentifierHash] {
+        &self.hashes
     }
 
     pub(crate) fn get(&self, key: u32) -> &[u8] {
@@ -170,6 +181,7 @@ impl Room {
         self.packed.clear();
         self.keys.bytes.clear();
         self.keys.ends.clear();
+        self.keys.hashes.clear();
     }
 }
 
@@ -256,7 +268,7 @@ impl Prepared {
             + self.packed.len()
             // The keys are sorted and found by more than their bytes.
             + self.keys.bytes.len()
-            + self.keys.ends.len() * 40
+            + self.keys.ends.len() * 56
             + events
             + rejected
     }

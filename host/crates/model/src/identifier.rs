@@ -1,6 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use siphasher::sip128::SipHasher13;
 use uuid::Uuid;
 
 use crate::Value;
@@ -43,6 +44,12 @@ impl RecordIds {
         let [time, version, variant, random] =
             [u128::MAX << 80, 0xf << 76, 0b11 << 62, u128::from(u32::MAX)].map(|mask| self.0 & mask);
         RecordId((time | version | high << 64 | variant | low << 32 | random).to_be_bytes())
+    }
+}
+
+impl AsRef<[u8]> for RecordId {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -112,6 +119,48 @@ impl Identifier {
     }
 }
 
+/// What a store knows an [`Identifier`] by: the number of its property (32 bits), then 96 bits of its keyed hash.
+///
+/// Whoever does not know the store's key cannot look for two identifiers with the same hash. By chance, a thousand million values of
+/// a property have two in one of 10^11 stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdentifierHash(pub u128);
+
+impl IdentifierHash {
+    const BITS: u32 = 96;
+
+    /// The property.
+    pub fn property(self) -> PropertyId {
+        PropertyId(u32::try_from(self.0 >> Self::BITS).unwrap_or_default())
+    }
+}
+
+/// Hashes the identifiers of one store: SipHash-1-3 with 128 bits (Aumasson and Bernstein, 2012), of which 96 are taken.
+/// It is what Rust's own hash tables keep strangers' keys apart with.
+#[derive(Clone, Copy)]
+pub struct IdentifierHasher(SipHasher13);
+
+impl IdentifierHasher {
+    /// Hashes with a store's key.
+    pub fn new(key: &[u8; 16]) -> Self {
+        Self(SipHasher13::new_with_key(key))
+    }
+
+    /// The hash of an [`Identifier`]'s bytes.
+    pub fn hash(&self, identifier: &[u8]) -> IdentifierHash {
+        let property =
+            identifier.get(4..).and_then(<[u8]>::first_chunk).copied().map_or(0, u32::from_be_bytes);
+        let hash = u128::from(self.0.hash(identifier));
+        IdentifierHash(u128::from(property) << IdentifierHash::BITS | hash >> (128 - IdentifierHash::BITS))
+    }
+}
+
+impl fmt::Debug for IdentifierHasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdentifierHasher").finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +183,18 @@ mod tests {
             assert_eq!((uuid.get_version_num(), uuid.get_variant()), (7, uuid::Variant::RFC4122));
         }
         assert!(RecordIds::now().get(0, 0).0[12..] != made[0].0[12..]);
+    }
+
+    #[test]
+    fn hashes_tell_the_property_and_hang_on_the_key() {
+        // Stores have these hashes: they stay what they are.
+        let bytes: Vec<u8> = (0..15).collect();
+        let hasher = IdentifierHasher::new(&std::array::from_fn(|place| place as u8));
+        let hash = hasher.hash(&bytes);
+        assert_eq!(hash.property(), PropertyId(0x0405_0607));
+        assert_eq!(hash.0 & ((1 << 96) - 1), 2_787_169_602_854_215_059_252_624_818);
+        assert_ne!(IdentifierHasher::new(&[0; 16]).hash(&bytes), hash);
+        assert_eq!(format!("{hasher:?}"), "IdentifierHasher { .. }");
     }
 
     #[test]

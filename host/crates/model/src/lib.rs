@@ -14,7 +14,9 @@ mod value;
 
 pub use batch::{Column, Header, RecordBatch, RejectedRow, RejectionCode, Verdict, append};
 pub use event::{Event, EventKey, EventTouch, EventTypeId, NestedTypeId, Properties};
-pub use identifier::{Identifier, PropertyId, RecordId, RecordIds, SpaceId};
+pub use identifier::{
+    Identifier, IdentifierHash, IdentifierHasher, PropertyId, RecordId, RecordIds, SpaceId,
+};
 pub use linked::{LinkedRow, LinkedRows, at_path};
 pub use number::{NumberFormat, add_exactly};
 pub use record::{Class, Property, Record, Touch};

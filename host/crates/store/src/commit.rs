@@ -1,7 +1,5 @@
-use std::borrow::Cow;
-
 use rocksdb::WriteBatch;
-use sluicebox_model::{Event, EventKey, Record, RecordId};
+use sluicebox_model::{Event, EventKey, IdentifierHash, Record, RecordId};
 
 use crate::changes::Changed;
 use crate::encode::{encode, encode_event, merged_into};
@@ -51,7 +49,7 @@ pub struct Commit<'a> {
     /// Records that were merged into another: the old id and the one that stayed.
     pub merged: Vec<(RecordId, RecordId)>,
     /// Identifiers to write, or to remove.
-    pub identifiers: Vec<(Cow<'a, [u8]>, Option<RecordId>)>,
+    pub identifiers: Vec<(IdentifierHash, Option<RecordId>)>,
     /// Events to write, or to remove.
     pub events: Vec<(EventKey, Option<Event>)>,
     /// A set of files that is imported, by its key, and what is still to do with it; empty = nothing any more.
@@ -84,14 +82,14 @@ impl Commit<'_> {
             tables.put_records(&PackedRecords::new(records, now), None)?;
         }
         let identifiers = std::mem::take(&mut self.identifiers);
-        self.tables = Some(tables.finish(identifiers.iter().map(|(key, id)| (key.as_ref(), *id)))?);
+        self.tables = Some(tables.finish(identifiers.into_iter())?);
         Ok(())
     }
 
     /// About how many bytes it writes but for events.
     fn size(&self) -> usize {
         let records = self.records.iter().map(|(_, record)| record.packed().len() + 80).sum::<usize>();
-        let identifiers = self.identifiers.iter().map(|(key, _)| key.len() + 24).sum::<usize>();
+        let identifiers = self.identifiers.len() * 40;
         records + identifiers + self.merged.len() * 40 + 4096
     }
 }
@@ -142,12 +140,10 @@ impl Store {
         for (from, to) in &commit.merged {
             batch.put_cf(records, from.0, merged_into(*to));
         }
-        for (identifier, id) in &commit.identifiers {
-            match id {
-                Some(id) => batch.put_cf(identifiers, identifier, id.0),
-                None => batch.delete_cf(identifiers, identifier),
-            }
-        }
+        self.put_identifiers(commit.identifiers.into_iter(), |key, page| {
+            batch.merge_cf(identifiers, key, page);
+            Ok(())
+        })?;
         for (key, event) in &commit.events {
             match event {
                 Some(event) => {

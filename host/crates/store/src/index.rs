@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 
 use rocksdb::{IteratorMode, WriteBatch};
-use sluicebox_model::{Identifier, PropertyId};
+use sluicebox_model::{Identifier, IdentifierHash, PropertyId, RecordId};
 
 use crate::keys::{self, IDENTIFIERS, INDEXED};
 use crate::open::durable;
@@ -42,33 +42,41 @@ impl Store {
     }
 
     fn build(&self, property: PropertyId) -> Result<(), StoreError> {
+        // Left over from a time when it was unique before.
+        let bound = |property: u32| property.to_be_bytes();
         let family = self.family(IDENTIFIERS)?;
-        let names = self.names();
-        for space in names.domain_groups.keys().chain(names.group_types.keys()) {
-            // Left over from a time when it was unique before.
-            let bound = |property: u32| [space.0.to_be_bytes(), property.to_be_bytes()].concat();
-            self.db.delete_range_cf(family, bound(property.0), bound(property.0.saturating_add(1)))?;
-        }
-        let mut batch = WriteBatch::default();
-        let mut pending = HashSet::new();
+        self.db.delete_range_cf(family, bound(property.0), bound(property.0.saturating_add(1)))?;
+        let mut identifiers = Vec::new();
         for record in self.records()? {
             let (id, record) = record?;
-            for value in &record.values(property) {
-                let identifier = Identifier::new(record.space, property, value);
-                let taken = self.find(&identifier)?.is_some_and(|holder| holder != id);
-                if taken || pending.contains(&identifier) {
-                    return Err(StoreError::NotUnique);
-                }
-                batch.put_cf(family, &identifier.0, id.0);
-                pending.insert(identifier);
-            }
-            if pending.len() >= ENTRIES {
-                self.db.write(std::mem::take(&mut batch))?;
-                pending.clear();
+            let hash = |value| self.hasher.hash(&Identifier::new(record.space, property, value).0);
+            identifiers.extend(record.values(property).iter().map(|value| (hash(value), Some(id))));
+            if identifiers.len() >= ENTRIES {
+                self.db.write(self.identified(&mut identifiers)?)?;
             }
         }
+        let mut batch = self.identified(&mut identifiers)?;
         batch.put(keys::key(INDEXED, &property.0.to_be_bytes()), []);
         self.db.write_opt(batch, &durable())?;
         Ok(())
+    }
+
+    /// A batch that lets identifiers find their records, which nobody else holds.
+    fn identified(
+        &self,
+        identifiers: &mut Vec<(IdentifierHash, Option<RecordId>)>,
+    ) -> Result<WriteBatch, StoreError> {
+        identifiers.sort_unstable();
+        let hashes: Vec<IdentifierHash> = identifiers.iter().map(|(hash, _)| *hash).collect();
+        let twice = hashes.array_windows().any(|[one, next]| one == next);
+        if twice || self.find_sorted(&hashes)?.iter().any(Option::is_some) {
+            return Err(StoreError::NotUnique);
+        }
+        let (family, mut batch) = (self.family(IDENTIFIERS)?, WriteBatch::default());
+        self.put_identifiers(identifiers.drain(..), |key, page| {
+            batch.merge_cf(family, key, page);
+            Ok(())
+        })?;
+        Ok(batch)
     }
 }

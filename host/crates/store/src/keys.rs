@@ -17,10 +17,12 @@
 //! | `default` | `x` 32-byte hash of an export goal | its last successful run's time, i64, and 32-byte hash of its settings |
 //! | `default` | `s` connection | what the service remembers of the connection's runs, as the host writes it |
 //! | `default` | `c` connection and way | sketch of the profiles that were imported or exported, as the host writes it |
+//! | `default` | `m` `hash-key` | 16 random bytes, with which identifiers are hashed |
+//! | `default` | `m` `paged` | nothing; present when all identifiers are in pages |
 //! | `default` | `m` `probe` | nothing; written to see that the store can be |
 //! | `default` | `m` `tables` | names of table files that belong to the last commit and that the store has not taken yet, one a line |
 //! | `records` | 16-byte record id | a record, or the id of the record that it was merged into (see `encode`) |
-//! | `identifiers` | space u32, property u32, text (see [`Identifier`](sluicebox_model::Identifier)) | 16-byte record id |
+//! | `identifiers` | property u32, first 13 bits of hashes (see [`IdentifierHash`](sluicebox_model::IdentifierHash)) and three zero bits | a page: sorted, for each identifier the 12 bytes of its hash and the 16 of a record's id, or of zeros where it finds nobody any more (see `pages`); up to layout 5 the key was an [`Identifier`](sluicebox_model::Identifier), and the value the record's id |
 //! | `changes` | time of a goal run, i64, number of the commit, u64 | what the commit changed: goal run u64, length u32 and text of the file's name, sorted record ids: where the highest bit of that length is set, their number u32 and each without what it has in common with the one before (`changes::shorten`); otherwise 16 bytes each |
 //! | `undo` | time of a goal run, i64, 16-byte record id, number of the commit, u64, then nothing, or an event's type and id as in `events` | what the commit overwrote there: the stored bytes; empty = nothing was there |
 //! | `default` | `t` 32-byte keyed hash of an identifier | when it was erased, in milliseconds i64 |
@@ -34,6 +36,8 @@ pub(crate) const EXPIRED: &[u8] = b"mexpired";
 pub(crate) const RUNNING: &[u8] = b"mrunning";
 pub(crate) const NOW: &[u8] = b"mnow";
 pub(crate) const TABLES: &[u8] = b"mtables";
+pub(crate) const HASH_KEY: &[u8] = b"mhash-key";
+pub(crate) const PAGED: &[u8] = b"mpaged";
 pub(crate) const PROBE: &[u8] = b"mprobe";
 pub(crate) const LISTED: &[u8] = b"mchanges";
 

@@ -5,6 +5,8 @@
 //! - `encode`: how a record becomes bytes;
 //! - `open`: options, the lock, the copy for a dry run;
 //! - `read` and `commit`: what an import does with it;
+//! - `pages`: how identifiers lie together;
+//! - `known`: which of them may be there;
 //! - `tables`: large commits, as tables of their own;
 //! - `ahead`: reads fresh tables before they are needed;
 //! - `changes`: which records changed when, so that an export of few changes does not read the whole store;
@@ -27,7 +29,9 @@ mod expire;
 mod exports;
 mod index;
 mod keys;
+mod known;
 mod open;
+mod pages;
 mod read;
 mod scratch;
 mod service;

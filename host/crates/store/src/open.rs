@@ -10,16 +10,17 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options,
     WriteOptions,
 };
-use sluicebox_model::{EventTypeId, NestedTypeId, PropertyId, SpaceId};
+use sluicebox_model::{EventTypeId, IdentifierHasher, NestedTypeId, PropertyId, SpaceId};
 
 use crate::StoreError;
 use crate::keys::{
-    self, CHANGES, EVENTS, FAMILIES, FORMAT, IDENTIFIERS, LISTED, NAME, RECORDS, TABLES, UNDO,
+    self, CHANGES, EVENTS, FAMILIES, FORMAT, IDENTIFIERS, LISTED, NAME, PAGED, RECORDS, TABLES, UNDO,
 };
-use crate::tables;
+use crate::known::Known;
+use crate::{pages, tables};
 
 /// The newest layout that this version reads, and the one that it writes.
-pub(crate) const LAYOUT: u32 = 5;
+pub(crate) const LAYOUT: u32 = 6;
 const LOCK_FILE: &str = "sluicebox.lock";
 const MEBIBYTE: usize = 1024 * 1024;
 /// A small file of the log counts as so many bytes.
@@ -35,6 +36,9 @@ const MOST_IN_LOG: u64 = 4 << 20;
 pub struct Store {
     pub(crate) db: DB,
     pub(crate) names: Mutex<HashMap<String, u32>>,
+    pub(crate) hasher: IdentifierHasher,
+    /// The identifiers that are there, where this process saw the store empty.
+    pub(crate) known: Mutex<Option<Known>>,
     /// Held while the store may be written to.
     lock: Option<File>,
     /// Held from the batch that names new tables until the store took them: a copy that is made between has not both.
@@ -158,18 +162,21 @@ impl Store {
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         let db = DB::open_cf_descriptors(&options, path, column_families())?;
+        let new = db.get(FORMAT)?.is_none();
         let store = Self::check(db, Some(lock))?;
         store.take_tables()?;
+        store.move_into_pages()?;
         store.clear_tables()?;
+        let mut held = store.db.raw_iterator_cf(store.family(IDENTIFIERS)?);
+        held.seek_to_first();
+        held.status()?;
+        let known = (!held.valid()).then(Known::default);
+        drop(held);
+        *store.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
         if store.db.get(LISTED)?.is_none() {
             // What a store of an older version changed is listed nowhere.
-            let new = store.db.get(FORMAT)?.is_none();
             let from = if new { 0 } else { jiff::Timestamp::now().as_millisecond() };
             store.db.put_opt(LISTED, from.to_be_bytes(), &durable())?;
-        }
-        if store.db.get(FORMAT)?.as_deref() != Some(LAYOUT.to_be_bytes().as_slice()) {
-            // What older layouts have is read as it is.
-            store.db.put_opt(FORMAT, LAYOUT.to_be_bytes(), &durable())?;
         }
         Ok(store)
     }
@@ -187,19 +194,21 @@ impl Store {
             let held = DB::list_cf(&options, path)?;
             let families =
                 column_families().into_iter().filter(|family| held.iter().any(|name| name == family.name()));
-            let db = DB::open_cf_descriptors_read_only(&options, path, families, false)?;
-            Self::check(db, None)
+            Ok::<_, StoreError>(DB::open_cf_descriptors_read_only(&options, path, families, false)?)
         };
-        let store = read_only()?;
-        if store.db.get(TABLES)?.is_none() {
-            return Ok(Some(store));
+        let mut db = read_only()?;
+        let (taken, paged) = (db.get(TABLES)?.is_none(), db.get(PAGED)?.is_some());
+        if !(taken && paged) {
+            drop(db);
+            match Self::open(path) {
+                // It is in the middle of its commit, and will be done in a moment.
+                Err(StoreError::Locked { .. }) if paged => {}
+                // A process died in the middle of its commit, or the store is of an older layout.
+                opened => drop(opened?),
+            }
+            db = read_only()?;
         }
-        drop(store);
-        // A process died in the middle of its commit, or is in the middle of it: then it will be done in a moment.
-        match Self::open(path) {
-            Ok(_) | Err(StoreError::Locked { .. }) => read_only().map(Some),
-            Err(error) => Err(error),
-        }
+        Self::check(db, None).map(Some)
     }
 
     fn check(db: DB, lock: Option<File>) -> Result<Self, StoreError> {
@@ -209,6 +218,7 @@ impl Store {
                 return Err(StoreError::Newer { found, known: LAYOUT });
             }
         }
+        let hasher = pages::hasher(&db)?;
         let mut names = HashMap::new();
         for entry in db.iterator(IteratorMode::From(&[NAME], rocksdb::Direction::Forward)) {
             let (key, value) = entry?;
@@ -219,6 +229,8 @@ impl Store {
         Ok(Self {
             db,
             names: Mutex::new(names),
+            hasher,
+            known: Mutex::new(None),
             lock,
             taking: Mutex::new(()),
             merges: AtomicBool::new(false),
@@ -500,11 +512,13 @@ fn column_families() -> Vec<ColumnFamilyDescriptor> {
     let family = |name: &str, write_buffer: usize| {
         let mut options = Options::default();
         options.set_block_based_table_factory(&block_options(&cache));
-        // What is written first is soon merged with the rest, and compressed then; but identifiers, which are short, are walked
-        // through faster as they are.
+        // What is written first is soon merged with the rest, and compressed then; but hashes cannot be.
         let none = DBCompressionType::None;
         let merged = if name == IDENTIFIERS { none } else { DBCompressionType::Lz4 };
         options.set_compression_per_level(&[none, merged, merged, merged, merged, merged, merged]);
+        if name == IDENTIFIERS {
+            options.set_merge_operator(c"pages", pages::merge_whole, pages::merge_writes);
+        }
         options.set_write_buffer_size(write_buffer);
         options.set_max_write_buffer_number(2);
         options.set_memtable_prefix_bloom_ratio(0.05);

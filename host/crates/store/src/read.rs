@@ -1,25 +1,26 @@
-use std::hint::black_box;
 use std::num::NonZero;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use rocksdb::{ColumnFamily, IteratorMode, ReadOptions};
-use sluicebox_model::{Event, EventKey, EventTypeId, Identifier, Record, RecordId};
+use sluicebox_model::{
+    Event, EventKey, EventTypeId, Identifier, IdentifierHash, IdentifierHasher, Record, RecordId,
+};
 
 use crate::encode::{Stored, decode, decode_event};
 use crate::keys::{self, DIGEST, EVENTS, HISTORY, IDENTIFIERS, LEDGER, RECORDS, UNFINISHED};
+use crate::pages::{self, PageKey};
 use crate::{FileState, Store, StoreError};
 
 /// Keys of one call to RocksDB: enough to share the work of a block, few enough to pin little memory.
 const LOOKUPS: usize = 1024;
-/// A walk is chosen where it passes no more than so many entries for each key: identifiers are short, and most of them come
-/// from several tables that overlap, which a look-up asks one after the other; records are long.
-const WALKED_PER_IDENTIFIER: u64 = 12;
+/// A walk is chosen where it passes no more than so many entries for each key: pages of identifiers are short, and most of them are in
+/// several tables, which a look-up asks one after the other; records are long.
+const WALKED_PER_PAGE: u64 = 12;
 const WALKED_PER_RECORD: u64 = 4;
 /// A walk that has to pass more entries than this to the next key looks that one up.
 const MOST_STEPS: u32 = 128;
-/// Keys of a walk that are looked at together.
-const TOUCHED: usize = 32;
 /// Fewer keys are not worth another thread.
 const KEYS_PER_THREAD: usize = 8192;
 /// Each thread has about so many parts of the keys, of no fewer keys than are worth a beginning.
@@ -38,12 +39,41 @@ impl Store {
         self.db.cf_handle(name).ok_or(StoreError::Damaged("a column family is missing"))
     }
 
-    /// Whom each identifier finds. `keys` are [`Identifier`]s' bytes, sorted.
+    /// What hashes this store's identifiers.
+    pub fn hasher(&self) -> IdentifierHasher {
+        self.hasher
+    }
+
+    /// Whom each identifier finds, by the sorted hashes.
     ///
     /// # Errors
     /// If the store fails or is damaged.
-    pub fn find_sorted(&self, keys: &[&[u8]]) -> Result<Vec<Option<RecordId>>, StoreError> {
-        self.get_sorted(IDENTIFIERS, keys, |_, id| id.map(record_id).transpose())
+    pub fn find_sorted(&self, hashes: &[IdentifierHash]) -> Result<Vec<Option<RecordId>>, StoreError> {
+        let mut asked = Vec::new();
+        let places: Vec<usize> = match &*self.known.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(known) => (0..hashes.len())
+                .filter(|place| hashes.get(*place).is_some_and(|hash| known.may_hold(*hash)))
+                .collect(),
+            None => return self.find_in_pages(hashes),
+        };
+        asked.extend(places.iter().filter_map(|place| hashes.get(*place)));
+        let mut found = vec![None; hashes.len()];
+        for (place, id) in places.into_iter().zip(self.find_in_pages(&asked)?) {
+            if let Some(found) = found.get_mut(place) {
+                *found = id;
+            }
+        }
+        Ok(found)
+    }
+
+    fn find_in_pages(&self, hashes: &[IdentifierHash]) -> Result<Vec<Option<RecordId>>, StoreError> {
+        let of_pages = hashes.chunk_by(|one, next| pages::page(*one) == pages::page(*next));
+        let wanted =
+            of_pages.filter_map(|hashes| Some(OfPage { key: pages::page(*hashes.first()?), hashes }));
+        let found = self.get_sorted(IDENTIFIERS, &wanted.collect::<Vec<_>>(), |wanted, page| {
+            pages::find(page, wanted.hashes)
+        })?;
+        Ok(found.concat())
     }
 
     /// The records of sorted ids. A record that was merged into another is given as that one, with its id.
@@ -51,7 +81,7 @@ impl Store {
     /// # Errors
     /// If the store fails or is damaged.
     pub fn load_sorted(&self, ids: &[RecordId]) -> Result<Vec<Option<(RecordId, Record)>>, StoreError> {
-        self.get_sorted(RECORDS, &keys_of(ids), |id, stored| self.read_record(id, stored))
+        self.get_sorted(RECORDS, ids, |id, stored| self.read_record(*id, stored))
     }
 
     /// The same on this thread, of a part of so many ids that are asked for in all.
@@ -64,22 +94,22 @@ impl Store {
         all: usize,
     ) -> Result<Vec<Option<(RecordId, Record)>>, StoreError> {
         let family = self.family(RECORDS)?;
-        let (keys, read) = (keys_of(ids), |id: &[u8], stored: Option<&[u8]>| self.read_record(id, stored));
+        let read = |id: &RecordId, stored: Option<&[u8]>| self.read_record(*id, stored);
         if self.walks(RECORDS, all)? {
-            self.walk(family, &keys, &read)
+            self.walk(family, ids, &read)
         } else {
-            self.get_each(family, &keys, &read)
+            self.get_each(family, ids, &read)
         }
     }
 
     fn read_record(
         &self,
-        id: &[u8],
+        id: RecordId,
         stored: Option<&[u8]>,
     ) -> Result<Option<(RecordId, Record)>, StoreError> {
         match stored.map(decode).transpose()? {
             None => Ok(None),
-            Some(Stored::Record(record)) => Ok(Some((record_id(id)?, record))),
+            Some(Stored::Record(record)) => Ok(Some((id, record))),
             Some(Stored::MergedInto(next)) => self.follow(next),
         }
     }
@@ -87,16 +117,16 @@ impl Store {
     /// Whether so many keys are found faster by walking through a family.
     fn walks(&self, name: &'static str, keys: usize) -> Result<bool, StoreError> {
         let held = self.db.property_int_value_cf(self.family(name)?, "rocksdb.estimate-num-keys")?;
-        let passed = if name == RECORDS { WALKED_PER_RECORD } else { WALKED_PER_IDENTIFIER };
+        let passed = if name == RECORDS { WALKED_PER_RECORD } else { WALKED_PER_PAGE };
         Ok(keys as u64 * passed >= held.unwrap_or_default())
     }
 
     /// What `read` makes of what is stored under each of the sorted keys, on as many threads as there are cores.
-    fn get_sorted<T: Send>(
+    fn get_sorted<K: AsRef<[u8]> + Sync, T: Send>(
         &self,
         name: &'static str,
-        keys: &[&[u8]],
-        read: impl Fn(&[u8], Option<&[u8]>) -> Result<T, StoreError> + Sync,
+        keys: &[K],
+        read: impl Fn(&K, Option<&[u8]>) -> Result<T, StoreError> + Sync,
     ) -> Result<Vec<T>, StoreError> {
         let family = self.family(name)?;
         let walks = self.walks(name, keys.len())?;
@@ -132,18 +162,18 @@ impl Store {
         Ok(all)
     }
 
-    fn get_each<T>(
+    fn get_each<K: AsRef<[u8]>, T>(
         &self,
         family: &ColumnFamily,
-        keys: &[&[u8]],
-        read: &impl Fn(&[u8], Option<&[u8]>) -> Result<T, StoreError>,
+        keys: &[K],
+        read: &impl Fn(&K, Option<&[u8]>) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
         let mut all = Vec::with_capacity(keys.len());
         let mut options = ReadOptions::default();
         // The keys are sorted: no block is needed again.
         options.fill_cache(false);
         for keys in keys.chunks(LOOKUPS) {
-            let found = self.db.batched_multi_get_cf_opt(family, keys.iter().copied(), true, &options);
+            let found = self.db.batched_multi_get_cf_opt(family, keys, true, &options);
             for (key, found) in keys.iter().zip(found) {
                 all.push(read(key, found?.as_deref())?);
             }
@@ -152,11 +182,11 @@ impl Store {
     }
 
     /// Many keys against a small family are found faster by walking through it once than by asking for each.
-    fn walk<T>(
+    fn walk<K: AsRef<[u8]>, T>(
         &self,
         family: &ColumnFamily,
-        keys: &[&[u8]],
-        read: &impl Fn(&[u8], Option<&[u8]>) -> Result<T, StoreError>,
+        keys: &[K],
+        read: &impl Fn(&K, Option<&[u8]>) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
         let mut all = Vec::with_capacity(keys.len());
         let mut options = ReadOptions::default();
@@ -165,26 +195,22 @@ impl Store {
         let mut entries = self.db.raw_iterator_cf_opt(family, options);
         // Once it is at its end, nothing is left for greater keys.
         let mut begun = false;
-        for keys in keys.chunks(TOUCHED) {
-            // Keys lie anywhere in memory, and one after the other each would be waited for.
-            let ends = keys.iter().flat_map(|key| [key.first(), key.last()]).flatten();
-            black_box(ends.fold(0, |all, end| all ^ end));
-            for key in keys {
-                let mut steps = 0;
-                while entries.key().is_some_and(|held| held < *key) && steps < MOST_STEPS {
-                    entries.next();
-                    steps += 1;
-                }
-                if steps == MOST_STEPS || !begun {
-                    entries.seek(key);
-                    begun = true;
-                }
-                match entries.item() {
-                    Some((held, stored)) if held == *key => all.push(read(key, Some(stored))?),
-                    _ => {
-                        entries.status()?;
-                        all.push(read(key, None)?);
-                    }
+        for wanted in keys {
+            let key = wanted.as_ref();
+            let mut steps = 0;
+            while entries.key().is_some_and(|held| held < key) && steps < MOST_STEPS {
+                entries.next();
+                steps += 1;
+            }
+            if steps == MOST_STEPS || !begun {
+                entries.seek(key);
+                begun = true;
+            }
+            match entries.item() {
+                Some((held, stored)) if held == key => all.push(read(wanted, Some(stored))?),
+                _ => {
+                    entries.status()?;
+                    all.push(read(wanted, None)?);
                 }
             }
         }
@@ -217,8 +243,9 @@ impl Store {
     /// # Errors
     /// If the store fails or is damaged.
     pub fn find(&self, identifier: &Identifier) -> Result<Option<RecordId>, StoreError> {
-        let id = self.db.get_pinned_cf(self.family(IDENTIFIERS)?, &identifier.0)?;
-        id.map(|id| record_id(&id)).transpose()
+        let hash = self.hasher.hash(&identifier.0);
+        let page = self.db.get_pinned_cf(self.family(IDENTIFIERS)?, pages::page(hash))?;
+        Ok(pages::find(page.as_deref(), &[hash])?.into_iter().flatten().next())
     }
 
     /// Every record, in the order of their ids; those merged into another are left out.
@@ -368,8 +395,16 @@ impl Store {
     }
 }
 
-fn keys_of(ids: &[RecordId]) -> Vec<&[u8]> {
-    ids.iter().map(|id| id.0.as_slice()).collect()
+/// Hashes of one page.
+struct OfPage<'h> {
+    key: PageKey,
+    hashes: &'h [IdentifierHash],
+}
+
+impl AsRef<[u8]> for OfPage<'_> {
+    fn as_ref(&self) -> &[u8] {
+        &self.key
+    }
 }
 
 pub(crate) fn record_id(bytes: &[u8]) -> Result<RecordId, StoreError> {

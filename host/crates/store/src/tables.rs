@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
 
 use rocksdb::{IngestExternalFileOptions, SstFileWriter, WriteBatch};
-use sluicebox_model::{Record, RecordId};
+use sluicebox_model::{IdentifierHash, Record, RecordId};
 
 use crate::encode::{encode, encoded_size};
 use crate::keys::{IDENTIFIERS, RECORDS, TABLES};
@@ -92,7 +92,7 @@ impl NewTables<'_> {
                 self.late_bytes += bytes.len();
                 self.late.push((*id, bytes.to_vec()));
             } else {
-                self.records.put(&id.0, Some(bytes))?;
+                self.records.put(&id.0, bytes)?;
                 self.last = Some(*id);
             }
         }
@@ -105,7 +105,7 @@ impl NewTables<'_> {
         }
         self.late.sort_unstable();
         let mut table = self.store.new_table(RECORDS, self.number, self.names.len() + 1)?;
-        self.late.drain(..).try_for_each(|(id, record)| table.put(&id.0, Some(&record)))?;
+        self.late.drain(..).try_for_each(|(id, record)| table.put(&id.0, &record))?;
         self.late_bytes = 0;
         self.names.extend(table.finish()?);
         Ok(())
@@ -115,18 +115,16 @@ impl NewTables<'_> {
     ///
     /// # Errors
     /// If they cannot be written.
-    pub fn finish<'i>(
+    pub fn finish(
         mut self,
-        identifiers: impl Iterator<Item = (&'i [u8], Option<RecordId>)> + Send,
+        identifiers: impl Iterator<Item = (IdentifierHash, Option<RecordId>)> + Send,
     ) -> Result<Tables, StoreError> {
         self.put_late()?;
         let (store, number, records) = (self.store, self.number, self.records);
         let written = thread::scope(|scope| {
             let other = scope.spawn(move || {
                 let mut table = store.new_table(IDENTIFIERS, number, 0)?;
-                let mut identifiers = identifiers;
-                identifiers
-                    .try_for_each(|(key, id)| table.put(key, id.as_ref().map(|id| id.0.as_slice())))?;
+                store.put_identifiers(identifiers, |key, page| table.merge(&key, page))?;
                 table.finish()
             });
             let records = records.finish()?;
@@ -159,10 +157,22 @@ struct Table<'s> {
 }
 
 impl Table<'_> {
-    /// Adds an entry, or that a key is removed.
-    fn put(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
+    /// Adds an entry.
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.sync(key.len() + value.len())?;
+        Ok(self.writer.put(key, value)?)
+    }
+
+    /// Adds something to what the store has under a key.
+    fn merge(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.sync(key.len() + value.len())?;
+        Ok(self.writer.merge(key, value)?)
+    }
+
+    /// Brings to the disk what was written, now and then; so many bytes come now.
+    fn sync(&mut self, bytes: usize) -> Result<(), StoreError> {
         self.any = true;
-        self.unsynced += key.len() + value.map_or(0, <[u8]>::len);
+        self.unsynced += bytes;
         if self.unsynced >= SYNCED_AT_ONCE {
             self.unsynced = 0;
             let syncing = match self.syncing.take() {
@@ -171,10 +181,7 @@ impl Table<'_> {
             };
             self.syncing.insert(syncing).begin();
         }
-        match value {
-            Some(value) => Ok(self.writer.put(key, value)?),
-            None => Ok(self.writer.delete(key)?),
-        }
+        Ok(())
     }
 
     /// Puts it on the disk; answers with its name, if anything is in it.
@@ -289,7 +296,7 @@ mod tests {
     const RECORDS_MADE: u32 = 25_000;
 
     fn id(number: u32) -> RecordId {
-        let mut id = [0; 16];
+        let mut id = [1; 16];
         id[..4].copy_from_slice(&number.to_be_bytes());
         RecordId(id)
     }
@@ -298,12 +305,12 @@ mod tests {
         Identifier::new(SpaceId(1), PropertyId(1), &Value::Text(format!("c{number}").into()))
     }
 
-    fn commit(from: u32, created: i64) -> Commit<'static> {
+    fn commit(store: &Store, from: u32, created: i64) -> Commit<'static> {
         let numbers = from..from + RECORDS_MADE;
         Commit {
             records: numbers.clone().map(|number| (id(number), Record::new(SpaceId(1), created))).collect(),
             identifiers: numbers
-                .map(|number| (identifier(number).0.to_vec().into(), Some(id(number))))
+                .map(|number| (store.hasher().hash(&identifier(number).0), Some(id(number))))
                 .collect(),
             goal_run: Some((1, b"report".to_vec())),
             ..Commit::default()
@@ -319,8 +326,8 @@ mod tests {
     fn a_large_commit_is_read_as_a_small_one_is_and_a_later_one_wins() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        store.commit(commit(0, 1)).unwrap();
-        store.commit(commit(10_000, 2)).unwrap();
+        store.commit(commit(&store, 0, 1)).unwrap();
+        store.commit(commit(&store, 10_000, 2)).unwrap();
         assert_eq!([0, 9_999, 10_000, 34_999].map(|number| created(&store, number)), [1, 1, 2, 2].map(Some));
         assert_eq!(created(&store, 35_000), None);
         drop(store);
@@ -333,7 +340,7 @@ mod tests {
     fn records_that_come_late_and_identifiers_that_go_are_part_of_it() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        store.commit(commit(0, 1)).unwrap();
+        store.commit(commit(&store, 0, 1)).unwrap();
         let records = |numbers: std::ops::Range<u32>| {
             let records: Vec<_> = numbers.map(|number| (id(number), Record::new(SpaceId(1), 2))).collect();
             PackedRecords::new(&records, 2)
@@ -348,8 +355,10 @@ mod tests {
         }
         tables.put_records(&records(10..11), None).unwrap();
         tables.put_records(&records(60_000..60_001), None).unwrap();
-        let removed: Vec<Identifier> = (10_000..20_000).map(identifier).collect();
-        let tables = tables.finish(removed.iter().map(|key| (key.0.as_slice(), None))).unwrap();
+        let mut removed: Vec<IdentifierHash> =
+            (10_000..20_000).map(|number| store.hasher().hash(&identifier(number).0)).collect();
+        removed.sort_unstable();
+        let tables = tables.finish(removed.into_iter().map(|hash| (hash, None))).unwrap();
         assert!(tables.names.len() > 2, "{:?}", tables.names);
         assert_eq!(tables.changed.len(), 100_004);
         store.commit(Commit { tables: Some(tables), ..Commit::default() }).unwrap();
@@ -365,13 +374,13 @@ mod tests {
     /// What a process leaves that dies between the batch and the taking of its tables.
     fn dies_before_the_tables_are_taken(folder: &Path, taken: &[&str]) {
         let store = Store::open(folder).unwrap();
-        let whole = commit(0, 1);
+        let whole = commit(&store, 0, 1);
         let mut tables = store.new_tables().unwrap();
         let number = tables.number;
         tables.put_records(&PackedRecords::new(&whole.records, 1), None).unwrap();
         let mut identifiers = whole.identifiers;
         identifiers.sort_unstable();
-        let tables = tables.finish(identifiers.iter().map(|(key, id)| (key.as_ref(), *id))).unwrap();
+        let tables = tables.finish(identifiers.into_iter()).unwrap();
         let mut batch = WriteBatch::default();
         batch.put(TABLES, tables.names.join("\n"));
         store.db.write_opt(batch, &durable()).unwrap();

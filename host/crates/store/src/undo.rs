@@ -7,7 +7,7 @@ use sluicebox_model::{Event, EventKey, EventTypeId, Identifier, PropertyId, Reco
 
 use crate::changes::Changed;
 use crate::encode::{Stored, decode, decode_event, encode, encode_event};
-use crate::keys::{self, CHANGES, EVENTS, IDENTIFIERS, RECORDS, UNDO};
+use crate::keys::{self, CHANGES, EVENTS, RECORDS, UNDO};
 use crate::open::durable;
 use crate::read::record_id;
 use crate::{Store, StoreError};
@@ -375,7 +375,6 @@ impl Store {
         property: PropertyId,
         putting: &mut Putting,
     ) -> Result<bool, StoreError> {
-        let family = self.family(IDENTIFIERS)?;
         let (now, then) = (record.values(property), before.values(property));
         let key = |value| Identifier::new(record.space, property, value);
         let back: Vec<Identifier> = then.iter().filter(|value| !now.contains(value)).map(key).collect();
@@ -384,10 +383,10 @@ impl Store {
                 return Ok(false);
             }
         }
-        back.iter().for_each(|identifier| putting.batch.put_cf(family, &identifier.0, id.0));
+        back.iter().try_for_each(|identifier| self.identify(identifier, Some(id), &mut putting.batch))?;
         for identifier in now.iter().filter(|value| !then.contains(value)).map(key) {
             if self.find(&identifier)? == Some(id) {
-                putting.batch.delete_cf(family, &identifier.0);
+                self.identify(&identifier, None, &mut putting.batch)?;
             }
         }
         Ok(true)
@@ -460,7 +459,7 @@ impl Store {
             for value in record.values(*property) {
                 let identifier = Identifier::new(record.space, *property, &value);
                 if self.find(&identifier)? == Some(id) {
-                    batch.delete_cf(self.family(IDENTIFIERS)?, &identifier.0);
+                    self.identify(&identifier, None, batch)?;
                 }
             }
         }

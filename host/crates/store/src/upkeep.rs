@@ -7,14 +7,17 @@ use std::sync::PoisonError;
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{BottommostLevelCompaction, CompactOptions, IteratorMode};
-use sluicebox_model::{Identifier, PropertyId, RecordId, SpaceId};
+use sluicebox_model::{Identifier, IdentifierHash, PropertyId, RecordId, SpaceId};
 
 use crate::encode::{Stored, decode};
 use crate::keys::{self, FAMILIES, FORMAT, IDENTIFIERS, RECORDS};
 use crate::open::{folder, io, lock};
 use crate::read::record_id;
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, pages};
 
+/// Identifiers that are looked up together, and records.
+const IDENTIFIERS_AT_ONCE: usize = 1 << 18;
+const RECORDS_AT_ONCE: usize = 1 << 16;
 /// Problems that are described; more are counted.
 const DESCRIBED: usize = 20;
 
@@ -66,6 +69,7 @@ impl Store {
         let sums = self.verify_events(&mut found)?;
         let changed = self.last_changes()?;
         let listed_from = self.listed_from()?;
+        let mut identifiers = Vec::new();
         for entry in self.db.iterator_cf(self.family(RECORDS)?, IteratorMode::Start) {
             let (id, bytes) = entry?;
             let (Ok(id), Ok(stored)) = (record_id(&id), decode(&bytes)) else {
@@ -84,16 +88,11 @@ impl Store {
             };
             *found.records.entry(record.space).or_default() += 1;
             for property in unique {
-                for value in record.values(*property) {
-                    let holder = self.find(&Identifier::new(record.space, *property, &value))?;
-                    if holder != Some(id) {
-                        let holder = holder.map_or("nobody".to_owned(), |holder| holder.to_string());
-                        found.problem(format!(
-                            "record {id}: a value of property {} finds {holder}",
-                            property.0
-                        ));
-                    }
-                }
+                let hash = |value| self.hasher.hash(&Identifier::new(record.space, *property, value).0);
+                identifiers.extend(record.values(*property).iter().map(|value| (hash(value), id)));
+            }
+            if identifiers.len() >= IDENTIFIERS_AT_ONCE {
+                self.verify_found(&mut identifiers, &mut found)?;
             }
             if record.events != sums.get(&id).copied().unwrap_or_default() {
                 found.problem(format!(
@@ -104,8 +103,27 @@ impl Store {
                 found.problem(format!("record {id}: its last change is in no list"));
             }
         }
+        self.verify_found(&mut identifiers, &mut found)?;
         self.verify_identifiers(unique, &mut found)?;
         Ok(found)
+    }
+
+    /// Whether identifiers find the records that hold them.
+    fn verify_found(
+        &self,
+        identifiers: &mut Vec<(IdentifierHash, RecordId)>,
+        found: &mut Verified,
+    ) -> Result<(), StoreError> {
+        identifiers.sort_unstable();
+        let hashes: Vec<IdentifierHash> = identifiers.iter().map(|(hash, _)| *hash).collect();
+        for ((hash, id), holder) in identifiers.drain(..).zip(self.find_sorted(&hashes)?) {
+            if holder != Some(id) {
+                let holder = holder.map_or("nobody".to_owned(), |holder| holder.to_string());
+                let property = hash.property().0;
+                found.problem(format!("record {id}: a value of property {property} finds {holder}"));
+            }
+        }
+        Ok(())
     }
 
     /// Answers with the sum of the events' fingerprints for each record.
@@ -132,31 +150,51 @@ impl Store {
     }
 
     fn verify_identifiers(&self, unique: &[PropertyId], found: &mut Verified) -> Result<(), StoreError> {
+        let mut holding = Vec::new();
         for entry in self.db.iterator_cf(self.family(IDENTIFIERS)?, IteratorMode::Start) {
-            let (key, id) = entry?;
-            found.identifiers += 1;
-            let numbers = key.split_first_chunk().and_then(|(space, rest)| {
-                let (property, _) = rest.split_first_chunk()?;
-                Some((SpaceId(u32::from_be_bytes(*space)), PropertyId(u32::from_be_bytes(*property))))
-            });
-            let (Some((space, property)), Ok(id)) = (numbers, record_id(&id)) else {
-                found.problem("an identifier cannot be decoded".to_owned());
+            let (key, page) = entry?;
+            let Ok(entries) = pages::entries(&key, &page) else {
+                found.problem("a page of identifiers cannot be decoded".to_owned());
                 continue;
             };
-            // What is left of a property that identified once.
-            if !unique.contains(&property) {
-                continue;
+            let (mut last, mut sorted) = (None, true);
+            for (hash, id) in entries {
+                sorted &= last.replace(hash).is_none_or(|last| last < hash);
+                let Some(id) = id else { continue };
+                found.identifiers += 1;
+                // Others are left of a property that identified once.
+                if unique.contains(&hash.property()) {
+                    holding.push((id, hash));
+                }
             }
-            let holds = self.load(id)?.is_some_and(|(held, record)| {
-                let values = record.values(property);
-                held == id
-                    && record.space == space
-                    && values.iter().any(|value| Identifier::new(space, property, value).0 == *key)
+            if holding.len() >= RECORDS_AT_ONCE {
+                self.verify_holding(&mut holding, found)?;
+            }
+            if !sorted {
+                found.problem("the identifiers of a page are not in order".to_owned());
+            }
+        }
+        self.verify_holding(&mut holding, found)
+    }
+
+    /// Whether records hold the values of the identifiers that find them.
+    fn verify_holding(
+        &self,
+        holding: &mut Vec<(RecordId, IdentifierHash)>,
+        found: &mut Verified,
+    ) -> Result<(), StoreError> {
+        holding.sort_unstable();
+        let ids: Vec<RecordId> = holding.iter().map(|(id, _)| *id).collect();
+        for ((id, hash), record) in holding.drain(..).zip(self.load_sorted(&ids)?) {
+            let property = hash.property();
+            let holds = record.is_some_and(|(held, record)| {
+                let hash_of = |value| self.hasher.hash(&Identifier::new(record.space, property, value).0);
+                held == id && record.values(property).iter().any(|value| hash_of(value) == hash)
             });
             if !holds {
+                let property = property.0;
                 found.problem(format!(
-                    "an identifier of property {} finds record {id}, which does not hold it",
-                    property.0
+                    "an identifier of property {property} finds record {id}, which does not hold it"
                 ));
             }
         }
@@ -172,8 +210,16 @@ impl Store {
         for name in FAMILIES {
             let Some(family) = self.db.cf_handle(name) else { continue };
             let number = |property: &str| self.db.property_int_value_cf(family, property);
-            let entries = number("rocksdb.estimate-num-keys")?.unwrap_or_default();
-            families.push((name, entries, number("rocksdb.total-sst-files-size")?.unwrap_or_default()));
+            let bytes = number("rocksdb.total-sst-files-size")?.unwrap_or_default();
+            let entries = match name {
+                // What no table has yet came one by one.
+                IDENTIFIERS => {
+                    let unwritten = number("rocksdb.num-entries-active-mem-table")?.unwrap_or_default();
+                    bytes / pages::ENTRY as u64 + unwritten
+                }
+                _ => number("rocksdb.estimate-num-keys")?.unwrap_or_default(),
+            };
+            families.push((name, entries, bytes));
         }
         let layout = self.db.get(FORMAT)?.and_then(|format| keys::read_u32(&format)).unwrap_or_default();
         Ok(Stats { layout, families, bytes: size(self.db.path())? })
