@@ -837,20 +837,30 @@ impl Stretch<'_> {
         let found = store.find_sorted(gathered.hashes())?;
         let erased = self.erased(gathered)?;
         let mut shares = gathered.share_out(&found, threads);
+        // Memory that was not touched before is dear: what was written is room for what comes.
+        let room = Mutex::new(Vec::new());
+        let pack = |records: Vec<_>| {
+            let packed: Option<PackedRecords> = room.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut packed = packed.unwrap_or_default();
+            packed.pack(&records, context.now);
+            packed
+        };
         for _ in 0..SHARED_OUT {
-            let mut tables = store.new_tables()?;
+            let mut tables = store.new_tables(gathered.rows())?;
             let mut exchanged = self.exchanged.clone();
             let applied = shares.apply(
                 self.plan,
                 context,
                 &erased,
                 |ids, all| store.load_part(ids, all),
-                |records| PackedRecords::new(&records, context.now),
+                pack,
                 |records, next| {
                     if let Some(exchanged) = &mut exchanged {
                         exchanged.add(records.ids());
                     }
-                    tables.put_records(&records, next)
+                    tables.put_records(&records, next)?;
+                    room.lock().unwrap_or_else(PoisonError::into_inner).push(records);
+                    Ok(())
                 },
             )?;
             if let Some(applied) = applied {

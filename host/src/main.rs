@@ -38,14 +38,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// `mi_option_purge_delay` of mimalloc 3: for how many milliseconds it keeps pages that nothing is in any more.
 const PURGE_DELAY: i32 = 15;
-/// The rows of one stretch are gone when those of the next are there: a second, which is the default, is too long.
-const SHORT: std::ffi::c_long = 100;
+/// What one stretch took is there for the next, and not much longer; a second is the default.
+const SHORT: std::ffi::c_long = 300;
 
 fn main() -> ExitCode {
     #[expect(unsafe_code, reason = "mimalloc is a C library; options are set before there are other threads")]
     // SAFETY: see the reason, which is what its documentation asks for.
     unsafe {
-        libmimalloc_sys::mi_option_set(PURGE_DELAY, SHORT);
+        libmimalloc_sys::mi_option_set(
+            PURGE_DELAY,
+            std::env::var("SLB_PURGE").ok().and_then(|v| v.parse().ok()).unwrap_or(SHORT),
+        );
     }
     cli::main()
 }

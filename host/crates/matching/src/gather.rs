@@ -25,12 +25,13 @@ pub struct Gathered {
 
 impl Gathered {
     /// Sorts the identifiers of `batches`, which are consecutive and in file order.
-    pub fn new(batches: Vec<Prepared>) -> Self {
+    pub fn new(mut batches: Vec<Prepared>) -> Self {
         // Each hash in halves, which leave no gaps, and where it lies: batch and number.
         let mut all: Vec<(u64, u64, u32, u32)> =
             Vec::with_capacity(batches.iter().map(|batch| batch.keys.len() as usize).sum());
-        for (place, batch) in (0..).zip(&batches) {
-            let hashes = (0..).zip(batch.keys.hashes());
+        for (place, batch) in (0..).zip(&mut batches) {
+            // They are here from now on, each once.
+            let hashes = (0..).zip(std::mem::take(&mut batch.keys.hashes));
             all.extend(hashes.map(|(key, hash)| ((hash.0 >> 64) as u64, hash.0 as u64, place, key)));
         }
         all.par_sort_unstable_by_key(|(high, low, ..)| u128::from(*high) << 64 | u128::from(*low));
@@ -64,7 +65,7 @@ impl Gathered {
     /// The same rows in parts of about so many bytes; one where there are none.
     pub fn parts(self, bytes: usize) -> impl Iterator<Item = Self> {
         let fits = self.batches.iter().map(Prepared::memory).sum::<usize>() <= bytes;
-        let (whole, batches) = if fits { (Some(self), Vec::new()) } else { (None, self.batches) };
+        let (whole, batches) = if fits { (Some(self), Vec::new()) } else { (None, self.taken_apart()) };
         let mut batches = batches.into_iter().peekable();
         let parts = std::iter::from_fn(move || {
             let mut part = vec![batches.next()?];
@@ -78,13 +79,23 @@ impl Gathered {
         whole.into_iter().chain(parts)
     }
 
+    /// The batches, as they were.
+    fn taken_apart(self) -> Vec<Prepared> {
+        let Self { mut batches, hashes, slots, .. } = self;
+        for (batch, slots) in batches.iter_mut().zip(slots) {
+            let hash = |slot: u32| hashes.get(slot as usize).copied();
+            batch.keys.hashes = slots.into_iter().filter_map(hash).collect();
+        }
+        batches
+    }
+
     /// The number of the file's records that precede the one after the last batch; 0 without batches.
     pub fn end(&self) -> u64 {
         self.batches.last().map_or(0, Prepared::end)
     }
 
     /// The number of rows that the processors kept.
-    pub(crate) fn rows(&self) -> usize {
+    pub fn rows(&self) -> usize {
         self.batches.iter().map(Prepared::kept).sum()
     }
 

@@ -132,7 +132,8 @@ impl<'a> Write<'a> {
 pub(crate) struct Keys {
     bytes: Vec<u8>,
     ends: Vec<u32>,
-    hashes: Vec<IdentifierHash>,
+    /// The hash of each, until `Gathered` has them.
+    pub(crate) hashes: Vec<IdentifierHash>,
 }
 
 impl Keys {
@@ -161,11 +162,6 @@ impl Keys {
 
     pub(crate) fn len(&self) -> u32 {
         place(self.ends.len())
-    }
-
-    /// The hash of each.
-    pub(crate) fn hashes(&self) -> &[IdentifierHash] {
-        &self.hashes
     }
 
     pub(crate) fn get(&self, key: u32) -> &[u8] {

@@ -114,6 +114,7 @@ impl SharedOut<'_> {
         mut take: impl FnMut(T, Option<RecordId>) -> Result<(), E>,
     ) -> Result<Option<Applied>, E> {
         let mut whole = self.gathered.before_rows(&context);
+        whole.slots.reserve(self.gathered.len());
         let (ids, mut strayed) = (RecordIds::now(), Vec::new());
         let (out, load, pack, ids) = (&*self, &load, &pack, &ids);
         let merged = thread::scope(|scope| {

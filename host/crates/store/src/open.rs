@@ -492,6 +492,8 @@ fn table_options() -> Options {
     options.set_bytes_per_sync(MEBIBYTE as u64);
     options.set_block_based_table_factory(&block_options(&Cache::new_lru_cache(MEBIBYTE)));
     options.set_compression_type(DBCompressionType::None);
+    // Each table has one, in memory that was not touched before.
+    options.set_writable_file_max_buffer_size(MEBIBYTE as u64 / 4);
     options
 }
 

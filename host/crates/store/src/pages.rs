@@ -22,7 +22,7 @@ pub(crate) const ENTRY: usize = HASH + 16;
 const HASH: usize = 12;
 /// Bits of a hash that tell its page: so few that a page has a hundred of a million identifiers, and so many that one of a hundred
 /// million takes 340 KB.
-const PAGE_BITS: u32 = 13;
+const PAGE_BITS: u32 = 16;
 const REMOVED: [u8; 16] = [0; 16];
 /// A page is searched for its identifiers one by one where it has so many entries for each.
 const SEARCHED: usize = 16;

@@ -39,13 +39,21 @@ pub struct PackedRecords {
 impl PackedRecords {
     /// Packs sorted records, each of which is there once. Those that were modified at this time are those that changed.
     pub fn new(records: &[(RecordId, Record)], now: i64) -> Self {
-        let size = records.iter().map(|(_, record)| encoded_size(record)).sum();
-        let mut packed = Self { bytes: Vec::with_capacity(size), entries: Vec::with_capacity(records.len()) };
-        for (id, record) in records {
-            encode(record, &mut packed.bytes);
-            packed.entries.push((*id, packed.bytes.len(), record.modified == now));
-        }
+        let mut packed = Self::default();
+        packed.pack(records, now);
         packed
+    }
+
+    /// Packs others in their place.
+    pub fn pack(&mut self, records: &[(RecordId, Record)], now: i64) {
+        self.bytes.clear();
+        self.entries.clear();
+        self.bytes.reserve(records.iter().map(|(_, record)| encoded_size(record)).sum());
+        self.entries.reserve(records.len());
+        for (id, record) in records {
+            encode(record, &mut self.bytes);
+            self.entries.push((*id, self.bytes.len(), record.modified == now));
+        }
     }
 
     /// The ids.
@@ -225,16 +233,16 @@ impl Syncing {
 }
 
 impl Store {
-    /// Begins tables. One commit at a time makes some.
+    /// Begins tables of about so many records. One commit at a time makes some.
     ///
     /// # Errors
     /// If they cannot be written.
-    pub fn new_tables(&self) -> Result<NewTables<'_>, StoreError> {
+    pub fn new_tables(&self, records: usize) -> Result<NewTables<'_>, StoreError> {
         let folder = self.tables();
         fs::create_dir_all(&folder).map_err(io(&folder))?;
         let number = self.db.latest_sequence_number();
+        let (late, names, changed) = (Vec::new(), Vec::new(), Vec::with_capacity(records));
         let records = self.new_table(RECORDS, number, 0)?;
-        let (late, names, changed) = (Vec::new(), Vec::new(), Vec::new());
         Ok(NewTables { store: self, number, records, last: None, late, late_bytes: 0, names, changed })
     }
 
@@ -345,7 +353,7 @@ mod tests {
             let records: Vec<_> = numbers.map(|number| (id(number), Record::new(SpaceId(1), 2))).collect();
             PackedRecords::new(&records, 2)
         };
-        let mut tables = store.new_tables().unwrap();
+        let mut tables = store.new_tables(0).unwrap();
         tables.put_records(&records(50_000..50_002), None).unwrap();
         // Less than what was there before, and more than what is announced; more of them than are kept waiting.
         for from in (0..20).rev() {
@@ -375,7 +383,7 @@ mod tests {
     fn dies_before_the_tables_are_taken(folder: &Path, taken: &[&str]) {
         let store = Store::open(folder).unwrap();
         let whole = commit(&store, 0, 1);
-        let mut tables = store.new_tables().unwrap();
+        let mut tables = store.new_tables(0).unwrap();
         let number = tables.number;
         tables.put_records(&PackedRecords::new(&whole.records, 1), None).unwrap();
         let mut identifiers = whole.identifiers;
