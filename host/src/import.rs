@@ -835,6 +835,7 @@ impl Stretch<'_> {
         }
         store.read_ahead()?;
         let found = store.find_sorted(gathered.hashes())?;
+        store.read_records_ahead(found.iter().flatten().count())?;
         let erased = self.erased(gathered)?;
         let mut shares = gathered.share_out(&found, threads);
         // Memory that was not touched before is dear: what was written is room for what comes.

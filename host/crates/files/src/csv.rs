@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memchr::{memchr, memchr2, memchr2_iter, memchr3};
 use sluicebox_model::{Header, RecordBatch, RejectedRow, RejectionCode, append};
+use wide::u8x16;
 
 use crate::FileError;
 
@@ -548,20 +549,16 @@ impl Scanner {
 }
 
 /// Where the delimiter or the end of a line is, if it is near: most cells are too short to be worth a call of [`memchr3`].
-/// Eight bytes are looked at as one number, in which a byte that is looked for becomes zero, and a zero borrows from the
-/// bit above. (Hacker's Delight, 6-1.)
 #[inline]
 fn near(delimiter: u8, bytes: &[u8]) -> Option<usize> {
-    const LOW: u64 = u64::MAX / 0xff;
-    let zeros = |word: u64| word.wrapping_sub(LOW) & !word & (LOW << 7);
-    let (words, _) = bytes.as_chunks::<8>();
-    for (place, word) in words.iter().take(3).enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let found = [delimiter, b'\n', b'\r'].map(|byte| zeros(word ^ (LOW * u64::from(byte))));
-        // Only bytes after the first zero may seem to be one.
-        let found = found.iter().fold(0, |all, found| all | found);
+    let wanted = [delimiter, b'\n', b'\r'].map(u8x16::splat);
+    let (pieces, _) = bytes.as_chunks();
+    for (place, piece) in pieces.iter().take(2).enumerate() {
+        let piece = u8x16::new(*piece);
+        let [delimiters, feeds, returns] = wanted.map(|byte| piece.simd_eq(byte));
+        let found = (delimiters | feeds | returns).to_bitmask();
         if found != 0 {
-            return Some(place * 8 + found.trailing_zeros() as usize / 8);
+            return Some(place * 16 + found.trailing_zeros() as usize);
         }
     }
     None
@@ -613,8 +610,8 @@ mod tests {
         #[test]
         fn what_is_near_is_found_where_it_is(bytes in prop::collection::vec(prop_oneof![Just(b','), Just(b'\n'), any::<u8>()], 0..40), delimiter: u8) {
             let first = memchr3(delimiter, b'\n', b'\r', &bytes);
-            let looked_at = bytes.len() / 8 * 8;
-            prop_assert_eq!(near(delimiter, &bytes), first.filter(|place| *place < looked_at.min(24)));
+            let looked_at = bytes.len() / 16 * 16;
+            prop_assert_eq!(near(delimiter, &bytes), first.filter(|place| *place < looked_at.min(32)));
         }
     }
 

@@ -1,6 +1,7 @@
-//! Fresh tables, read into memory before rows are looked up in them: whoever writes a table has the system drop what it wrote.
+//! Tables, read into memory before rows are looked up in them: fresh ones, because whoever writes a table has the system drop what it
+//! wrote, and all of them where most of what they hold will be asked for, which the disk is slow at block by block.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -15,6 +16,8 @@ use crate::{Store, StoreError};
 const NEWEST: usize = 256 << 20;
 /// Bytes of a table that the system is asked for at a time; it reads a few mebibytes ahead for each hint at most.
 const AT_ONCE: usize = 1 << 20;
+/// Nearly every block is read where one in so many records is looked up: a block has about as many.
+const IN_A_BLOCK: u64 = 32;
 
 impl Store {
     /// Has the system read the newest records and identifiers into its memory, on a thread of its own, as far as it was not
@@ -41,12 +44,51 @@ impl Store {
             bytes += size;
             *number > before && bytes <= NEWEST
         });
-        if !tables.is_empty() {
-            let read = move || tables.iter().for_each(|(_, size, path)| hint(path, *size));
-            let _ = thread::Builder::new().name("read ahead".to_owned()).spawn(read);
-        }
+        let tables = tables.into_iter().map(|(_, size, path)| (size, path)).collect();
+        read(tables);
         Ok(())
     }
+
+    /// The same with all records, in the order of their ids, if so many of them will be looked up, sorted, that nearly all of their blocks
+    /// are needed, and the machine has room for them.
+    ///
+    /// # Errors
+    /// If the store's tables cannot be listed.
+    pub fn read_records_ahead(&self, wanted: usize) -> Result<(), StoreError> {
+        read(self.worth_reading(wanted, available())?);
+        Ok(())
+    }
+
+    /// The tables of records, with their bytes, where they are worth it.
+    fn worth_reading(&self, wanted: usize, available: usize) -> Result<Vec<(usize, PathBuf)>, StoreError> {
+        if (wanted as u64).saturating_mul(IN_A_BLOCK) < self.about_records()? {
+            return Ok(Vec::new());
+        }
+        let mut files = self.db.live_files()?;
+        files.retain(|file| file.column_family_name == RECORDS);
+        files.sort_by(|one, other| one.start_key.cmp(&other.start_key));
+        if files.iter().map(|file| file.size).sum::<usize>() > available / 2 {
+            return Ok(Vec::new());
+        }
+        let path = |name: &str| self.db.path().join(name.trim_start_matches('/'));
+        Ok(files.iter().map(|file| (file.size, path(&file.name))).collect())
+    }
+}
+
+/// Has the system read tables, on a thread of its own.
+fn read(tables: Vec<(usize, PathBuf)>) {
+    if !tables.is_empty() {
+        let read = move || tables.iter().for_each(|(size, path)| hint(path, *size));
+        let _ = thread::Builder::new().name("read ahead".to_owned()).spawn(read);
+    }
+}
+
+/// Bytes of memory that the machine has for who asks; 0 where it does not tell.
+fn available() -> usize {
+    let told = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = told.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kibibytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<usize>().ok());
+    kibibytes.unwrap_or_default().saturating_mul(1024)
 }
 
 fn hint(path: &Path, size: usize) {
@@ -62,6 +104,25 @@ mod tests {
 
     use super::*;
     use crate::Commit;
+
+    #[test]
+    fn records_are_read_ahead_where_most_are_wanted_and_fit() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let id = |number: u32| RecordId(u128::from(number + 1).to_be_bytes());
+        for first in [50_000, 0] {
+            let record = |number| (id(number), Record::new(SpaceId(1), 1));
+            let records = (first..first + 50_000).map(record).collect();
+            store.commit(Commit { records, ..Commit::default() }).unwrap();
+        }
+        let worth = |wanted, available| store.worth_reading(wanted, available).unwrap();
+        let tables = worth(100_000 / 32 + 1, 1 << 30);
+        assert_eq!(tables.len(), 2, "{tables:?}");
+        assert!(tables.iter().all(|(size, path)| path.metadata().unwrap().len() == *size as u64));
+        assert!(tables[0].1 > tables[1].1, "the one that was written last has the first ids: {tables:?}");
+        assert_eq!((worth(100_000 / 33, 1 << 30), worth(100_000, 1 << 20)), (Vec::new(), Vec::new()));
+        assert!(available() > 0);
+    }
 
     #[test]
     fn each_table_is_read_ahead_once() {

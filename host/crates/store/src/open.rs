@@ -493,7 +493,7 @@ fn table_options() -> Options {
     options.set_block_based_table_factory(&block_options(&Cache::new_lru_cache(MEBIBYTE)));
     options.set_compression_type(DBCompressionType::None);
     // Each table has one, in memory that was not touched before.
-    options.set_writable_file_max_buffer_size(MEBIBYTE as u64 / 4);
+    options.set_writable_file_max_buffer_size(64 << 10);
     options
 }
 
@@ -523,10 +523,10 @@ fn column_families() -> Vec<ColumnFamilyDescriptor> {
         }
         options.set_write_buffer_size(write_buffer);
         options.set_max_write_buffer_number(2);
-        options.set_memtable_prefix_bloom_ratio(0.05);
+        options.set_memtable_prefix_bloom_ratio(0.01);
         options.set_memtable_whole_key_filtering(true);
         // A table of records rewrites most others when they are merged; one of identifiers is short, and a walk passes through all.
-        let tables = if name == IDENTIFIERS { 12 } else { 16 };
+        let tables = if name == IDENTIFIERS { 6 } else { 16 };
         options.set_level_zero_file_num_compaction_trigger(tables);
         options.set_level_compaction_dynamic_level_bytes(true);
         options.set_disable_auto_compactions(MERGED_LATER.contains(&name));
