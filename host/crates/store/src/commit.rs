@@ -5,8 +5,7 @@ use crate::changes::Changed;
 use crate::encode::{encode, encode_event, merged_into};
 use crate::exports::{ExportState, export_key};
 use crate::keys::{
-    self, CHANGES, DIGEST, EVENTS, EXCHANGED, GOAL_RUN, HISTORY, IDENTIFIERS, LEDGER, NOW, RECORDS, RUNNING,
-    UNFINISHED,
+    self, CHANGES, DIGEST, EVENTS, EXCHANGED, GOAL_RUN, HISTORY, LEDGER, NOW, RECORDS, RUNNING, UNFINISHED,
 };
 use crate::open::durable;
 use crate::tables::{FEWEST_RECORDS, PackedRecords, Tables};
@@ -100,8 +99,7 @@ impl Store {
     /// # Errors
     /// If the store fails.
     pub fn commit(&self, mut commit: Commit<'_>) -> Result<(), StoreError> {
-        let (records, identifiers, events) =
-            (self.family(RECORDS)?, self.family(IDENTIFIERS)?, self.family(EVENTS)?);
+        let (records, events) = (self.family(RECORDS)?, self.family(EVENTS)?);
         // Sorted keys go into the tables several times faster than random ones.
         // They come as a few sorted runs, which a stable sort only has to merge.
         commit.records.sort_by_key(|(id, _)| *id);
@@ -140,10 +138,7 @@ impl Store {
         for (from, to) in &commit.merged {
             batch.put_cf(records, from.0, merged_into(*to));
         }
-        self.put_identifiers(commit.identifiers.into_iter(), |key, page| {
-            batch.merge_cf(identifiers, key, page);
-            Ok(())
-        })?;
+        self.identify_all(commit.identifiers.into_iter(), &mut batch)?;
         for (key, event) in &commit.events {
             match event {
                 Some(event) => {

@@ -72,11 +72,8 @@ impl Store {
         if twice || self.find_sorted(&hashes)?.iter().any(Option::is_some) {
             return Err(StoreError::NotUnique);
         }
-        let (family, mut batch) = (self.family(IDENTIFIERS)?, WriteBatch::default());
-        self.put_identifiers(identifiers.drain(..), |key, page| {
-            batch.merge_cf(family, key, page);
-            Ok(())
-        })?;
+        let mut batch = WriteBatch::default();
+        self.identify_all(identifiers.drain(..), &mut batch)?;
         Ok(batch)
     }
 }

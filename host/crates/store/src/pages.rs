@@ -79,14 +79,15 @@ fn put<E>(
     begun.map_or(Ok(()), |key| put(key, &bytes))
 }
 
-/// Whom each of sorted hashes of one page finds.
+/// Adds whom each of sorted hashes of one page finds.
 pub(crate) fn find(
     page: Option<&[u8]>,
     hashes: &[IdentifierHash],
-) -> Result<Vec<Option<RecordId>>, StoreError> {
+    all: &mut Vec<Option<RecordId>>,
+) -> Result<(), StoreError> {
     let mut left = whole(page.unwrap_or_default())?;
     let one_by_one = left.len() > hashes.len() * SEARCHED;
-    let find = |of: &IdentifierHash| {
+    all.extend(hashes.iter().map(|of| {
         let wanted = of.0 & ((1 << (8 * HASH)) - 1);
         let smaller = |entry: &Entry| hash(entry) < wanted;
         let passed = if one_by_one {
@@ -96,8 +97,8 @@ pub(crate) fn find(
         };
         left = left.get(passed..).unwrap_or_default();
         left.first().filter(|entry| hash(entry) == wanted).and_then(found)
-    };
-    Ok(hashes.iter().map(find).collect())
+    }));
+    Ok(())
 }
 
 /// A page as it is after what was written of it, the oldest first.
@@ -195,9 +196,17 @@ impl Store {
         id: Option<RecordId>,
         batch: &mut WriteBatch,
     ) -> Result<(), StoreError> {
-        let hash = self.hasher.hash(&identifier.0);
+        self.identify_all([(self.hasher.hash(&identifier.0), id)].into_iter(), batch)
+    }
+
+    /// The same of sorted identifiers, by their hashes.
+    pub(crate) fn identify_all(
+        &self,
+        identifiers: impl Iterator<Item = (IdentifierHash, Option<RecordId>)>,
+        batch: &mut WriteBatch,
+    ) -> Result<(), StoreError> {
         let family = self.family(IDENTIFIERS)?;
-        self.put_identifiers([(hash, id)].into_iter(), |key, page| {
+        self.put_identifiers(identifiers, |key, page| {
             batch.merge_cf(family, key, page);
             Ok(())
         })
@@ -264,6 +273,14 @@ mod tests {
         IdentifierHash(u128::from(number % 5) << 80 | u128::from(number) << 60 | u128::from(number))
     }
 
+    fn of_page_found(
+        page: Option<&[u8]>,
+        hashes: &[IdentifierHash],
+    ) -> Result<Vec<Option<RecordId>>, StoreError> {
+        let mut all = Vec::new();
+        find(page, hashes, &mut all).map(|()| all)
+    }
+
     fn id(number: u8) -> RecordId {
         RecordId([number; 16])
     }
@@ -302,15 +319,14 @@ mod tests {
             wanted.sort_unstable();
             for (key, written) in &written {
                 // RocksDB may put some together before it has all of them.
-                let slices = |pages: &[Vec<u8>]| pages.to_vec();
                 let (first, rest) = written.split_at(split.min(written.len()));
-                let first = merge(slices(first).iter().map(Vec::as_slice), true).unwrap();
+                let first = merge(first.iter().map(Vec::as_slice), true).unwrap();
                 let page = merge([first].iter().chain(rest).map(Vec::as_slice), false).unwrap();
                 found.extend(entries(key, &page).unwrap().map(|(hash, id)| (hash, id.unwrap().0[0])));
                 let of_page: Vec<IdentifierHash> =
                     wanted.iter().copied().filter(|hash| super::page(*hash) == *key).collect();
                 let told = of_page.iter().map(|hash| model.get(hash).map(|to| id(*to))).collect::<Vec<_>>();
-                prop_assert_eq!(find(Some(&page), &of_page).unwrap(), told);
+                prop_assert_eq!(of_page_found(Some(&page), &of_page).unwrap(), told);
             }
             prop_assert_eq!(found, model);
         }
@@ -319,8 +335,8 @@ mod tests {
     #[test]
     fn what_is_no_page_is_told() {
         assert!(merge([[0; ENTRY + 1].as_slice()].into_iter(), true).is_none());
-        assert!(find(Some(&[0; ENTRY - 1]), &[hash(1)]).is_err());
-        assert_eq!(find(None, &[hash(1), hash(2)]).unwrap(), [None, None]);
+        assert!(of_page_found(Some(&[0; ENTRY - 1]), &[hash(1)]).is_err());
+        assert_eq!(of_page_found(None, &[hash(1), hash(2)]).unwrap(), [None, None]);
     }
 
     fn identifier(number: u32) -> Identifier {

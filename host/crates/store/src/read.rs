@@ -49,16 +49,15 @@ impl Store {
     /// # Errors
     /// If the store fails or is damaged.
     pub fn find_sorted(&self, hashes: &[IdentifierHash]) -> Result<Vec<Option<RecordId>>, StoreError> {
-        let mut asked = Vec::new();
-        let places: Vec<usize> = match &*self.known.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(known) => (0..hashes.len())
-                .filter(|place| hashes.get(*place).is_some_and(|hash| known.may_hold(*hash)))
-                .collect(),
-            None => return self.find_in_pages(hashes),
-        };
-        asked.extend(places.iter().filter_map(|place| hashes.get(*place)));
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let may_be_there = known.as_ref().map(|known| {
+            (0..).zip(hashes).filter(|(_, hash)| known.may_hold(**hash)).collect::<Vec<(usize, _)>>()
+        });
+        drop(known);
+        let Some(may_be_there) = may_be_there else { return self.find_in_pages(hashes) };
+        let asked: Vec<IdentifierHash> = may_be_there.iter().map(|(_, hash)| **hash).collect();
         let mut found = vec![None; hashes.len()];
-        for (place, id) in places.into_iter().zip(self.find_in_pages(&asked)?) {
+        for ((place, _), id) in may_be_there.into_iter().zip(self.find_in_pages(&asked)?) {
             if let Some(found) = found.get_mut(place) {
                 *found = id;
             }
@@ -70,10 +69,9 @@ impl Store {
         let of_pages = hashes.chunk_by(|one, next| pages::page(*one) == pages::page(*next));
         let wanted =
             of_pages.filter_map(|hashes| Some(OfPage { key: pages::page(*hashes.first()?), hashes }));
-        let found = self.get_sorted(IDENTIFIERS, &wanted.collect::<Vec<_>>(), |wanted, page| {
-            pages::find(page, wanted.hashes)
-        })?;
-        Ok(found.concat())
+        self.get_sorted(IDENTIFIERS, &wanted.collect::<Vec<_>>(), hashes.len(), |wanted, page, found| {
+            pages::find(page, wanted.hashes, found)
+        })
     }
 
     /// The records of sorted ids. A record that was merged into another is given as that one, with its id.
@@ -81,7 +79,7 @@ impl Store {
     /// # Errors
     /// If the store fails or is damaged.
     pub fn load_sorted(&self, ids: &[RecordId]) -> Result<Vec<Option<(RecordId, Record)>>, StoreError> {
-        self.get_sorted(RECORDS, ids, |id, stored| self.read_record(*id, stored))
+        self.get_sorted(RECORDS, ids, ids.len(), |id, stored, records| self.read_record(*id, stored, records))
     }
 
     /// The same on this thread, of a part of so many ids that are asked for in all.
@@ -94,7 +92,9 @@ impl Store {
         all: usize,
     ) -> Result<Vec<Option<(RecordId, Record)>>, StoreError> {
         let family = self.family(RECORDS)?;
-        let read = |id: &RecordId, stored: Option<&[u8]>| self.read_record(*id, stored);
+        let read = |id: &RecordId, stored: Option<&[u8]>, records: &mut Vec<_>| {
+            self.read_record(*id, stored, records)
+        };
         if self.walks(RECORDS, all)? {
             self.walk(family, ids, &read)
         } else {
@@ -106,12 +106,14 @@ impl Store {
         &self,
         id: RecordId,
         stored: Option<&[u8]>,
-    ) -> Result<Option<(RecordId, Record)>, StoreError> {
-        match stored.map(decode).transpose()? {
-            None => Ok(None),
-            Some(Stored::Record(record)) => Ok(Some((id, record))),
-            Some(Stored::MergedInto(next)) => self.follow(next),
-        }
+        records: &mut Vec<Option<(RecordId, Record)>>,
+    ) -> Result<(), StoreError> {
+        records.push(match stored.map(decode).transpose()? {
+            None => None,
+            Some(Stored::Record(record)) => Some((id, record)),
+            Some(Stored::MergedInto(next)) => self.follow(next)?,
+        });
+        Ok(())
     }
 
     /// Whether so many keys are found faster by walking through a family.
@@ -121,12 +123,13 @@ impl Store {
         Ok(keys as u64 * passed >= held.unwrap_or_default())
     }
 
-    /// What `read` makes of what is stored under each of the sorted keys, on as many threads as there are cores.
+    /// What `read` makes of what is stored under each of the sorted keys, about so much in all, on as many threads as there are cores.
     fn get_sorted<K: AsRef<[u8]> + Sync, T: Send>(
         &self,
         name: &'static str,
         keys: &[K],
-        read: impl Fn(&K, Option<&[u8]>) -> Result<T, StoreError> + Sync,
+        all: usize,
+        read: impl Fn(&K, Option<&[u8]>, &mut Vec<T>) -> Result<(), StoreError> + Sync,
     ) -> Result<Vec<T>, StoreError> {
         let family = self.family(name)?;
         let walks = self.walks(name, keys.len())?;
@@ -157,7 +160,7 @@ impl Store {
             Ok::<_, StoreError>(())
         })?;
         found.sort_unstable_by_key(|(place, _)| *place);
-        let mut all = Vec::with_capacity(keys.len());
+        let mut all = Vec::with_capacity(all);
         found.iter_mut().for_each(|(_, part)| all.append(part));
         Ok(all)
     }
@@ -166,7 +169,7 @@ impl Store {
         &self,
         family: &ColumnFamily,
         keys: &[K],
-        read: &impl Fn(&K, Option<&[u8]>) -> Result<T, StoreError>,
+        read: &impl Fn(&K, Option<&[u8]>, &mut Vec<T>) -> Result<(), StoreError>,
     ) -> Result<Vec<T>, StoreError> {
         let mut all = Vec::with_capacity(keys.len());
         let mut options = ReadOptions::default();
@@ -175,7 +178,7 @@ impl Store {
         for keys in keys.chunks(LOOKUPS) {
             let found = self.db.batched_multi_get_cf_opt(family, keys, true, &options);
             for (key, found) in keys.iter().zip(found) {
-                all.push(read(key, found?.as_deref())?);
+                read(key, found?.as_deref(), &mut all)?;
             }
         }
         Ok(all)
@@ -186,7 +189,7 @@ impl Store {
         &self,
         family: &ColumnFamily,
         keys: &[K],
-        read: &impl Fn(&K, Option<&[u8]>) -> Result<T, StoreError>,
+        read: &impl Fn(&K, Option<&[u8]>, &mut Vec<T>) -> Result<(), StoreError>,
     ) -> Result<Vec<T>, StoreError> {
         let mut all = Vec::with_capacity(keys.len());
         let mut options = ReadOptions::default();
@@ -207,10 +210,10 @@ impl Store {
                 begun = true;
             }
             match entries.item() {
-                Some((held, stored)) if held == key => all.push(read(wanted, Some(stored))?),
+                Some((held, stored)) if held == key => read(wanted, Some(stored), &mut all)?,
                 _ => {
                     entries.status()?;
-                    all.push(read(wanted, None)?);
+                    read(wanted, None, &mut all)?;
                 }
             }
         }
@@ -245,7 +248,9 @@ impl Store {
     pub fn find(&self, identifier: &Identifier) -> Result<Option<RecordId>, StoreError> {
         let hash = self.hasher.hash(&identifier.0);
         let page = self.db.get_pinned_cf(self.family(IDENTIFIERS)?, pages::page(hash))?;
-        Ok(pages::find(page.as_deref(), &[hash])?.into_iter().flatten().next())
+        let mut found = Vec::with_capacity(1);
+        pages::find(page.as_deref(), &[hash], &mut found)?;
+        Ok(found.pop().flatten())
     }
 
     /// Every record, in the order of their ids; those merged into another are left out.
