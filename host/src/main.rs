@@ -45,10 +45,7 @@ fn main() -> ExitCode {
     #[expect(unsafe_code, reason = "mimalloc is a C library; options are set before there are other threads")]
     // SAFETY: see the reason, which is what its documentation asks for.
     unsafe {
-        libmimalloc_sys::mi_option_set(
-            PURGE_DELAY,
-            std::env::var("SLB_PURGE").ok().and_then(|v| v.parse().ok()).unwrap_or(SHORT),
-        );
+        libmimalloc_sys::mi_option_set(PURGE_DELAY, SHORT);
     }
     cli::main()
 }

@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 
 use rocksdb::{IteratorMode, WriteBatch};
-use sluicebox_model::{Identifier, IdentifierHash, PropertyId, RecordId};
+use sluicebox_model::{IdentifierHash, PropertyId, RecordId};
 
 use crate::keys::{self, IDENTIFIERS, INDEXED};
 use crate::open::durable;
@@ -49,7 +49,7 @@ impl Store {
         let mut identifiers = Vec::new();
         for record in self.records()? {
             let (id, record) = record?;
-            let hash = |value| self.hasher.hash(&Identifier::new(record.space, property, value).0);
+            let hash = |value| self.hash(record.space, property, value);
             identifiers.extend(record.values(property).iter().map(|value| (hash(value), Some(id))));
             if identifiers.len() >= ENTRIES {
                 self.db.write(self.identified(&mut identifiers)?)?;

@@ -22,7 +22,7 @@
 //! | `default` | `m` `probe` | nothing; written to see that the store can be |
 //! | `default` | `m` `tables` | names of table files that belong to the last commit and that the store has not taken yet, one a line |
 //! | `records` | 16-byte record id | a record, or the id of the record that it was merged into (see `encode`) |
-//! | `identifiers` | property u32, first 13 bits of hashes (see [`IdentifierHash`](sluicebox_model::IdentifierHash)) and three zero bits | a page: sorted, for each identifier the 12 bytes of its hash and the 16 of a record's id, or of zeros where it finds nobody any more (see `pages`); up to layout 5 the key was an [`Identifier`](sluicebox_model::Identifier), and the value the record's id |
+//! | `identifiers` | property u32, first 16 bits of hashes (see [`IdentifierHash`](sluicebox_model::IdentifierHash)) | a page: sorted, for each identifier the 12 bytes of its hash and the 16 of a record's id, or of zeros where it finds nobody any more (see `pages`); up to layout 5 the key was an [`Identifier`](sluicebox_model::Identifier), and the value the record's id |
 //! | `changes` | time of a goal run, i64, number of the commit, u64 | what the commit changed: goal run u64, length u32 and text of the file's name, sorted record ids: where the highest bit of that length is set, their number u32 and each without what it has in common with the one before (`changes::shorten`); otherwise 16 bytes each |
 //! | `undo` | time of a goal run, i64, 16-byte record id, number of the commit, u64, then nothing, or an event's type and id as in `events` | what the commit overwrote there: the stored bytes; empty = nothing was there |
 //! | `default` | `t` 32-byte keyed hash of an identifier | when it was erased, in milliseconds i64 |

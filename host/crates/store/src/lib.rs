@@ -8,7 +8,7 @@
 //! - `pages`: how identifiers lie together;
 //! - `known`: which of them may be there;
 //! - `tables`: large commits, as tables of their own;
-//! - `ahead`: reads fresh tables before they are needed;
+//! - `ahead`: reads tables before they are needed;
 //! - `changes`: which records changed when, so that an export of few changes does not read the whole store;
 //! - `exports`: what an export reads, and what it remembers;
 //! - `undo`: what commits overwrote, and how it is put back;

@@ -5,24 +5,23 @@
 use std::sync::PoisonError;
 
 use rocksdb::{DB, IteratorMode, MergeOperands, WriteBatch};
-use sluicebox_model::{Identifier, IdentifierHash, IdentifierHasher, RecordId};
+use sluicebox_model::{Identifier, IdentifierHash, IdentifierHasher, PropertyId, RecordId, SpaceId, Value};
 
 use crate::keys::{FORMAT, HASH_KEY, IDENTIFIERS, PAGED};
 use crate::open::{LAYOUT, durable, io};
 use crate::read::record_id;
 use crate::{Store, StoreError};
 
-/// The property, and the first bits of hashes.
+/// The property, and the first 16 bits of hashes: few enough pages for a million identifiers, which are 15 on each, and enough for a
+/// hundred million, of which one has 43 KB.
 pub(crate) type PageKey = [u8; 6];
-/// A hash without its property, and a record's id; zeros, which no id is, where the identifier finds nobody any more.
+/// A hash without its property, and a record's id; zeros, which no id is, where the identifier finds nobody any more. The hash is whole,
+/// so that an entry does not hang on how many pages there are.
 type Entry = [u8; ENTRY];
 
 pub(crate) const ENTRY: usize = HASH + 16;
 /// Bytes of a hash without its property.
 const HASH: usize = 12;
-/// Bits of a hash that tell its page: so few that a page has a hundred of a million identifiers, and so many that one of a hundred
-/// million takes 340 KB.
-const PAGE_BITS: u32 = 16;
 const REMOVED: [u8; 16] = [0; 16];
 /// A page is searched for its identifiers one by one where it has so many entries for each.
 const SEARCHED: usize = 16;
@@ -31,13 +30,12 @@ const MOVED: usize = 65_536;
 
 /// The page of a hash.
 pub(crate) fn page(hash: IdentifierHash) -> PageKey {
-    let others = 8 * HASH as u32 - PAGE_BITS;
-    let [key @ .., _, _, _, _, _, _, _, _, _, _] = (hash.0 >> others << others).to_be_bytes();
+    let [key @ .., _, _, _, _, _, _, _, _, _, _] = hash.0.to_be_bytes();
     key
 }
 
 /// What a page has of an identifier.
-pub(crate) fn entry(hash: IdentifierHash, id: Option<RecordId>) -> Entry {
+fn entry(hash: IdentifierHash, id: Option<RecordId>) -> Entry {
     let [_, _, _, _, hash @ ..] = hash.0.to_be_bytes();
     let mut entry = [0; ENTRY];
     if let Some((to, of_record)) = entry.split_first_chunk_mut()
@@ -189,6 +187,11 @@ pub(crate) fn hasher(db: &DB) -> Result<IdentifierHasher, StoreError> {
 }
 
 impl Store {
+    /// The hash of a value by which records of a space are found.
+    pub(crate) fn hash(&self, space: SpaceId, property: PropertyId, value: &Value) -> IdentifierHash {
+        self.hasher.hash(&Identifier::new(space, property, value).0)
+    }
+
     /// Adds to a batch whom an identifier finds, or that it finds nobody.
     pub(crate) fn identify(
         &self,
@@ -242,7 +245,7 @@ impl Store {
                 continue;
             }
             let hash = self.hasher.hash(&key);
-            batch.merge_cf(family, page(hash), entry(hash, Some(record_id(&id)?)));
+            self.identify_all([(hash, Some(record_id(&id)?))].into_iter(), &mut batch)?;
             batch.delete_cf(family, key);
             moved += 1;
             if moved.is_multiple_of(MOVED) {
@@ -263,7 +266,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
-    use sluicebox_model::{PropertyId, Record, SpaceId, Value};
+    use sluicebox_model::Record;
 
     use super::*;
     use crate::Commit;

@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{BottommostLevelCompaction, CompactOptions, IteratorMode};
-use sluicebox_model::{Identifier, IdentifierHash, PropertyId, RecordId, SpaceId};
+use sluicebox_model::{IdentifierHash, PropertyId, RecordId, SpaceId};
 
 use crate::encode::{Stored, decode};
 use crate::keys::{self, FAMILIES, FORMAT, IDENTIFIERS, RECORDS};
@@ -88,7 +88,7 @@ impl Store {
             };
             *found.records.entry(record.space).or_default() += 1;
             for property in unique {
-                let hash = |value| self.hasher.hash(&Identifier::new(record.space, *property, value).0);
+                let hash = |value| self.hash(record.space, *property, value);
                 identifiers.extend(record.values(*property).iter().map(|value| (hash(value), id)));
             }
             if identifiers.len() >= IDENTIFIERS_AT_ONCE {
@@ -188,7 +188,7 @@ impl Store {
         for ((id, hash), record) in holding.drain(..).zip(self.load_sorted(&ids)?) {
             let property = hash.property();
             let holds = record.is_some_and(|(held, record)| {
-                let hash_of = |value| self.hasher.hash(&Identifier::new(record.space, property, value).0);
+                let hash_of = |value| self.hash(record.space, property, value);
                 held == id && record.values(property).iter().any(|value| hash_of(value) == hash)
             });
             if !holds {
