@@ -110,7 +110,8 @@ impl Service {
     /// Every connection, in the order of their files.
     pub(in crate::service) fn connections(&self) -> Result<Vec<ConnectionState>, Failure> {
         let config = self.folder.config();
-        let (history, queue) = (self.history(LOOKED_BACK)?, self.queued());
+        // The queue first: a run that ends meanwhile is in it, and is waited for.
+        let (queue, history) = (self.queued(), self.history(LOOKED_BACK)?);
         let state = |connection| self.state_of(&config, connection, &history, &queue);
         config.connections.iter().map(state).collect()
     }
@@ -118,7 +119,8 @@ impl Service {
     /// One connection.
     pub(in crate::service) fn connection(&self, name: &str) -> Result<ConnectionState, Failure> {
         let config = self.folder.config();
-        self.state_of(&config, config.connection(name)?, &self.history(LOOKED_BACK)?, &self.queued())
+        let (queue, history) = (self.queued(), self.history(LOOKED_BACK)?);
+        self.state_of(&config, config.connection(name)?, &history, &queue)
     }
 
     fn state_of(

@@ -128,6 +128,8 @@ impl Service {
 
     /// The goal runs of a run, in their order.
     pub(in crate::service) fn goal_runs(&self, run: &str) -> Result<Vec<Arc<Kept>>, Failure> {
+        // Before the history is read: a run that ends meanwhile is in one of the two.
+        let waits = self.queue.list().iter().any(|queued| queued.wanted.run == run);
         let mut found = Vec::new();
         for kept in self.kept() {
             let kept = kept?;
@@ -138,7 +140,7 @@ impl Service {
                 break;
             }
         }
-        if found.is_empty() && !self.queue.list().iter().any(|queued| queued.wanted.run == run) {
+        if found.is_empty() && !waits {
             return Err(Error::NotFound(format!("there is no run `{run}`")).into());
         }
         Ok(found)

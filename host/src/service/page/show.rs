@@ -661,12 +661,13 @@ pub(super) async fn run(
     Asked(told): Asked<Told>,
 ) -> Response {
     shown(service, who, "runs", move |service, who| {
+        // Before its goals are read: a page that says that a goal is under way must know that its run is, and wait for its end.
+        let queued = service.queued().into_iter().find(|queued| queued.run == run);
         let goals = service.goal_runs(&run)?.into_iter().map(|kept| {
             let it = GoalRun::from(&*kept);
             GoalOfRun { line: Line::of(&it), hint: next_step(&it.report), it }
         });
         let goals = goals.collect();
-        let queued = service.queued().into_iter().find(|queued| queued.run == run);
         let mut frame = Frame::new(service, Some(who), format!("Run {run}"), "runs");
         frame.done = told.done();
         Ok(RunPage { frame, queued, goals, run })

@@ -7,17 +7,15 @@
   let running = null;
   const show = (status) => {
     const now = status.queue.find((queued) => queued.running) || null;
-    // The page was made while its run waited, and that one may have ended before this first heard of it.
-    const waits = document.querySelector("[data-waits]");
-    if (waits && !status.queue.some((queued) => queued.run === waits.dataset.waits)) return window.location.reload();
     const ended = running && (!now || now.run !== running.run);
     if (now && (!running || running.run !== now.run)) at("live-said").textContent = `A run of ${now.connection} is under way.`;
-    if (ended) {
-      at("live-said").textContent = `The run of ${running.connection} ended.`;
-      // Whoever types is not interrupted.
-      const typing = document.activeElement && ["INPUT", "TEXTAREA", "SELECT"].includes(document.activeElement.tagName);
-      if (!typing) window.location.reload();
-    }
+    if (ended) at("live-said").textContent = `The run of ${running.connection} ended.`;
+    // The page was made while a run waited or was under way, and that one may have ended before this first heard of it.
+    const shown = [...document.querySelectorAll("[data-waits]")].map((element) => element.dataset.waits);
+    const gone = shown.some((run) => !status.queue.some((queued) => queued.run === run));
+    // Whoever types is not interrupted.
+    const typing = document.activeElement && ["INPUT", "TEXTAREA", "SELECT"].includes(document.activeElement.tagName);
+    if ((ended || gone) && !typing) return window.location.reload();
     running = now;
     bar.hidden = !now;
     if (!now) return;
