@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use sluicebox_files::{Decoding, FileError, FoundFile, Location, Reader, Source, decode, verify};
-use sluicebox_matching::{Applied, Context, Gathered, Plan, Prepared, Room, prepare};
+use sluicebox_matching::{Applied, Context, Gathered, Plan, Prepared, Room, Workers, prepare};
 use sluicebox_model::{PropertySchema, RecordBatch};
 use sluicebox_processors::{Session, Usage};
 use sluicebox_store::{Changed, Commit, ErasureKey, FileState, PackedRecords, Store, Tables};
@@ -75,6 +75,8 @@ pub(crate) struct Import<'a> {
     pub dry: bool,
     /// Set by Ctrl-C.
     pub stop: &'a AtomicBool,
+    /// Who merges rows that have nothing in common.
+    pub workers: Workers,
 }
 
 /// How far the goal run is.
@@ -140,6 +142,7 @@ impl<'a> Import<'a> {
             watch: Watch::Nobody,
             dry: true,
             stop: &NEVER,
+            workers: Workers::new(config.settings.tuning.threads),
         }
     }
 }
@@ -269,7 +272,8 @@ impl Import<'_> {
             && !matches!(self.goal.max_rejected, MaxRejected::Rows(_))
             && plan.can_be_shared();
         if records < FEW_RECORDS && file.size < 8 * one_by_one as u64 {
-            return Ok(Sizes { whole: one_by_one / 2, part: one_by_one / 2, one_by_one, ahead: 1 });
+            let part = one_by_one / 4 * 3;
+            return Ok(Sizes { whole: part, part, one_by_one, ahead: 1 });
         }
         let (whole, part) = if shared { (bytes / 5 * 4, bytes / 3) } else { (one_by_one, one_by_one) };
         Ok(Sizes { whole, part, one_by_one, ahead: 0 })
@@ -359,6 +363,7 @@ impl Import<'_> {
             position: state.position,
             clock: &clock,
             run,
+            room: Mutex::default(),
         };
         let mut gather = Gather {
             plan: &plan,
@@ -806,13 +811,14 @@ struct Stretch<'a> {
     position: u64,
     clock: &'a Clock,
     run: &'a mut GoalRun,
+    /// What shares wrote that is in a table now: memory that was not touched before is dear, and this is room for what they write next.
+    room: Mutex<Vec<PackedRecords>>,
 }
 
 impl Stretch<'_> {
     /// Matches and merges the rows that were gathered, and commits them with the position in the file: all or nothing.
     fn commit(&mut self, gathered: Gathered, complete: bool) -> Result<(), Error> {
-        let failed = |error| Error::File { name: self.file.name.clone(), error };
-        (self.unchanged)().map_err(failed)?;
+        (self.unchanged)().map_err(|error| self.failed(error))?;
         let clock = self.clock;
         if let Some((applied, tables)) = timed(&clock.match_and_merge, || self.apply_in_shares(&gathered))? {
             return self.write(&gathered, applied, Some(tables), complete);
@@ -837,9 +843,10 @@ impl Stretch<'_> {
         let found = store.find_sorted(gathered.hashes())?;
         store.read_records_ahead(found.iter().flatten().count())?;
         let erased = self.erased(gathered)?;
-        let mut shares = gathered.share_out(&found, threads);
-        // Memory that was not touched before is dear: what was written is room for what comes.
-        let room = Mutex::new(Vec::new());
+        let mut shares = gathered
+            .share_out(&found, &self.import.workers)
+            .map_err(|error| self.failed(FileError::Io(error)))?;
+        let room = &self.room;
         let pack = |records: Vec<_>| {
             let packed: Option<PackedRecords> = room.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut packed = packed.unwrap_or_default();
@@ -962,6 +969,10 @@ impl Stretch<'_> {
             )));
         }
         Ok(())
+    }
+
+    fn failed(&self, error: FileError) -> Error {
+        Error::File { name: self.file.name.clone(), error }
     }
 
     fn context(&self) -> Context {

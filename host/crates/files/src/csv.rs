@@ -86,6 +86,9 @@ pub struct Reader {
     number: u64,
     /// What ends the file, after the rows before it were handed out.
     failure: Option<FileError>,
+    /// Bytes and rows of the last batch.
+    last_text: usize,
+    last_rows: usize,
 }
 
 /// Where a row lies: its cells are the last `cells` of the row's ends.
@@ -124,6 +127,8 @@ impl Reader {
             line: 1,
             number: 0,
             failure: None,
+            last_text: 0,
+            last_rows: 0,
             options,
         };
         reader.fill()?;
@@ -182,7 +187,11 @@ impl Reader {
             return Err(failure);
         }
         let columns = self.header.columns.len();
-        let (mut text, mut ends, mut places, mut rejected) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        // Batches are about alike: room for a little more than the last one had.
+        let room = |last: usize| last + last / 8;
+        let (mut text, mut ends) =
+            (Vec::with_capacity(room(self.last_text)), Vec::with_capacity(room(self.last_rows) * columns));
+        let (mut places, mut rejected) = (Vec::with_capacity(room(self.last_rows)), Vec::new());
         let mut bytes = 0;
         while places.len() + rejected.len() < self.batch_rows && bytes < BATCH_BYTES {
             let (text_before, ends_before) = (text.len(), ends.len());
@@ -222,6 +231,7 @@ impl Reader {
         if places.is_empty() && rejected.is_empty() {
             return self.failure.take().map_or(Ok(None), Err);
         }
+        (self.last_text, self.last_rows) = (text.len(), places.len());
         // Each row was valid by itself, so the whole is; the check is kept because it costs next to nothing.
         let text = String::from_utf8(text).map_err(|_| invalid())?;
         let batch = RecordBatch::new(Arc::clone(&self.header), text, ends, places, rejected, self.number);

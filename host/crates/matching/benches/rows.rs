@@ -6,7 +6,7 @@ use std::sync::Arc;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::tz::TimeZone;
 use sluicebox_matching::{
-    Context, FieldPlan, Gathered, IdentifierPlan, OnAmbiguous, Plan, Prepared, Room, prepare,
+    Context, FieldPlan, Gathered, IdentifierPlan, OnAmbiguous, Plan, Prepared, Room, Workers, prepare,
 };
 use sluicebox_model::{
     CellFormat, Header, IdentifierHasher, MergeRule, NumberFormat, PropertyId, Record, RecordBatch, RecordId,
@@ -95,6 +95,7 @@ fn rows(criterion: &mut Criterion) {
     let gathered = Gathered::new(vec![prepared(&plan)]);
     let nobody = vec![None; gathered.len()];
     // As an import does: in shares, on one thread.
+    let workers = Workers::new(1);
     let merge = |found: &[Option<RecordId>], context, held: &[(RecordId, Record)]| {
         let mut records: Vec<(RecordId, Record)> = Vec::new();
         let load = |ids: &[RecordId], _| {
@@ -108,7 +109,14 @@ fn rows(criterion: &mut Criterion) {
             records.extend::<Vec<_>>(made);
             Ok(())
         };
-        let made = gathered.share_out(found, 1).apply(&plan, context, &[], load, |records| records, take);
+        let made = gathered.share_out(found, &workers).unwrap().apply(
+            &plan,
+            context,
+            &[],
+            load,
+            |records| records,
+            take,
+        );
         (made.unwrap().unwrap(), records)
     };
     group.bench_function("merge: create", |bench| bench.iter(|| merge(&nobody, context, &[]).1.len()));

@@ -7,13 +7,13 @@ use sluicebox_model::packed::{
 };
 use sluicebox_model::{
     Class, Event, EventKey, Identifier, IdentifierHash, MergeRule, Property, PropertyId, Record, RecordBatch,
-    RecordId, RecordIds, RejectedRow, RejectionCode, Touch, Value,
+    RecordId, RecordIds, RejectedRow, RejectionCode, Touch, Value, append,
 };
 
 use crate::gather::{Gathered, Loaded, Places};
 use crate::plan::{OnAmbiguous, Plan};
 use crate::prepare::{Lookup, Prepared, Row, RowEvent, Write};
-use crate::rules::{Outcome, is_list, list, merge, unite, without};
+use crate::rules::{Outcome, begins, is_list, list, merge, unite, without};
 use crate::shares::Shares;
 use crate::timeline::{HeldEvents, Timeline, Written};
 
@@ -570,6 +570,17 @@ impl Work<'_> {
                 while held_now.is_some_and(|(id, _)| id < field.property) {
                     at = reader.clone();
                     held_now = reader.entry();
+                }
+                // Nothing is held here or later, as nearly always in a new record.
+                if held_now.is_none()
+                    && !field.unique
+                    && let Some(property) = write.property.filter(|written| begins(field.rule, written))
+                {
+                    merged.extend_from_slice(held.get(copied..).unwrap_or_default());
+                    pack_number(field.property.0.into(), &mut merged);
+                    append(property, &mut merged);
+                    (copied, changed) = (held.len(), true);
+                    continue;
                 }
                 let before = held_now.filter(|(id, _)| *id == field.property).map(|(_, held)| held);
                 if before.is_some() && before == write.property && field.rule != MergeRule::Sum {

@@ -18,4 +18,5 @@ pub use gather::Gathered;
 pub use plan::{EventPlan, FieldPlan, IdentifierPlan, NestedPlan, OnAmbiguous, Plan, ValuePlan};
 pub use prepare::{Prepared, Room, prepare};
 pub use segments::{EventSum, Names, Nearest, Needs, Person, Segments, segment_problem};
+pub use shares::Workers;
 pub use timeline::{HeldEvents, NoEvents};

@@ -30,18 +30,27 @@ pub(crate) fn merge<'a>(rule: MergeRule, held: Option<&[u8]>, written: Option<&'
     let put = |property: Cow<'a, [u8]>| {
         if held == Some(&*property) { Outcome::Keep } else { Outcome::Put(property) }
     };
+    if held.is_none() && begins(rule, written) {
+        return Outcome::Put(Cow::Borrowed(written));
+    }
     match rule {
         MergeRule::Set | MergeRule::SetOrClear => put(Cow::Borrowed(written)),
-        MergeRule::SetIfEmpty if held.is_some() => Outcome::Keep,
-        MergeRule::SetIfEmpty => put(Cow::Borrowed(written)),
-        // What is written has each value once, and numbers as they are kept.
-        MergeRule::Add if held.is_none() && is_list(written) => Outcome::Put(Cow::Borrowed(written)),
+        MergeRule::SetIfEmpty => Outcome::Keep,
         MergeRule::Add => put(Cow::Owned(unite(held.unwrap_or_default(), written))),
-        MergeRule::Sum if held.is_none() && is_number(written) => Outcome::Put(Cow::Borrowed(written)),
         MergeRule::Sum => match sum(held, written) {
             Some(sum) => put(Cow::Owned(sum)),
             None => Outcome::Reject,
         },
+    }
+}
+
+/// Whether a property without a value becomes what is written, as it is: that has each value once, and numbers as they are kept.
+#[inline]
+pub(crate) fn begins(rule: MergeRule, written: &[u8]) -> bool {
+    match rule {
+        MergeRule::Set | MergeRule::SetOrClear | MergeRule::SetIfEmpty => true,
+        MergeRule::Add => is_list(written),
+        MergeRule::Sum => is_number(written),
     }
 }
 

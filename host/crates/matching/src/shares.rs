@@ -2,9 +2,10 @@
 //! result is that of applying all of them in file order. A share has the records of a range of ids, so that no more of them
 //! are in memory than those of the few shares that are worked on, and so that records come out sorted.
 
-use std::sync::mpsc;
-use std::thread;
+use std::io;
+use std::sync::{OnceLock, mpsc};
 
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use sluicebox_model::{Record, RecordId, RecordIds};
 
 use crate::apply::{Applied, Context, Found, Holder, Ordered, Part, Work};
@@ -24,6 +25,31 @@ const AHEAD: usize = 3;
 /// No row, place or share.
 const NONE: u32 = u32::MAX;
 
+/// Threads on which shares are applied, one stretch after the other: what a thread gave back is room for what it needs next,
+/// where another thread would take memory that was not touched before.
+#[derive(Debug)]
+pub struct Workers {
+    count: usize,
+    /// They begin when there is something for them.
+    threads: OnceLock<ThreadPool>,
+}
+
+impl Workers {
+    /// So many threads, or one.
+    pub fn new(count: usize) -> Self {
+        Self { count: count.max(1), threads: OnceLock::new() }
+    }
+
+    fn threads(&self) -> io::Result<&ThreadPool> {
+        if let Some(threads) = self.threads.get() {
+            return Ok(threads);
+        }
+        let threads = ThreadPoolBuilder::new().num_threads(self.count).thread_name(|_| "share".to_owned());
+        let threads = threads.build().map_err(io::Error::other)?;
+        Ok(self.threads.get_or_init(|| threads))
+    }
+}
+
 impl Plan {
     /// Whether what becomes of a row hangs on no row of another record, as far as the plan tells.
     pub fn can_be_shared(&self) -> bool {
@@ -39,22 +65,29 @@ impl Gathered {
         plan.can_be_shared() && context.rejections_left == u64::MAX && self.rows() >= FEWEST_ROWS
     }
 
-    /// Shares the rows out for so many threads. `found[n]` is whom the n-th identifier finds.
-    pub fn share_out<'g>(&'g self, found: &'g [Option<RecordId>], threads: usize) -> SharedOut<'g> {
-        let threads = threads.max(1);
-        let in_share = self.rows() / (threads * FOR_EACH_THREAD);
-        self.share_out_in(found, threads, in_share.clamp(FEWEST_IN_SHARE, MOST_IN_SHARE))
+    /// Shares the rows out. `found[n]` is whom the n-th identifier finds.
+    ///
+    /// # Errors
+    /// If the system has no more threads.
+    pub fn share_out<'g>(
+        &'g self,
+        found: &'g [Option<RecordId>],
+        workers: &'g Workers,
+    ) -> io::Result<SharedOut<'g>> {
+        let in_share = self.rows() / (workers.count * FOR_EACH_THREAD);
+        self.share_out_in(found, workers, in_share.clamp(FEWEST_IN_SHARE, MOST_IN_SHARE))
     }
 
     fn share_out_in<'g>(
         &'g self,
         found: &'g [Option<RecordId>],
-        threads: usize,
+        workers: &'g Workers,
         in_share: usize,
-    ) -> SharedOut<'g> {
+    ) -> io::Result<SharedOut<'g>> {
         let (ids, placed) = self.places(found);
-        let shares = Shares::of(self, (&placed, ids.len()), in_share, &[]);
-        SharedOut { gathered: self, found, ids, placed, shares, threads, joined: Vec::new() }
+        let threads = workers.threads()?;
+        let shares = Shares::of(self, (&placed, ids.len()), in_share, &[], threads);
+        Ok(SharedOut { gathered: self, found, ids, placed, shares, threads, joined: Vec::new() })
     }
 }
 
@@ -66,7 +99,7 @@ pub struct SharedOut<'g> {
     ids: Vec<RecordId>,
     placed: Vec<u32>,
     shares: Shares,
-    threads: usize,
+    threads: &'g ThreadPool,
     /// Rows that met a slot of another share before, and that slot.
     joined: Vec<(u32, u32)>,
 }
@@ -117,11 +150,13 @@ impl SharedOut<'_> {
         whole.slots.reserve(self.gathered.len());
         let (ids, mut strayed) = (RecordIds::now(), Vec::new());
         let (out, load, pack, ids) = (&*self, &load, &pack, &ids);
-        let merged = thread::scope(|scope| {
+        let threads = out.threads.current_num_threads();
+        // Each of them has a thread: those who hand on wait for whoever takes.
+        let merged = out.threads.in_place_scope(|scope| {
             let thread = |first: usize| {
                 let (send, made) = mpsc::sync_channel(AHEAD);
-                scope.spawn(move || {
-                    for share in (first..out.shares.count()).step_by(out.threads) {
+                scope.spawn(move |_| {
+                    for share in (first..out.shares.count()).step_by(threads) {
                         let made = out.share(plan, context, erased, share, ids, load).pack(pack);
                         if send.send(made).is_err() {
                             break;
@@ -130,9 +165,9 @@ impl SharedOut<'_> {
                 });
                 made
             };
-            let threads: Vec<_> = (0..out.threads).map(thread).collect();
+            let made: Vec<_> = (0..threads).map(thread).collect();
             for share in 0..out.shares.count() {
-                match threads.get(share % out.threads).map(mpsc::Receiver::recv) {
+                match made.get(share % threads).map(mpsc::Receiver::recv) {
                     Some(Ok(Made::Applied(records, applied))) => {
                         if strayed.is_empty() {
                             take(records, out.ids.get(out.shares.first_record(share + 1)).copied())?;
@@ -155,7 +190,7 @@ impl SharedOut<'_> {
         if !strayed.is_empty() {
             self.joined.append(&mut strayed);
             let (placed, in_share) = ((self.placed.as_slice(), self.ids.len()), self.shares.in_share);
-            self.shares = Shares::of(self.gathered, placed, in_share, &self.joined);
+            self.shares = Shares::of(self.gathered, placed, in_share, &self.joined, self.threads);
             return Ok(None);
         }
         Ok(Some(whole))
@@ -260,6 +295,7 @@ impl Shares {
         (placed, records): (&[u32], usize),
         in_share: usize,
         joined: &[(u32, u32)],
+        threads: &ThreadPool,
     ) -> Self {
         let rows = gathered.rows();
         let mut sets = Sets((0..u32::try_from(rows).unwrap_or(NONE)).collect());
@@ -305,12 +341,11 @@ impl Shares {
         }
         let count = first_of_new + new.div_ceil(in_share);
         let share = |row: &u32| share_of.get(*row as usize).copied().unwrap_or_default();
-        thread::scope(|scope| {
-            let slots = scope.spawn(|| Groups::new(of_slot.iter().map(share), count));
-            let records = Groups::new(of_record.iter().map(share), count);
-            let rows = Groups::new(share_of.iter().copied(), count);
-            Self { slots: slots.join().unwrap_or_default(), records, rows, in_share }
-        })
+        let slots = || Groups::new(of_slot.iter().map(share), count);
+        let records = || Groups::new(of_record.iter().map(share), count);
+        let rows = || Groups::new(share_of.iter().copied(), count);
+        let (slots, (records, rows)) = threads.join(slots, || (records(), rows()));
+        Self { rows, slots, records, in_share }
     }
 }
 
@@ -526,7 +561,8 @@ mod tests {
             (threads, in_share): (usize, usize),
         ) -> Option<(Applied, bool)> {
             let found = self.found(gathered);
-            let mut shares = gathered.share_out_in(&found, threads, in_share);
+            let workers = Workers::new(threads);
+            let mut shares = gathered.share_out_in(&found, &workers, in_share).unwrap();
             for attempt in 0..4 {
                 let mut records: Vec<(RecordId, Record)> = Vec::new();
                 let applied = shares.apply(
@@ -617,7 +653,9 @@ mod tests {
             Model::default().apply_in_shares((&plan, context), &gathered, (4, 25)).unwrap();
         let counts = (applied.records.len(), applied.identifiers(&gathered).count(), applied.position);
         assert_eq!((counts, again), ((99, 99, 99), false));
-        let shares = Shares::of(&gathered, (&vec![NONE; gathered.len()], 0), 25, &[]);
+        let workers = Workers::new(2);
+        let shares =
+            Shares::of(&gathered, (&vec![NONE; gathered.len()], 0), 25, &[], workers.threads().unwrap());
         assert_eq!([0, 1, 2, 3].map(|share| shares.rows(share).len()), [25, 25, 25, 24]);
         assert_eq!(shares.rows(1).first(), Some(&25));
     }

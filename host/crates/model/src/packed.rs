@@ -24,16 +24,29 @@ const DATE_TIME: u8 = 5;
 
 /// Appends a number.
 #[inline]
-pub fn pack_number(mut number: u64, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
+pub fn pack_number(number: u64, out: &mut Vec<u8>) {
+    if number < 0x80 {
+        return out.push(number as u8);
     }
-    out.push(number as u8);
+    let (mut bytes, mut length, mut left) = ([0; 10], 0, number);
+    for byte in &mut bytes {
+        let last = left < 0x80;
+        *byte = left as u8 | if last { 0 } else { 0x80 };
+        length += 1;
+        left >>= 7;
+        if last {
+            break;
+        }
+    }
+    append(bytes.get(..length).unwrap_or_default(), out);
 }
 
 /// Appends a number that may be negative.
 pub fn pack_signed(number: i128, out: &mut Vec<u8>) {
+    // As nearly every number is.
+    if let Ok(number) = i64::try_from(number) {
+        return pack_number(((number << 1) ^ (number >> 63)) as u64, out);
+    }
     let mut number = ((number << 1) ^ (number >> 127)) as u128;
     while number > u64::MAX.into() {
         out.push((number & 0x7f) as u8 | 0x80);

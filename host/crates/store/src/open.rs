@@ -526,7 +526,7 @@ fn column_families() -> Vec<ColumnFamilyDescriptor> {
         options.set_memtable_prefix_bloom_ratio(0.01);
         options.set_memtable_whole_key_filtering(true);
         // A table of records rewrites most others when they are merged; one of identifiers is short, and a walk passes through all.
-        let tables = if name == IDENTIFIERS { 6 } else { 16 };
+        let tables = if name == IDENTIFIERS { 8 } else { 16 };
         options.set_level_zero_file_num_compaction_trigger(tables);
         options.set_level_compaction_dynamic_level_bytes(true);
         options.set_disable_auto_compactions(MERGED_LATER.contains(&name));
