@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::events::StoredEvents;
 use crate::exchange::{Exchanged, Way};
 use crate::linked::LinkedFiles;
-use crate::plan::{Link, Resolved, Resolver};
+use crate::plan::{Resolved, Resolver};
 use crate::plugins::Processor;
 use crate::progress::{Progress, Watch};
 use crate::rejected::{self, RejectedRows};
@@ -365,10 +365,13 @@ impl Import<'_> {
             run,
             room: Mutex::default(),
         };
+        let ready = |batch, room: &mut Room| {
+            timed(&clock.match_and_merge, || {
+                let linked = joined.join(&links, &batch)?;
+                Ok(prepare(&plan, batch, &linked, state.position, room))
+            })
+        };
         let mut gather = Gather {
-            plan: &plan,
-            joined: &joined,
-            links: &links,
             from: state.position,
             most_rows: self.rows_a_time(self.config.settings.tuning.commit_rows),
             sizes,
@@ -377,14 +380,13 @@ impl Import<'_> {
             progress: self.progress(file),
             clock: &clock,
             pending: Vec::new(),
-            room: Room::default(),
             rows: 0,
             memory: 0,
             all_memory: 0,
             first: true,
         };
-        let result =
-            self.stream(file, &mut open, &clock, &mut gather, |gathered| stretch.commit(gathered, false));
+        let result = self
+            .stream(file, &mut open, &clock, ready, &mut gather, |gathered| stretch.commit(gathered, false));
         let result = match result {
             Ok(()) => stretch.commit(Gathered::default(), true),
             Err(error) => Err(error),
@@ -505,8 +507,8 @@ impl Import<'_> {
         Ok(Some(OpenFile { reader, sessions, places, columns }))
     }
 
-    /// Hands what `work` makes of the file's batches to `take`, in order; reading and working run ahead on other
-    /// threads.
+    /// Hands what `work` makes of the file's batches, which `ready` readied for it, to `take`, in order; reading and working run
+    /// ahead on other threads.
     ///
     /// # Errors
     /// If the file cannot be read on, or a processor fails, after what came before was handed to `take`; or with what
@@ -516,10 +518,11 @@ impl Import<'_> {
         file: &FoundFile,
         open: &mut OpenFile,
         clock: &Clock,
+        ready: impl Fn(RecordBatch, &mut Room) -> Result<W::Ready, Error> + Sync,
         work: &mut W,
         take: impl FnMut(W::Done) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let result = self.stages(file, open, clock, work, take);
+        let result = self.stages(file, open, clock, &ready, work, take);
         let used = open.places.iter().copied().zip(open.sessions.iter().map(Session::usage));
         clock.usage.lock().unwrap_or_else(PoisonError::into_inner).extend(used);
         result
@@ -530,6 +533,7 @@ impl Import<'_> {
         file: &FoundFile,
         open: &mut OpenFile,
         clock: &Clock,
+        ready: &(impl Fn(RecordBatch, &mut Room) -> Result<W::Ready, Error> + Sync),
         work: &mut W,
         mut take: impl FnMut(W::Done) -> Result<(), Error>,
     ) -> Result<(), Error> {
@@ -548,6 +552,7 @@ impl Import<'_> {
             processed.map(|()| batch).map_err(failed)
         };
         let stopped = || self.stop.load(Ordering::Relaxed);
+        let mut room = Room::default();
         if self.config.settings.tuning.threads == 1 {
             let result = loop {
                 let batch = match next() {
@@ -557,7 +562,7 @@ impl Import<'_> {
                 };
                 match batch {
                     _ if stopped() => return Err(Error::Interrupted),
-                    Ok(batch) => work.batch(batch)?.map_or(Ok(()), &mut take)?,
+                    Ok(batch) => work.batch(ready(batch, &mut room)?)?.map_or(Ok(()), &mut take)?,
                     Err(error) => break Err(error),
                 }
             };
@@ -571,12 +576,20 @@ impl Import<'_> {
             let no_thread = |error| Error::File { name: file.name.clone(), error: FileError::Io(error) };
             let read = thread::Builder::new().name("read".to_owned());
             let read = read.spawn_scoped(scope, move || {
-                hand_on(std::iter::from_fn(|| next().transpose()), &send_batch);
+                hand_on(std::iter::from_fn(|| next().transpose()), &send_batch, Ok);
             });
             read.map_err(no_thread)?;
             let process = thread::Builder::new().name("process".to_owned());
             let process = process.spawn_scoped(scope, move || {
-                hand_on(batches.into_iter().map(|batch| batch.and_then(&mut through)), &send_processed);
+                let mut room = Room::default();
+                let processed =
+                    batches.into_iter().map(|batch| batch.and_then(&mut through).map(Processed::Batch));
+                // Whoever works on them is behind when some wait.
+                let help = |processed| match processed {
+                    Processed::Batch(batch) => ready(batch, &mut room).map(Processed::Ready),
+                    ready @ Processed::Ready(_) => Ok(ready),
+                };
+                hand_on(processed, &send_processed, help);
             });
             process.map_err(no_thread)?;
             let work_on = thread::Builder::new().name("work".to_owned());
@@ -584,9 +597,13 @@ impl Import<'_> {
                 let send = |made: Result<Option<W::Done>, Error>| {
                     made.transpose().is_none_or(|made| send_done.send(made).is_ok())
                 };
+                let mut batch = |processed: Processed<W::Ready>| match processed {
+                    Processed::Batch(batch) => work.batch(ready(batch, &mut room)?),
+                    Processed::Ready(ready) => work.batch(ready),
+                };
                 let mut processed = processed.into_iter();
                 let failure = loop {
-                    match processed.next().map(|batch| batch.and_then(|batch| work.batch(batch))) {
+                    match processed.next().map(|processed| processed.and_then(&mut batch)) {
                         None => break None,
                         Some(Err(error)) => break Some(error),
                         Some(made) => {
@@ -626,18 +643,34 @@ impl Import<'_> {
     }
 }
 
-/// Hands batches on until one of them is a failure. Whoever is no longer listened to stops: the receiver has failed and says
-/// why.
-fn hand_on(
-    batches: impl Iterator<Item = Result<RecordBatch, Error>>,
-    to: &mpsc::SyncSender<Result<RecordBatch, Error>>,
+/// Hands batches on until one of them is a failure; where it would have to wait, `meanwhile` first does some work on them. Whoever is
+/// no longer listened to stops: the receiver has failed and says why.
+fn hand_on<B>(
+    batches: impl Iterator<Item = Result<B, Error>>,
+    to: &mpsc::SyncSender<Result<B, Error>>,
+    mut meanwhile: impl FnMut(B) -> Result<B, Error>,
 ) {
     for batch in batches {
-        let last = batch.is_err();
-        if to.send(batch).is_err() || last {
+        let mut last = batch.is_err();
+        let sent = match to.try_send(batch) {
+            Err(mpsc::TrySendError::Full(batch)) => {
+                let batch = batch.and_then(&mut meanwhile);
+                last |= batch.is_err();
+                to.send(batch).is_ok()
+            }
+            sent => sent.is_ok(),
+        };
+        if last || !sent {
             break;
         }
     }
+}
+
+/// A batch that went through the processors.
+enum Processed<R> {
+    Batch(RecordBatch),
+    /// It is made ready for [`Work`], too.
+    Ready(R),
 }
 
 /// A set of files as the ledger knows it.
@@ -660,6 +693,8 @@ pub(crate) struct OpenFile {
 
 /// What is made of a file's batches, on a thread of its own.
 pub(crate) trait Work: Send {
+    /// A batch, as far as it can be worked on without those before it: whoever has time does that.
+    type Ready: Send;
     /// What is handed on.
     type Done: Send;
     /// How many of them may wait.
@@ -669,7 +704,7 @@ pub(crate) trait Work: Send {
     ///
     /// # Errors
     /// If it cannot be worked on.
-    fn batch(&mut self, batch: RecordBatch) -> Result<Option<Self::Done>, Error>;
+    fn batch(&mut self, batch: Self::Ready) -> Result<Option<Self::Done>, Error>;
 
     /// What is left when there are no more batches.
     fn rest(&mut self) -> Option<Self::Done> {
@@ -677,11 +712,8 @@ pub(crate) trait Work: Send {
     }
 }
 
-/// Joins, reads and gathers batches until they are worth a commit.
+/// Gathers batches until they are worth a commit.
 struct Gather<'a> {
-    plan: &'a Plan,
-    joined: &'a LinkedFiles,
-    links: &'a [Link],
     from: u64,
     most_rows: usize,
     sizes: Sizes,
@@ -691,7 +723,6 @@ struct Gather<'a> {
     progress: Progress<'a>,
     clock: &'a Clock,
     pending: Vec<Prepared>,
-    room: Room,
     rows: usize,
     /// Bytes of what is pending, and of all batches.
     memory: usize,
@@ -722,10 +753,11 @@ impl Gather<'_> {
             && self.memory as u128 + self.to_come(read) <= self.sizes.whole as u128
     }
 
-    /// Bytes of the next part: half of what is left towards the end, when nothing is read any more while the last is merged.
+    /// Bytes of the next part: half of what is left towards the end, when nothing is read any more while the last is merged. Each takes
+    /// a commit, which waits for the disk.
     fn part(&self, read: u64) -> usize {
         let left = usize::try_from(self.memory as u128 + self.to_come(read)).unwrap_or(usize::MAX);
-        (left / 2).clamp(self.sizes.part / 4, self.sizes.part)
+        (left / 2).clamp(self.sizes.part / 2, self.sizes.part)
     }
 
     /// About how many bytes of rows the rest of the file makes, by what was read of it.
@@ -754,6 +786,7 @@ impl Gather<'_> {
 }
 
 impl Work for Gather<'_> {
+    type Ready = Prepared;
     type Done = Gathered;
 
     // The next is made while one is committed, and large ones no further: their memory counts.
@@ -761,11 +794,7 @@ impl Work for Gather<'_> {
         self.sizes.ahead
     }
 
-    fn batch(&mut self, batch: RecordBatch) -> Result<Option<Gathered>, Error> {
-        let prepared = timed(&self.clock.match_and_merge, || {
-            let linked = self.joined.join(self.links, &batch)?;
-            Ok::<_, Error>(prepare(self.plan, batch, &linked, self.from, &mut self.room))
-        })?;
+    fn batch(&mut self, prepared: Prepared) -> Result<Option<Gathered>, Error> {
         let read = prepared.bytes_read();
         self.progress.advance(read, prepared.records() as u64);
         if prepared.end() <= self.from {

@@ -195,19 +195,26 @@ fn load_file(
         ));
     }
     let mut take = TakeRows { columns, places: &places, next };
-    import.stream(file, &mut open, clock, &mut take, |loaded| {
-        progress.advance(loaded.bytes_read, loaded.counts.read);
-        counts += loaded.counts;
-        rejected(file, &loaded.columns, &loaded.rejected)?;
-        scratch.put(
-            number(place),
-            loaded.rows.iter().map(|(link, number, row)| (link.as_str(), *number, row)),
-        )?;
-        for (below, values) in &loaded.claims {
-            scratch.claim(*below, values.iter().map(String::as_str))?;
-        }
-        Ok(())
-    })?;
+    import.stream(
+        file,
+        &mut open,
+        clock,
+        |batch, _| Ok(batch),
+        &mut take,
+        |loaded| {
+            progress.advance(loaded.bytes_read, loaded.counts.read);
+            counts += loaded.counts;
+            rejected(file, &loaded.columns, &loaded.rejected)?;
+            scratch.put(
+                number(place),
+                loaded.rows.iter().map(|(link, number, row)| (link.as_str(), *number, row)),
+            )?;
+            for (below, values) in &loaded.claims {
+                scratch.claim(*below, values.iter().map(String::as_str))?;
+            }
+            Ok(())
+        },
+    )?;
     unchanged().map_err(failed)?;
     Ok(counts)
 }
@@ -220,6 +227,7 @@ struct TakeRows<'a> {
 }
 
 impl Work for TakeRows<'_> {
+    type Ready = RecordBatch;
     type Done = Loaded;
 
     fn ahead(&self) -> usize {

@@ -6,8 +6,8 @@ use sluicebox_model::packed::{
     Unpacker, pack_number, pack_shape, packed_text_bytes, packed_values, unpack_property,
 };
 use sluicebox_model::{
-    Class, Event, EventKey, Identifier, IdentifierHash, MergeRule, Property, PropertyId, Record, RecordBatch,
-    RecordId, RecordIds, RejectedRow, RejectionCode, Touch, Value, append,
+    Class, Event, EventKey, Identifier, IdentifierHash, MergeRule, Property, PropertyId, Record, RecordId,
+    RecordIds, RejectedRow, RejectionCode, Touch, Value, append,
 };
 
 use crate::gather::{Gathered, Loaded, Places};
@@ -413,9 +413,8 @@ impl Work<'_> {
             ([only], _) => Some(*only),
             ([_, _, ..], OnAmbiguous::Reject) => {
                 let reason = format!("the identifiers find {} different records", found.len());
-                let reject =
-                    |batch: &RecordBatch| batch.reject(row.index as usize, RejectionCode::Ambiguous, reason);
-                return batch.batch.as_ref().map(reject);
+                let as_read = batch.batch.as_ref()?;
+                return Some(as_read.reject(as_read.row_of(row.number)?, RejectionCode::Ambiguous, reason));
             }
             ([first, ..], OnAmbiguous::First | OnAmbiguous::Merge) => Some(*first),
             (several, OnAmbiguous::Newest) => several
@@ -583,7 +582,9 @@ impl Work<'_> {
                     continue;
                 }
                 let before = held_now.filter(|(id, _)| *id == field.property).map(|(_, held)| held);
-                if before.is_some() && before == write.property && field.rule != MergeRule::Sum {
+                // What is held already is free, and nobody has to be asked.
+                let same = before.is_some() && before == write.property;
+                if field.unique && same && field.rule != MergeRule::Sum {
                     continue;
                 }
                 let free = if field.unique { self.free(target, slots, &write) } else { None };

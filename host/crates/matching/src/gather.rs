@@ -202,8 +202,8 @@ impl Gathered {
     pub(crate) fn each(&self, mut see: impl FnMut(u32, &[u32])) {
         let mut number = 0;
         for (batch, slots) in self.batches.iter().zip(&self.slots) {
-            for row in batch.rows() {
-                see(number, slots.get(row.keys.start as usize..row.keys.end as usize).unwrap_or_default());
+            for keys in batch.keys_of_rows() {
+                see(number, slots.get(keys.start as usize..keys.end as usize).unwrap_or_default());
                 number += 1;
             }
         }

@@ -31,6 +31,8 @@ pub struct Prepared {
     pub(crate) batch: Option<RecordBatch>,
     /// Rows that the processors kept, and where one after the last would begin.
     rows: Vec<Begin>,
+    /// The same of their events, if rows carry any.
+    rows_events: Vec<BeginEvents>,
     /// The place in the file of the batch's first row.
     first: u64,
     /// Rows that were rejected while reading or by a processor, by number.
@@ -57,13 +59,17 @@ pub struct Prepared {
 struct Begin {
     /// The row's place in the file after that of the batch's first.
     number: u32,
-    index: u32,
     first_key: u32,
     lookups: u32,
     writes: u32,
-    events: u32,
     misfits: u32,
-    events_rejected: u32,
+}
+
+/// Where a row's events begin, and how many of them have no time.
+#[derive(Clone, Copy, Debug, Default)]
+struct BeginEvents {
+    first: u32,
+    rejected: u32,
 }
 
 /// A row that the processors kept.
@@ -71,8 +77,6 @@ struct Begin {
 pub(crate) struct Row {
     /// Its place in the file.
     pub number: u64,
-    /// Its place in the batch.
-    pub index: u32,
     /// Its keys.
     pub keys: Range<u32>,
     pub lookups: Range<u32>,
@@ -215,21 +219,27 @@ impl Prepared {
     /// A row that the processors kept, by its place among them.
     pub(crate) fn row(&self, place: usize) -> Option<Row> {
         let [row, next] = self.rows.get(place..)?.first_chunk()?;
+        let events = self.rows_events.get(place..).and_then(|rows| rows.first_chunk());
+        let [events, next_events] = events.copied().unwrap_or_default();
         Some(Row {
             number: self.first + u64::from(row.number),
-            index: row.index,
             keys: row.first_key..next.first_key,
             lookups: row.lookups..next.lookups,
             writes: row.writes..next.writes,
-            events: row.events..next.events,
+            events: events.first..next_events.first,
             misfits: row.misfits,
-            events_rejected: row.events_rejected,
+            events_rejected: events.rejected,
         })
     }
 
     /// The rows that the processors kept.
     pub(crate) fn rows(&self) -> impl Iterator<Item = Row> + '_ {
         (0..self.kept()).filter_map(|place| self.row(place))
+    }
+
+    /// The keys of each of those rows.
+    pub(crate) fn keys_of_rows(&self) -> impl Iterator<Item = Range<u32>> + '_ {
+        self.rows.array_windows().map(|[row, next]| row.first_key..next.first_key)
     }
 
     /// Appends the packed value of a lookup.
@@ -258,6 +268,7 @@ impl Prepared {
         let rejected: usize = self.rejected.iter().map(RejectedRow::memory).sum();
         self.batch.as_ref().map_or(0, RecordBatch::memory)
             + self.rows.len() * size_of::<Begin>()
+            + self.rows_events.len() * size_of::<BeginEvents>()
             + self.lookups.len() * size_of::<Lookup>()
             + self.ids.len() * size_of::<RecordId>()
             + self.values.len()
@@ -284,6 +295,7 @@ pub fn prepare(
     let mut prepared = Prepared {
         batch: None,
         rows: Vec::with_capacity(rows + 1),
+        rows_events: Vec::new(),
         first: batch.place(0).0,
         rejected: std::mem::take(&mut batch.rejected),
         dropped: Vec::new(),
@@ -320,6 +332,9 @@ pub fn prepare(
         prepared.rejected.sort_by_key(|row| row.number);
     }
     prepared.rows.push(prepared.begin());
+    if !plan.events.is_empty() {
+        prepared.rows_events.push(prepared.begin_events());
+    }
     // What stays until all of a stretch is there takes no more room than it must.
     let (keys, packed) = (prepared.keys.clone(), prepared.packed.clone());
     room.keys = std::mem::replace(&mut prepared.keys, keys);
@@ -333,9 +348,13 @@ pub fn prepare(
 impl Prepared {
     /// Where a row that comes now begins.
     fn begin(&self) -> Begin {
-        let [first_key, lookups, writes, events] =
-            [self.keys.ends.len(), self.lookups.len(), self.packed.len(), self.events.len()].map(place);
-        Begin { first_key, lookups, writes, events, ..Begin::default() }
+        let [first_key, lookups, writes] =
+            [self.keys.ends.len(), self.lookups.len(), self.packed.len()].map(place);
+        Begin { first_key, lookups, writes, ..Begin::default() }
+    }
+
+    fn begin_events(&self) -> BeginEvents {
+        BeginEvents { first: place(self.events.len()), rejected: 0 }
     }
 
     fn read_row(&mut self, plan: &Plan, batch: &RecordBatch, index: usize, linked: &[LinkedRows]) -> Begin {
@@ -362,10 +381,10 @@ impl Prepared {
             let cell = batch.cell(index, field.column);
             misfits += u32::from(!self.read_field(plan, number, field, cell, begin.first_key));
         }
-        let mut events_rejected = 0;
+        let mut events = self.begin_events();
         let mut take = |event: Option<RowEvent>| match event {
             Some(event) => self.events.push(event),
-            None => events_rejected += 1,
+            None => events.rejected += 1,
         };
         for plan in &plan.events {
             if plan.path.is_empty() {
@@ -375,8 +394,11 @@ impl Prepared {
                 take(event(plan, &|column| row.cells.cell(column), &row.below, &mut misfits));
             }
         }
+        if !plan.events.is_empty() {
+            self.rows_events.push(events);
+        }
         let number = u32::try_from(batch.place(index).0.saturating_sub(self.first)).unwrap_or(u32::MAX);
-        Begin { number, index: place(index), misfits, events_rejected, ..begin }
+        Begin { number, misfits, ..begin }
     }
 
     /// The lookup of an identifier cell, if it fits.

@@ -1,7 +1,9 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use sluicebox_model::packed::{is_number, pack_shape, pack_value, packed_values, unpack_value};
+use sluicebox_model::packed::{
+    is_number, pack_shape, pack_short_number, pack_value, packed_values, short_number, unpack_value,
+};
 use sluicebox_model::{MergeRule, NumberFormat, Value, add_exactly};
 
 use crate::prepare::FEW_VALUES;
@@ -36,6 +38,7 @@ pub(crate) fn merge<'a>(rule: MergeRule, held: Option<&[u8]>, written: Option<&'
     match rule {
         MergeRule::Set | MergeRule::SetOrClear => put(Cow::Borrowed(written)),
         MergeRule::SetIfEmpty => Outcome::Keep,
+        MergeRule::Add if held == Some(written) => Outcome::Keep,
         MergeRule::Add => put(Cow::Owned(unite(held.unwrap_or_default(), written))),
         MergeRule::Sum => match sum(held, written) {
             Some(sum) => put(Cow::Owned(sum)),
@@ -99,6 +102,20 @@ pub(crate) fn without<'a>(property: &'a [u8], other: &[u8]) -> Vec<&'a [u8]> {
 }
 
 fn sum(held: Option<&[u8]>, written: &[u8]) -> Option<Vec<u8>> {
+    held.and_then(|held| short_sum(held, written)).or_else(|| long_sum(held, written))
+}
+
+/// As nearly every sum is: one of 64 bits.
+fn short_sum(held: &[u8], written: &[u8]) -> Option<Vec<u8>> {
+    let (held, summand) = (short_number(held)?, short_number(written)?);
+    let scale = held.1.max(summand.1);
+    let digits = |(digits, own): (i64, u32)| digits.checked_mul(10_i64.checked_pow(scale - own)?);
+    let mut packed = Vec::with_capacity(16);
+    pack_short_number(digits(held)?.checked_add(digits(summand)?)?, scale, &mut packed);
+    Some(packed)
+}
+
+fn long_sum(held: Option<&[u8]>, written: &[u8]) -> Option<Vec<u8>> {
     let number = |property: &[u8]| {
         let mut values = packed_values(property);
         match (unpack_value(values.next()?)?, values.next()) {
@@ -121,6 +138,7 @@ fn sum(held: Option<&[u8]>, written: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use sluicebox_model::Property;
     use sluicebox_model::packed::{pack_property, packed_text};
 
@@ -171,6 +189,21 @@ mod tests {
             assert_eq!(texts(packed_values(&unite(&held, &more)).collect()), expected(0..many / 2 + many));
             assert_eq!(texts(without(&held, &more)), expected(0..many / 2));
             assert_eq!(texts(without(&more, &held)), expected(many..many / 2 + many));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn short_sums_are_sums(held in "-?[0-9]{1,19}([.][0-9]{1,9})?", cell in "-?[0-9]{1,19}([.][0-9]{1,9})?") {
+            let packed = |text: &str| {
+                let mut packed = Vec::new();
+                pack_property(&one(text), &mut packed);
+                packed
+            };
+            let (held, written) = (packed(&held), packed(&cell));
+            if let Some(short) = short_sum(&held, &written) {
+                prop_assert_eq!(Some(short), long_sum(Some(&held), &written));
+            }
         }
     }
 

@@ -22,8 +22,11 @@ const MOST_IN_SHARE: usize = 4096;
 const FOR_EACH_THREAD: usize = 4;
 /// Shares that a thread may be ahead of what takes them.
 const AHEAD: usize = 3;
-/// No row, place or share.
+/// No row or place.
 const NONE: u32 = u32::MAX;
+const NO_SHARE: u16 = u16::MAX;
+/// There are no more shares.
+const MOST_SHARES: usize = 60_000;
 
 /// Threads on which shares are applied, one stretch after the other: what a thread gave back is room for what it needs next,
 /// where another thread would take memory that was not touched before.
@@ -75,7 +78,8 @@ impl Gathered {
         workers: &'g Workers,
     ) -> io::Result<SharedOut<'g>> {
         let in_share = self.rows() / (workers.count * FOR_EACH_THREAD);
-        self.share_out_in(found, workers, in_share.clamp(FEWEST_IN_SHARE, MOST_IN_SHARE))
+        let least = (self.rows() + self.len()) / MOST_SHARES;
+        self.share_out_in(found, workers, in_share.clamp(FEWEST_IN_SHARE, MOST_IN_SHARE).max(least))
     }
 
     fn share_out_in<'g>(
@@ -317,19 +321,21 @@ impl Shares {
                 sets.join(first, *row);
             }
         }
-        let mut share_of = vec![NONE; rows];
-        for (row, place) in of_record.iter().zip(0..) {
-            if let Some(share) = share_of.get_mut(sets.first(*row) as usize).filter(|share| **share == NONE) {
-                *share = u32::try_from(place / in_share).unwrap_or(NONE);
+        let mut share_of = vec![NO_SHARE; rows];
+        let numbered = |share: usize| u16::try_from(share).unwrap_or(NO_SHARE);
+        for (place, row) in of_record.iter().enumerate() {
+            let share = share_of.get_mut(sets.first(*row) as usize);
+            if let Some(share) = share.filter(|share| **share == NO_SHARE) {
+                *share = numbered(place / in_share);
             }
         }
         // Sets are known by their first rows, which come before the others.
         let (first_of_new, mut new) = (records.div_ceil(in_share), 0);
         for row in 0..rows {
             let first = sets.first(u32::try_from(row).unwrap_or(NONE)) as usize;
-            let mut share = share_of.get(first).copied().unwrap_or(NONE);
-            if share == NONE {
-                share = u32::try_from(first_of_new + new / in_share).unwrap_or(NONE);
+            let mut share = share_of.get(first).copied().unwrap_or(NO_SHARE);
+            if share == NO_SHARE {
+                share = numbered(first_of_new + new / in_share);
                 new += 1;
                 if let Some(of_first) = share_of.get_mut(first) {
                     *of_first = share;
@@ -341,10 +347,9 @@ impl Shares {
         }
         let count = first_of_new + new.div_ceil(in_share);
         let share = |row: &u32| share_of.get(*row as usize).copied().unwrap_or_default();
-        let slots = || Groups::new(of_slot.iter().map(share), count);
-        let records = || Groups::new(of_record.iter().map(share), count);
-        let rows = || Groups::new(share_of.iter().copied(), count);
-        let (slots, (records, rows)) = threads.join(slots, || (records(), rows()));
+        let of_rows = |rows: &[u32]| Groups::new(&rows.iter().map(share).collect::<Vec<_>>(), count);
+        let rest = || (of_rows(&of_record), Groups::new(&share_of, count));
+        let (slots, (records, rows)) = threads.join(|| of_rows(&of_slot), rest);
         Self { rows, slots, records, in_share }
     }
 }
@@ -361,10 +366,10 @@ struct Groups {
 
 impl Groups {
     /// Puts the numbers from 0 on into the groups that are told.
-    fn new(groups: impl ExactSizeIterator<Item = u32> + Clone, count: usize) -> Self {
+    fn new(groups: &[u16], count: usize) -> Self {
         let mut starts = vec![0_u32; count + 1];
-        for group in groups.clone() {
-            if let Some(size) = starts.get_mut(group as usize + 1) {
+        for group in groups {
+            if let Some(size) = starts.get_mut(usize::from(*group) + 1) {
                 *size += 1;
             }
         }
@@ -376,7 +381,7 @@ impl Groups {
         let (mut next, mut numbers) = (starts.clone(), vec![0; groups.len()]);
         let mut places = Vec::with_capacity(groups.len());
         for (number, group) in (0..).zip(groups) {
-            let Some(place) = next.get_mut(group as usize) else { continue };
+            let Some(place) = next.get_mut(usize::from(*group)) else { continue };
             if let Some(slot) = numbers.get_mut(*place as usize) {
                 *slot = number;
             }

@@ -259,6 +259,11 @@ impl RecordBatch {
         self.places.get(row).copied().unwrap_or_default()
     }
 
+    /// The row of that place in the file, if it is in the batch.
+    pub fn row_of(&self, number: u64) -> Option<usize> {
+        self.places.binary_search_by_key(&number, |(number, _)| *number).ok()
+    }
+
     /// The cell as the file has it.
     #[inline]
     pub fn raw(&self, row: usize, column: usize) -> &str {

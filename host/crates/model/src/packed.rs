@@ -131,6 +131,26 @@ pub fn is_number(property: &[u8]) -> bool {
     property.starts_with(&[0, NUMBER])
 }
 
+/// The number that a packed property is, as its digits and how many of them are decimals; `None` if it has more than 18 digits, or is none.
+pub fn short_number(property: &[u8]) -> Option<(i64, u32)> {
+    let mut reader = Unpacker(property.strip_prefix(&[0, NUMBER])?);
+    let (scale, digits) = (reader.number()?, reader.signed::<i64>()?);
+    let short = digits.unsigned_abs() < 10_u64.pow(18) && scale <= 18 && reader.0.is_empty();
+    short.then_some((digits, scale))
+}
+
+/// Packs a property that is a number of so many decimals, as a value of it would be: equal numbers are equal bytes.
+pub fn pack_short_number(mut digits: i64, mut scale: u32, out: &mut Vec<u8>) {
+    while scale > 0 && digits % 10 == 0 {
+        digits /= 10;
+        scale -= 1;
+    }
+    pack_shape(None, out);
+    out.push(NUMBER);
+    pack_number(scale.into(), out);
+    pack_signed(digits.into(), out);
+}
+
 /// The values of a packed property, each as bytes.
 #[inline]
 pub fn packed_values(property: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -249,8 +269,13 @@ impl<'a> Unpacker<'a> {
 
     #[inline]
     fn skip_number(&mut self) -> Option<()> {
-        let length = self.0.iter().position(|byte| *byte < 0x80)? + 1;
-        self.take(length).map(|_| ())
+        // Eight bytes at a time: the last one of a number has no high bit.
+        let last = self.0.first_chunk().map(|bytes| !u64::from_le_bytes(*bytes) & 0x8080_8080_8080_8080);
+        let length = match last {
+            Some(last) if last != 0 => last.trailing_zeros() as usize / 8,
+            _ => self.0.iter().position(|byte| *byte < 0x80)?,
+        };
+        self.take(length + 1).map(|_| ())
     }
 
     fn text(&mut self) -> Option<&'a str> {

@@ -114,10 +114,14 @@ impl Store {
             encode(record, &mut bytes);
             batch.put_cf(records, id.0, &bytes);
         }
-        if let Some(changed) = &commit.changed {
+        if let Some(changed) = commit.changed {
+            // Those in tables may be many: they are not copied.
             let ids = commit.records.iter().filter(|(_, record)| record.modified == changed.now);
-            let in_tables = commit.tables.iter().flat_map(|tables| &tables.changed);
-            let ids = ids.map(|(id, _)| id).chain(in_tables).copied().collect::<Vec<_>>();
+            let mut ids: Vec<RecordId> = ids.map(|(id, _)| *id).collect();
+            match &mut commit.tables {
+                Some(tables) if ids.is_empty() => ids = std::mem::take(&mut tables.changed),
+                tables => ids.extend(tables.iter().flat_map(|tables| &tables.changed)),
+            }
             let run = commit.goal_run.as_ref().map_or(0, |(number, _)| *number);
             let number = self.db.latest_sequence_number();
             if let Some((key, list)) = changed.entry(&ids, run, number) {
