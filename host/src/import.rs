@@ -345,7 +345,7 @@ impl Import<'_> {
         };
         let sizes = self.sizes(file, &plan)?;
         if file.size >= READ_AHEAD_FOR {
-            self.store.read_ahead()?;
+            self.store.read_ahead(file.size / BYTES_OF_A_ROW)?;
         }
         let mut stretch = Stretch {
             import: self,
@@ -868,9 +868,9 @@ impl Stretch<'_> {
         if threads == 1 || self.import.diff.is_some() || !gathered.can_be_shared(self.plan, &context) {
             return Ok(None);
         }
-        store.read_ahead()?;
         let found = store.find_sorted(gathered.hashes())?;
-        store.read_records_ahead(found.iter().flatten().count())?;
+        let there = found.iter().flatten().count();
+        store.read_records_ahead(there)?;
         let erased = self.erased(gathered)?;
         let mut shares = gathered
             .share_out(&found, &self.import.workers)
@@ -883,7 +883,7 @@ impl Stretch<'_> {
             packed
         };
         for _ in 0..SHARED_OUT {
-            let mut tables = store.new_tables(gathered.rows())?;
+            let mut tables = store.new_tables(gathered.rows(), there < gathered.rows() / 2)?;
             let mut exchanged = self.exchanged.clone();
             let applied = shares.apply(
                 self.plan,

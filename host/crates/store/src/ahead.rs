@@ -1,10 +1,10 @@
-//! Tables, read into memory before rows are looked up in them: fresh ones, because whoever writes a table has the system drop what it
-//! wrote, and all of them where most of what they hold will be asked for, which the disk is slow at block by block.
+//! Tables, read into memory before rows are looked up in them: fresh ones, of which most that were written have left it
+//! (`kept.rs`), and all of them where most of what they hold will be asked for, which the disk is slow at block by block.
 
 use std::fs::{self, File};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use rustix::fs::{Advice, fadvise};
@@ -19,49 +19,70 @@ const AT_ONCE: usize = 1 << 20;
 /// Nearly every block is read where one in so many records is looked up: a block has about as many.
 const IN_A_BLOCK: u64 = 32;
 
+/// What was read ahead of the tables of two families: the number of the newest.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead {
+    records: AtomicU64,
+    identifiers: AtomicU64,
+}
+
 impl Store {
-    /// Has the system read the newest records and identifiers into its memory, on a thread of its own, as far as it was not
-    /// asked before: rows will be looked up there. Nothing waits for it, and where it fails they are looked up on the disk.
+    /// Has the system read the newest identifiers into its memory, on a thread of its own, as far as it was not asked before, and the
+    /// newest records if about so many rows need most of their blocks. Nothing waits for it, and where it fails they are looked up on
+    /// the disk.
     ///
     /// # Errors
     /// If the store's tables cannot be listed.
-    pub fn read_ahead(&self) -> Result<(), StoreError> {
+    pub fn read_ahead(&self, rows: u64) -> Result<(), StoreError> {
+        read(self.fresh(IDENTIFIERS, &self.ahead.identifiers)?);
+        if self.needs_most_blocks(rows)? {
+            read(self.fresh(RECORDS, &self.ahead.records)?);
+        }
+        Ok(())
+    }
+
+    /// The same of records, of which so many will be looked up, sorted, if nearly all of their blocks are needed: of all of them, in the
+    /// order of their ids, where the machine has room for them.
+    ///
+    /// # Errors
+    /// As [`Store::read_ahead`].
+    pub fn read_records_ahead(&self, wanted: usize) -> Result<(), StoreError> {
+        if self.needs_most_blocks(wanted as u64)? {
+            read(self.fresh(RECORDS, &self.ahead.records)?);
+            read(self.worth_reading(wanted, available())?);
+        }
+        Ok(())
+    }
+
+    /// Whether so many records lie in nearly all blocks.
+    fn needs_most_blocks(&self, records: u64) -> Result<bool, StoreError> {
+        Ok(records.saturating_mul(IN_A_BLOCK) >= self.about_records()?)
+    }
+
+    /// The newest tables of a family that were not read ahead before, with their bytes.
+    fn fresh(&self, family: &str, ahead: &AtomicU64) -> Result<Vec<(usize, PathBuf)>, StoreError> {
         let mut tables: Vec<(u64, usize, PathBuf)> = Vec::new();
         for file in self.db.live_files()? {
             let name = file.name.trim_start_matches('/');
             let number = name.strip_suffix(".sst").and_then(|number| number.parse().ok());
-            if let Some(number) =
-                number.filter(|_| [RECORDS, IDENTIFIERS].contains(&&*file.column_family_name))
-            {
+            if let Some(number) = number.filter(|_| family == file.column_family_name) {
                 tables.push((number, file.size, self.db.path().join(name)));
             }
         }
         tables.sort_unstable_by(|one, other| other.cmp(one));
         let newest = tables.first().map_or(0, |(number, ..)| *number);
-        let before = self.read_ahead.fetch_max(newest, Ordering::Relaxed);
+        let before = ahead.fetch_max(newest, Ordering::Relaxed);
         let mut bytes = 0;
         tables.retain(|(number, size, _)| {
             bytes += size;
             *number > before && bytes <= NEWEST
         });
-        let tables = tables.into_iter().map(|(_, size, path)| (size, path)).collect();
-        read(tables);
-        Ok(())
-    }
-
-    /// The same with all records, in the order of their ids, if so many of them will be looked up, sorted, that nearly all of their blocks
-    /// are needed, and the machine has room for them.
-    ///
-    /// # Errors
-    /// If the store's tables cannot be listed.
-    pub fn read_records_ahead(&self, wanted: usize) -> Result<(), StoreError> {
-        read(self.worth_reading(wanted, available())?);
-        Ok(())
+        Ok(tables.into_iter().map(|(_, size, path)| (size, path)).collect())
     }
 
     /// The tables of records, with their bytes, where they are worth it.
     fn worth_reading(&self, wanted: usize, available: usize) -> Result<Vec<(usize, PathBuf)>, StoreError> {
-        if (wanted as u64).saturating_mul(IN_A_BLOCK) < self.about_records()? {
+        if !self.needs_most_blocks(wanted as u64)? {
             return Ok(Vec::new());
         }
         let mut files = self.db.live_files()?;
@@ -128,8 +149,8 @@ mod tests {
     fn each_table_is_read_ahead_once() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        store.read_ahead().unwrap();
-        assert_eq!(store.read_ahead.load(Ordering::Relaxed), 0);
+        store.read_ahead(1_000_000).unwrap();
+        assert_eq!(store.ahead.records.load(Ordering::Relaxed), 0);
         let mut before = 0;
         for first in [0_u32, 25_000] {
             let record = |number: u32| {
@@ -139,12 +160,12 @@ mod tests {
             };
             let records = (first..first + 25_000).map(record).collect();
             store.commit(Commit { records, ..Commit::default() }).unwrap();
-            store.read_ahead().unwrap();
-            let newest = store.read_ahead.load(Ordering::Relaxed);
+            store.read_ahead(1_000_000).unwrap();
+            let newest = store.ahead.records.load(Ordering::Relaxed);
             assert!(newest > before, "{newest} {before}");
             before = newest;
-            store.read_ahead().unwrap();
-            assert_eq!(store.read_ahead.load(Ordering::Relaxed), newest);
+            store.read_ahead(1_000_000).unwrap();
+            assert_eq!(store.ahead.records.load(Ordering::Relaxed), newest);
         }
     }
 }

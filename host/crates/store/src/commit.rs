@@ -76,7 +76,7 @@ impl Commit<'_> {
     /// Makes tables of its records and identifiers, which are sorted.
     fn write_tables(&mut self, store: &Store) -> Result<(), StoreError> {
         let now = self.changed.map_or(i64::MIN, |changed| changed.now);
-        let mut tables = store.new_tables(self.records.len())?;
+        let mut tables = store.new_tables(self.records.len(), false)?;
         for records in std::mem::take(&mut self.records).chunks(PACKED_AT_ONCE) {
             tables.put_records(&PackedRecords::new(records, now), None)?;
         }

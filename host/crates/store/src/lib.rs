@@ -28,6 +28,7 @@ mod error;
 mod expire;
 mod exports;
 mod index;
+mod kept;
 mod keys;
 mod known;
 mod open;

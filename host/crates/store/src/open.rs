@@ -3,7 +3,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rocksdb::{
@@ -13,6 +13,7 @@ use rocksdb::{
 use sluicebox_model::{EventTypeId, IdentifierHasher, NestedTypeId, PropertyId, SpaceId};
 
 use crate::StoreError;
+use crate::ahead::Ahead;
 use crate::keys::{
     self, CHANGES, EVENTS, FAMILIES, FORMAT, IDENTIFIERS, LISTED, NAME, PAGED, RECORDS, TABLES, UNDO,
 };
@@ -47,8 +48,8 @@ pub struct Store {
     merges: AtomicBool,
     /// How new tables are written.
     pub(crate) table_options: Options,
-    /// The number of the newest table that was read ahead.
-    pub(crate) read_ahead: AtomicU64,
+    /// What was read ahead of its newest tables.
+    pub(crate) ahead: Ahead,
 }
 
 impl Drop for Store {
@@ -235,7 +236,7 @@ impl Store {
             taking: Mutex::new(()),
             merges: AtomicBool::new(false),
             table_options: table_options(),
-            read_ahead: AtomicU64::new(0),
+            ahead: Ahead::default(),
         })
     }
 

@@ -25,7 +25,9 @@ const MOST_STEPS: u32 = 128;
 const KEYS_PER_THREAD: usize = 8192;
 /// Each thread has about so many parts of the keys, of no fewer keys than are worth a beginning.
 const PARTS_PER_THREAD: usize = 8;
-const KEYS_PER_PART: usize = 2048;
+const KEYS_PER_PART: usize = 512;
+/// Threads that look keys up: most of their time they wait for the disk, if the store is not in memory.
+const THREADS_PER_CORE: usize = 8;
 /// Bytes that a walk reads ahead.
 const READ_AHEAD: usize = 256 << 10;
 /// Merged records lead to the one that stayed in few steps; more is a loop.
@@ -135,7 +137,9 @@ impl Store {
         let walks = self.walks(name, keys.len())?;
         let get =
             |keys| if walks { self.walk(family, keys, &read) } else { self.get_each(family, keys, &read) };
-        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        // Look-ups wait for the disk where the store is not in memory.
+        let threads = if walks { cores } else { cores * THREADS_PER_CORE };
         if threads == 1 || keys.len() < KEYS_PER_THREAD {
             return get(keys);
         }

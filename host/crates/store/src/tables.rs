@@ -16,7 +16,7 @@ use sluicebox_model::{IdentifierHash, Record, RecordId};
 use crate::encode::{encode, encoded_size};
 use crate::keys::{IDENTIFIERS, RECORDS, TABLES};
 use crate::open::{durable, io};
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, kept};
 
 /// Fewer records are not worth two files.
 pub(crate) const FEWEST_RECORDS: usize = 20_000;
@@ -233,11 +233,12 @@ impl Syncing {
 }
 
 impl Store {
-    /// Begins tables of about so many records. One commit at a time makes some.
+    /// Begins tables of about so many records, which stay in memory or not (`kept.rs`). One commit at a time makes some.
     ///
     /// # Errors
     /// If they cannot be written.
-    pub fn new_tables(&self, records: usize) -> Result<NewTables<'_>, StoreError> {
+    pub fn new_tables(&self, records: usize, stay: bool) -> Result<NewTables<'_>, StoreError> {
+        kept::stay(stay);
         let folder = self.tables();
         fs::create_dir_all(&folder).map_err(io(&folder))?;
         let number = self.db.latest_sequence_number();
@@ -353,7 +354,7 @@ mod tests {
             let records: Vec<_> = numbers.map(|number| (id(number), Record::new(SpaceId(1), 2))).collect();
             PackedRecords::new(&records, 2)
         };
-        let mut tables = store.new_tables(0).unwrap();
+        let mut tables = store.new_tables(0, false).unwrap();
         tables.put_records(&records(50_000..50_002), None).unwrap();
         // Less than what was there before, and more than what is announced; more of them than are kept waiting.
         for from in (0..20).rev() {
@@ -383,7 +384,7 @@ mod tests {
     fn dies_before_the_tables_are_taken(folder: &Path, taken: &[&str]) {
         let store = Store::open(folder).unwrap();
         let whole = commit(&store, 0, 1);
-        let mut tables = store.new_tables(0).unwrap();
+        let mut tables = store.new_tables(0, false).unwrap();
         let number = tables.number;
         tables.put_records(&PackedRecords::new(&whole.records, 1), None).unwrap();
         let mut identifiers = whole.identifiers;
