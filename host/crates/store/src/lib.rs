@@ -9,6 +9,7 @@
 //! - `known`: which of them may be there;
 //! - `tables`: large commits, as tables of their own;
 //! - `ahead`: reads tables before they are needed;
+//! - `kept`: which of those that were written stay in memory;
 //! - `changes`: which records changed when, so that an export of few changes does not read the whole store;
 //! - `exports`: what an export reads, and what it remembers;
 //! - `undo`: what commits overwrote, and how it is put back;
