@@ -42,15 +42,16 @@ impl Store {
     }
 
     /// The same of records, of which so many will be looked up, sorted, if nearly all of their blocks are needed: of all of them, in the
-    /// order of their ids, where the machine has room for them.
+    /// order of their ids, or of the newest where the machine has no room for all.
     ///
     /// # Errors
     /// As [`Store::read_ahead`].
     pub fn read_records_ahead(&self, wanted: usize) -> Result<(), StoreError> {
-        if self.needs_most_blocks(wanted as u64)? {
-            read(self.fresh(RECORDS, &self.ahead.records)?);
-            read(self.worth_reading(wanted, available())?);
+        let mut tables = self.worth_reading(wanted, available())?;
+        if tables.is_empty() && self.needs_most_blocks(wanted as u64)? {
+            tables = self.fresh(RECORDS, &self.ahead.records)?;
         }
+        read(tables);
         Ok(())
     }
 

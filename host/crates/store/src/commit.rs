@@ -116,12 +116,10 @@ impl Store {
         }
         if let Some(changed) = commit.changed {
             // Those in tables may be many: they are not copied.
-            let ids = commit.records.iter().filter(|(_, record)| record.modified == changed.now);
-            let mut ids: Vec<RecordId> = ids.map(|(id, _)| *id).collect();
-            match &mut commit.tables {
-                Some(tables) if ids.is_empty() => ids = std::mem::take(&mut tables.changed),
-                tables => ids.extend(tables.iter().flat_map(|tables| &tables.changed)),
-            }
+            let in_tables = commit.tables.as_mut().map(|tables| std::mem::take(&mut tables.changed));
+            let mut ids = in_tables.unwrap_or_default();
+            let others = commit.records.iter().filter(|(_, record)| record.modified == changed.now);
+            ids.extend(others.map(|(id, _)| *id));
             let run = commit.goal_run.as_ref().map_or(0, |(number, _)| *number);
             let number = self.db.latest_sequence_number();
             if let Some((key, list)) = changed.entry(&ids, run, number) {

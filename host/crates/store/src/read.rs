@@ -125,7 +125,7 @@ impl Store {
         Ok(keys as u64 * passed >= held.unwrap_or_default())
     }
 
-    /// What `read` makes of what is stored under each of the sorted keys, about so much in all, on as many threads as there are cores.
+    /// What `read` makes of what is stored under each of the sorted keys, about so much in all, on several threads.
     fn get_sorted<K: AsRef<[u8]> + Sync, T: Send>(
         &self,
         name: &'static str,
@@ -138,7 +138,6 @@ impl Store {
         let get =
             |keys| if walks { self.walk(family, keys, &read) } else { self.get_each(family, keys, &read) };
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        // Look-ups wait for the disk where the store is not in memory.
         let threads = if walks { cores } else { cores * THREADS_PER_CORE };
         if threads == 1 || keys.len() < KEYS_PER_THREAD {
             return get(keys);
