@@ -79,6 +79,8 @@ pub struct Reader {
     buffer: Vec<u8>,
     from: usize,
     to: usize,
+    /// Up to here the buffer was seen to be text without a NUL when it was read; rows beyond are looked at one by one.
+    clean: usize,
     ended: bool,
     /// The physical line at `from`, from 1.
     line: u64,
@@ -86,8 +88,9 @@ pub struct Reader {
     number: u64,
     /// What ends the file, after the rows before it were handed out.
     failure: Option<FileError>,
-    /// Bytes and rows of the last batch.
-    last_text: usize,
+    /// Room for the cells of one batch after the other.
+    text: Vec<u8>,
+    /// Rows of the last batch.
     last_rows: usize,
 }
 
@@ -123,11 +126,12 @@ impl Reader {
             buffer: vec![0; FIRST_BUFFER],
             from: 0,
             to: 0,
+            clean: 0,
             ended: false,
             line: 1,
             number: 0,
             failure: None,
-            last_text: 0,
+            text: Vec::new(),
             last_rows: 0,
             options,
         };
@@ -188,10 +192,10 @@ impl Reader {
         }
         let columns = self.header.columns.len();
         // Batches are about alike: room for a little more than the last one had.
-        let room = |last: usize| last + last / 8;
-        let (mut text, mut ends) =
-            (Vec::with_capacity(room(self.last_text)), Vec::with_capacity(room(self.last_rows) * columns));
-        let (mut places, mut rejected) = (Vec::with_capacity(room(self.last_rows)), Vec::new());
+        let room = self.last_rows + self.last_rows / 8;
+        let (mut text, mut ends) = (std::mem::take(&mut self.text), Vec::with_capacity(room * columns));
+        let (mut places, mut rejected) = (Vec::with_capacity(room), Vec::new());
+        text.clear();
         let mut bytes = 0;
         while places.len() + rejected.len() < self.batch_rows && bytes < BATCH_BYTES {
             let (text_before, ends_before) = (text.len(), ends.len());
@@ -231,10 +235,11 @@ impl Reader {
         if places.is_empty() && rejected.is_empty() {
             return self.failure.take().map_or(Ok(None), Err);
         }
-        (self.last_text, self.last_rows) = (text.len(), places.len());
+        self.last_rows = places.len();
         // Each row was valid by itself, so the whole is; the check is kept because it costs next to nothing.
-        let text = String::from_utf8(text).map_err(|_| invalid())?;
-        let batch = RecordBatch::new(Arc::clone(&self.header), text, ends, places, rejected, self.number);
+        let cells = simdutf8::basic::from_utf8(&text).map_err(|_| invalid())?.to_owned();
+        self.text = text;
+        let batch = RecordBatch::new(Arc::clone(&self.header), cells, ends, places, rejected, self.number);
         let mut batch = batch.ok_or_else(invalid)?;
         batch.bytes_read = self.bytes_read.load(Ordering::Relaxed);
         Ok(Some(batch))
@@ -309,12 +314,8 @@ impl Reader {
                     let blank =
                         cells == 1 && !quoted && self.is_blank(text.get(text_before..).unwrap_or_default());
                     self.line += if quoted { physical_lines(raw) } else { 1 };
-                    let problem = self.problem(
-                        raw,
-                        after_quote,
-                        text_before,
-                        ends.get(ends_before..).unwrap_or_default(),
-                    );
+                    let own = ends.get(ends_before..).unwrap_or_default();
+                    let problem = self.problem(raw, after_quote, text_before, own);
                     self.from += length;
                     if !blank {
                         return Ok(Some(Row { length, cells, line, problem }));
@@ -340,10 +341,11 @@ impl Reader {
     }
 
     fn problem(&self, raw: &[u8], after_quote: bool, from: usize, ends: &[u32]) -> Option<RejectionCode> {
-        if memchr(0, raw).is_some() {
+        let seen = self.from + raw.len() <= self.clean;
+        if !seen && memchr(0, raw).is_some() {
             return Some(RejectionCode::Nul);
         }
-        if simdutf8::basic::from_utf8(raw).is_err() {
+        if !seen && simdutf8::basic::from_utf8(raw).is_err() {
             return Some(RejectionCode::Encoding);
         }
         if after_quote {
@@ -381,6 +383,7 @@ impl Reader {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.clean = clean(self.buffer.get(..self.to).unwrap_or_default());
         Ok(())
     }
 
@@ -403,6 +406,13 @@ impl Reader {
             }
         }
     }
+}
+
+/// How many of the first bytes are text without a NUL: all together, that is told much faster than row by row.
+fn clean(bytes: &[u8]) -> usize {
+    let text = simdutf8::compat::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), str::len);
+    let before = bytes.get(..text).and_then(|text| memchr(0, text));
+    before.unwrap_or(text)
 }
 
 fn invalid() -> FileError {
@@ -470,6 +480,7 @@ impl Scanner {
     /// Appends the cells of the row at the start of `bytes`. `ended` = nothing follows these bytes.
     fn scan(&self, bytes: &[u8], ended: bool, text: &mut Vec<u8>, ends: &mut Vec<u32>) -> Scan {
         let (mut at, mut quoted, mut after_quote) = (0, false, false);
+        let mut marks = Marks::new(bytes, self.delimiter.first().copied().unwrap_or(b','));
         loop {
             let mut closed = false;
             let start = if self.trim { self.skip_space(bytes, at) } else { at };
@@ -481,7 +492,7 @@ impl Scanner {
                 }
                 closed = true;
             }
-            let end = self.cell_end(bytes, at, ended);
+            let end = self.cell_end(&mut marks, at, ended);
             let (End::Cell(to) | End::Row(to)) = end else { return Scan::Incomplete { in_quotes: false } };
             after_quote |= closed && to > at;
             append(bytes.get(at..to).unwrap_or_default(), text);
@@ -511,18 +522,17 @@ impl Scanner {
     }
 
     /// Where the unquoted text that begins at `at` ends.
-    fn cell_end(&self, bytes: &[u8], at: usize, ended: bool) -> End {
-        let first = self.delimiter.first().copied().unwrap_or(b',');
+    #[inline]
+    fn cell_end(&self, marks: &mut Marks<'_>, at: usize, ended: bool) -> End {
+        let Marks { bytes, delimiter, .. } = *marks;
         let mut from = at;
         loop {
-            let rest = bytes.get(from..).unwrap_or_default();
-            let Some(found) = near(first, rest).or_else(|| memchr3(first, b'\n', b'\r', rest)) else {
+            let Some(place) = marks.first_from(from) else {
                 return if ended { End::Row(bytes.len()) } else { End::Missing };
             };
-            let place = from + found;
             match bytes.get(place) {
                 Some(b'\r') if place + 1 == bytes.len() && !ended => return End::Missing,
-                Some(b'\n' | b'\r') if !matches!(first, b'\n' | b'\r') => return End::Row(place),
+                Some(b'\n' | b'\r') if !matches!(delimiter, b'\n' | b'\r') => return End::Row(place),
                 _ if self.delimiter.len() == 1
                     || bytes.get(place..).is_some_and(|rest| rest.starts_with(&self.delimiter)) =>
                 {
@@ -558,20 +568,67 @@ impl Scanner {
     }
 }
 
-/// Where the delimiter or the end of a line is, if it is near: most cells are too short to be worth a call of [`memchr3`].
-#[inline]
-fn near(delimiter: u8, bytes: &[u8]) -> Option<usize> {
-    let wanted = [delimiter, b'\n', b'\r'].map(u8x16::splat);
-    let (pieces, _) = bytes.as_chunks();
-    for (place, piece) in pieces.iter().take(2).enumerate() {
-        let piece = u8x16::new(*piece);
-        let [delimiters, feeds, returns] = wanted.map(|byte| piece.simd_eq(byte));
-        let found = (delimiters | feeds | returns).to_bitmask();
-        if found != 0 {
-            return Some(place * 16 + found.trailing_zeros() as usize);
-        }
+/// Where delimiters and ends of lines are, found for many bytes at a time: cells are short.
+struct Marks<'b> {
+    bytes: &'b [u8],
+    delimiter: u8,
+    /// Where the bytes begin that were looked at last, and which of them are marks.
+    block: usize,
+    marks: u64,
+}
+
+/// One for each bit of the marks.
+const BLOCK: usize = 64;
+
+impl<'b> Marks<'b> {
+    fn new(bytes: &'b [u8], delimiter: u8) -> Self {
+        let mut marks = Self { bytes, delimiter, block: 0, marks: 0 };
+        marks.look(0);
+        marks
     }
-    None
+
+    /// The first mark that is not before `from`, which is never less than before.
+    #[inline]
+    fn first_from(&mut self, from: usize) -> Option<usize> {
+        match from.saturating_sub(self.block) {
+            passed @ ..BLOCK => self.marks &= u64::MAX << passed,
+            _ => self.look(from),
+        }
+        if self.marks == 0 {
+            self.look(self.block + BLOCK);
+        }
+        if self.marks == 0 {
+            // No cell of usual length.
+            let from = self.block + BLOCK;
+            let rest = self.bytes.get(from..)?;
+            self.look(from + memchr3(self.delimiter, b'\n', b'\r', rest)?);
+        }
+        Some(self.block + self.marks.trailing_zeros() as usize)
+    }
+
+    /// Looks at the bytes that begin there.
+    #[inline]
+    fn look(&mut self, block: usize) {
+        self.block = block;
+        let bytes = self.bytes.get(block..).unwrap_or_default();
+        let wanted = [self.delimiter, b'\n', b'\r'];
+        self.marks = match bytes.first_chunk::<BLOCK>() {
+            Some(bytes) => {
+                let wanted = wanted.map(u8x16::splat);
+                let (pieces, _) = bytes.as_chunks();
+                (0..).zip(pieces).fold(0, |marks, (place, piece)| {
+                    let piece = u8x16::new(*piece);
+                    let [delimiters, feeds, returns] = wanted.map(|byte| piece.simd_eq(byte));
+                    let found = (delimiters | feeds | returns).to_bitmask();
+                    marks | u64::from(found) << (place * 16)
+                })
+            }
+            // The last of what was read.
+            None => (0..)
+                .zip(bytes)
+                .fold(0, |marks, (place, byte)| marks | u64::from(wanted.contains(byte)) << place),
+        };
+    }
 }
 
 #[cfg(test)]
@@ -618,10 +675,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_near_is_found_where_it_is(bytes in prop::collection::vec(prop_oneof![Just(b','), Just(b'\n'), any::<u8>()], 0..40), delimiter: u8) {
-            let first = memchr3(delimiter, b'\n', b'\r', &bytes);
-            let looked_at = bytes.len() / 16 * 16;
-            prop_assert_eq!(near(delimiter, &bytes), first.filter(|place| *place < looked_at.min(32)));
+        fn marks_are_found_where_they_are(
+            bytes in prop::collection::vec(prop_oneof![1 => Just(b','), 1 => Just(b'\n'), 9 => any::<u8>(), 9 => Just(b'a')], 0..400),
+            delimiter: u8,
+            steps in prop::collection::vec(prop_oneof![9 => 0_usize..3, 1 => 0_usize..200], 0..60),
+        ) {
+            let mut marks = Marks::new(&bytes, delimiter);
+            let mut from = 0;
+            for step in steps {
+                from += step;
+                let rest = bytes.get(from..).unwrap_or_default();
+                let first = memchr3(delimiter, b'\n', b'\r', rest).map(|place| from + place);
+                prop_assert_eq!(marks.first_from(from), first);
+                from = first.unwrap_or(from);
+            }
         }
     }
 

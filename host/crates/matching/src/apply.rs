@@ -81,6 +81,8 @@ impl Counts {
 const LAST_CHANGED: usize = 5;
 /// More of them are not kept until the last are known.
 const MOST_CHANGED: usize = 64;
+/// Where one in so many slots changed, they are sorted by a place for each.
+const MANY_OF: usize = 16;
 
 /// What a stretch of a file makes of the store.
 #[derive(Debug, Default)]
@@ -137,9 +139,22 @@ impl Applied {
         self.forget_all_but_last();
     }
 
-    /// Puts in order what [`Work::finish`] made, of one share or several.
-    pub(crate) fn sort(&mut self) {
-        self.slots.sort_unstable_by_key(|(slot, _)| *slot);
+    /// Puts in order what [`Work::finish`] made, of one share or several, each slot once. There are so many slots.
+    pub(crate) fn sort(&mut self, slots: usize) {
+        if self.slots.len() > slots / MANY_OF {
+            let mut places = vec![u32::MAX; slots];
+            for (place, (slot, _)) in (0..).zip(&self.slots) {
+                if let Some(of_slot) = places.get_mut(*slot as usize) {
+                    *of_slot = place;
+                }
+            }
+            let mut sorted = Vec::with_capacity(self.slots.len());
+            sorted.extend(places.into_iter().filter_map(|place| self.slots.get(place as usize)));
+            self.slots = sorted;
+        } else {
+            self.slots.sort_unstable_by_key(|(slot, _)| *slot);
+            self.slots.dedup_by_key(|(slot, _)| *slot);
+        }
         self.others.sort_unstable();
         self.rejected.sort_by_key(|row| row.number);
     }
@@ -281,7 +296,7 @@ impl Gathered {
         work.rows();
         // There is no other share to stray into.
         let mut applied = work.finish().unwrap_or_default();
-        applied.sort();
+        applied.sort(self.len());
         applied
     }
 }
@@ -380,7 +395,7 @@ impl Work<'_> {
     /// Merges a row, or excludes it, or gives it back rejected.
     fn row(&mut self, batch: &Prepared, slots: &[u32], row: &Row) -> Option<RejectedRow> {
         let lookups = slice(&batch.lookups, &row.lookups);
-        let mut found: Vec<usize> = Vec::with_capacity(lookups.len());
+        let (mut first, mut others) = (None, Vec::new());
         for lookup in lookups {
             let place = match lookup {
                 Lookup::Property { key, .. } => match self.holder(slot(slots, *key)) {
@@ -394,8 +409,12 @@ impl Work<'_> {
             let own_space = |place: &usize| {
                 self.entries.get(*place).is_some_and(|entry| entry.record.space == self.plan.space)
             };
-            if let Some(place) = place.filter(own_space).filter(|place| !found.contains(place)) {
-                found.push(place);
+            match (first, place.filter(own_space)) {
+                (None, place) => first = place,
+                (Some(first), Some(place)) if place != first && !others.contains(&place) => {
+                    others.push(place)
+                }
+                _ => {}
             }
         }
         let may_create =
@@ -404,22 +423,22 @@ impl Work<'_> {
             Lookup::Property { key, .. } => self.erased.get(slot(slots, *key)) == Some(&true),
             Lookup::Record(_) => false,
         };
-        let target = match (found.as_slice(), self.plan.on_ambiguous) {
-            ([], _) if may_create && !lookups.iter().any(is_erased) => None,
-            ([], _) => {
+        let target = match (first, self.plan.on_ambiguous) {
+            (None, _) if may_create && !lookups.iter().any(is_erased) => None,
+            (None, _) => {
                 self.applied.counts.excluded += 1;
                 return None;
             }
-            ([only], _) => Some(*only),
-            ([_, _, ..], OnAmbiguous::Reject) => {
-                let reason = format!("the identifiers find {} different records", found.len());
+            (only, _) if others.is_empty() => only,
+            (_, OnAmbiguous::Reject) => {
+                let reason = format!("the identifiers find {} different records", 1 + others.len());
                 let as_read = batch.batch.as_ref()?;
                 return Some(as_read.reject(as_read.row_of(row.number)?, RejectionCode::Ambiguous, reason));
             }
-            ([first, ..], OnAmbiguous::First | OnAmbiguous::Merge) => Some(*first),
-            (several, OnAmbiguous::Newest) => several
-                .iter()
-                .copied()
+            (first, OnAmbiguous::First | OnAmbiguous::Merge) => first,
+            (first, OnAmbiguous::Newest) => first
+                .into_iter()
+                .chain(others.iter().copied())
                 .reduce(|best, next| if self.modified(next) > self.modified(best) { next } else { best }),
         };
         if !self.plan.objectives.is_empty() && !self.consents(target, batch, row) {
@@ -427,13 +446,13 @@ impl Work<'_> {
             self.refuse(target, batch, slots, row);
             return None;
         }
+        let is_new = target.is_none();
         let target = target.unwrap_or_else(|| self.create(batch, slots, row));
-        if let (OnAmbiguous::Merge, [_, others @ ..]) = (self.plan.on_ambiguous, found.as_slice()) {
-            for other in others {
-                self.absorb(target, *other);
-            }
+        if self.plan.on_ambiguous == OnAmbiguous::Merge {
+            others.iter().for_each(|other| self.absorb(target, *other));
         }
-        let misfits = u64::from(row.misfits) + self.write(target, batch, slots, row, |_| true);
+        let written = is_new && self.write_as_it_is(target, batch, slots, row);
+        let misfits = if written { 0 } else { self.write(target, batch, slots, row, |_| true) };
         for event in slice(&batch.events, &row.events) {
             self.happen(target, event);
         }
@@ -442,7 +461,7 @@ impl Work<'_> {
             entry.touched = true;
         }
         self.applied.counts.merged += 1;
-        self.applied.counts.cells_rejected += misfits;
+        self.applied.counts.cells_rejected += u64::from(row.misfits) + misfits;
         None
     }
 
@@ -456,8 +475,7 @@ impl Work<'_> {
         let after = |property: PropertyId| {
             let held = target.and_then(|place| self.entries.get(place));
             let mut held = held.and_then(|entry| entry.record.get_packed(property)).map(Cow::Borrowed);
-            let mut writes = Unpacker(batch.writes(row));
-            while let Some(write) = Write::next(self.plan, row, &mut writes) {
+            for write in batch.writes(self.plan, row) {
                 let field = self.plan.fields.get(write.field).filter(|field| field.property == property);
                 let Some(field) = field else { continue };
                 match merge(field.rule, held.as_deref(), write.property) {
@@ -481,8 +499,8 @@ impl Work<'_> {
     /// Writes what a row refuses, and nothing else of it.
     fn refuse(&mut self, target: Option<usize>, batch: &Prepared, slots: &[u32], row: &Row) {
         let refused = self.plan.refused;
-        let mut writes = Unpacker(batch.writes(row));
-        let mut properties = std::iter::from_fn(|| Write::next(self.plan, row, &mut writes))
+        let mut properties = batch
+            .writes(self.plan, row)
             .filter_map(|write| self.plan.fields.get(write.field).map(|field| field.property));
         if properties.any(|property| property == refused) {
             let target = target.unwrap_or_else(|| self.create(batch, slots, row));
@@ -531,6 +549,26 @@ impl Work<'_> {
         place
     }
 
+    /// Writes a row's cells into the record that was just made for it, all at once; answers whether that can be: no value has to be
+    /// held against another, and no unique one is another record's.
+    fn write_as_it_is(&mut self, target: usize, batch: &Prepared, slots: &[u32], row: &Row) -> bool {
+        let keys = batch.written_keys(row);
+        let is_free = |key: &u32| match self.holder(slot(slots, *key)) {
+            Holder::Nobody => true,
+            Holder::Entry(place) => place == target,
+            Holder::Elsewhere(_) => false,
+        };
+        if !row.is_record || !keys.iter().all(is_free) {
+            return false;
+        }
+        let Some(entry) = self.entries.get_mut(target) else { return false };
+        let written = entry.record.add_packed(batch.packed_writes(row));
+        if written {
+            keys.iter().for_each(|key| self.hold(slot(slots, *key), Holder::Entry(target)));
+        }
+        written
+    }
+
     /// Writes those of a row's cells whose properties are `wanted`; answers how many were not imported, or not wholly.
     fn write(
         &mut self,
@@ -544,9 +582,9 @@ impl Work<'_> {
         entry.touched = true;
         let mut packed = entry.record.take_packed();
         let mut merged = std::mem::take(&mut self.merged);
-        let mut writes = Unpacker(batch.writes(row));
+        let mut writes = batch.writes(self.plan, row);
         let (mut misfits, mut written) = (0, false);
-        let mut next = Write::next(self.plan, row, &mut writes);
+        let mut next = writes.next();
         while next.is_some() {
             // One pass through the record takes the writes while they go up; a second write of a property needs another.
             merged.clear();
@@ -562,7 +600,7 @@ impl Work<'_> {
                     break;
                 }
                 last = Some(field.property);
-                next = Write::next(self.plan, row, &mut writes);
+                next = writes.next();
                 if !wanted(field.property) {
                     continue;
                 }
@@ -768,8 +806,6 @@ impl Work<'_> {
             return Err(self.strayed);
         }
         let goal_run = self.context.goal_run;
-        self.changed.sort_unstable();
-        self.changed.dedup();
         let others = std::mem::take(&mut self.others);
         let holder = |holder: Holder| match holder {
             Holder::Nobody => None,
@@ -787,22 +823,29 @@ impl Work<'_> {
             Some((place, self.entries.get(self.resolve(place)).map(|entry| entry.id)?))
         });
         let into: HashMap<usize, RecordId> = into.collect();
-        self.applied.records.reserve_exact(self.entries.len());
-        for (place, mut entry) in std::mem::take(&mut self.entries).into_iter().enumerate() {
-            let before = (entry.record.touch.goal_run == goal_run).then_some(entry.record.touch);
-            if let Some(into) = into.get(&place) {
-                self.applied.merged.push((entry.id, *into));
-                count(&mut self.applied.counts, before, None);
-            } else if entry.touched {
+        let applied = &mut self.applied;
+        // In the memory of the entries.
+        let records =
+            std::mem::take(&mut self.entries).into_iter().enumerate().filter_map(|(place, mut entry)| {
+                let before = (entry.record.touch.goal_run == goal_run).then_some(entry.record.touch);
+                if let Some(into) = into.get(&place) {
+                    applied.merged.push((entry.id, *into));
+                    count(&mut applied.counts, before, None);
+                    return None;
+                }
+                if !entry.touched {
+                    return None;
+                }
                 let touch = touch(&entry, before, goal_run);
-                count(&mut self.applied.counts, before, Some(touch.class));
+                count(&mut applied.counts, before, Some(touch.class));
                 entry.record.touch = touch;
                 if touch.class != Class::Unchanged {
-                    self.applied.change(entry.order, (entry.id, touch.class));
+                    applied.change(entry.order, (entry.id, touch.class));
                 }
-                self.applied.records.push((entry.id, entry.record));
-            }
-        }
+                Some((entry.id, entry.record))
+            });
+        let records = records.collect();
+        self.applied.records = records;
         self.applied.forget_all_but_last();
         Ok(self.applied)
     }

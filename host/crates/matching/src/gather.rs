@@ -271,7 +271,8 @@ impl Prepared {
     /// Looks at what a row is read from.
     fn touch(&self, row: &Row) -> u32 {
         let lookup = self.lookups.get(row.lookups.start as usize);
-        let packed = self.writes(row).iter().step_by(CACHE_LINE).fold(0, |all, byte| all ^ u32::from(*byte));
+        let packed = self.packed_writes(row);
+        let packed = packed.iter().step_by(CACHE_LINE).fold(0, |all, byte| all ^ u32::from(*byte));
         packed ^ u32::from(matches!(lookup, Some(Lookup::Record(_))))
     }
 }

@@ -13,6 +13,7 @@ use sluicebox_model::{
 };
 
 use crate::plan::{EventPlan, FieldPlan, Plan, ValuePlan};
+use crate::rules::begins;
 
 /// A list of more values is looked through by their hashes.
 pub(crate) const FEW_VALUES: usize = 32;
@@ -46,6 +47,10 @@ pub struct Prepared {
     pub(crate) keys: Keys,
     /// Each row's writes, packed.
     packed: Vec<u8>,
+    /// Whether some of them are of one property, and each comes after the place of its field.
+    repeated: bool,
+    /// For each write of a unique property, the number of the first value's key; the others follow.
+    written_keys: Vec<u32>,
     /// Values of lookups, packed, where the key does not tell them.
     values: Vec<u8>,
     pub(crate) end: u64,
@@ -62,7 +67,10 @@ struct Begin {
     first_key: u32,
     lookups: u32,
     writes: u32,
+    written_keys: u32,
     misfits: u32,
+    /// Whether its writes are not what a new record holds.
+    differs: bool,
 }
 
 /// Where a row's events begin, and how many of them have no time.
@@ -82,6 +90,10 @@ pub(crate) struct Row {
     pub lookups: Range<u32>,
     /// Its [`Write`]s, as bytes of `packed`.
     pub writes: Range<u32>,
+    /// The first keys of those of unique properties, by their places in `written_keys`.
+    pub written_keys: Range<u32>,
+    /// Whether a new record holds what is written as it is, each unique property one value.
+    pub is_record: bool,
     pub events: Range<u32>,
     /// Cells that do not fit their property, those of events included.
     pub misfits: u32,
@@ -108,8 +120,8 @@ pub(crate) enum Lookup {
     Record(u32),
 }
 
-/// A mapped cell that may change something. Packed, it is the place of the field, for a unique property the number of
-/// the first value's key among those of the row, and the length of the property, which is 0 for an empty cell, and the property.
+/// A mapped cell that may change something. A row's writes are packed as the properties of a record are: a new one mostly takes them as
+/// they are. An empty cell is a list without values, which no record has.
 #[derive(Debug)]
 pub(crate) struct Write<'a> {
     /// The place in `Plan::fields`.
@@ -120,16 +132,39 @@ pub(crate) struct Write<'a> {
     pub property: Option<&'a [u8]>,
 }
 
-impl<'a> Write<'a> {
-    /// Reads the next of a row's writes.
-    pub(crate) fn next(plan: &Plan, row: &Row, packed: &mut Unpacker<'a>) -> Option<Self> {
-        let field = packed.length()?;
-        let key = if plan.fields.get(field)?.unique { row.keys.start + packed.number::<u32>()? } else { 0 };
-        let length = packed.length()?;
-        let property = if length == 0 { None } else { Some(packed.take(length)?) };
-        Some(Self { field, key, property })
+/// The writes of a row, in the order of their fields.
+pub(crate) struct Writes<'a> {
+    fields: &'a [FieldPlan],
+    /// The place of the first field that the next may be of.
+    field: usize,
+    repeated: bool,
+    packed: Unpacker<'a>,
+    keys: &'a [u32],
+}
+
+impl<'a> Iterator for Writes<'a> {
+    type Item = Write<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Write<'a>> {
+        if self.repeated {
+            self.field = self.packed.length()?;
+        }
+        let (id, property) = self.packed.entry()?;
+        let of = self.fields.get(self.field..)?.iter().position(|field| field.property == id)?;
+        let place = self.field + of;
+        self.field = place + 1;
+        let property = Some(property).filter(|property| *property != NO_VALUES);
+        let mut key = 0;
+        if property.is_some() && self.fields.get(place)?.unique {
+            (key, self.keys) = self.keys.split_first().map(|(first, rest)| (*first, rest))?;
+        }
+        Some(Write { field: place, key, property })
     }
 }
+
+/// A list without values.
+const NO_VALUES: &[u8] = &[1];
 
 /// Canonical identifiers, one after the other.
 #[derive(Clone, Debug, Default)]
@@ -142,26 +177,22 @@ pub(crate) struct Keys {
 
 impl Keys {
     fn push(&mut self, plan: &Plan, property: PropertyId, value: &[u8]) -> u32 {
-        let begins = self.bytes.len();
-        Identifier::write(plan.space, property, &packed_text_bytes(value), &mut self.bytes);
-        self.hashes.push(plan.hasher.hash(self.bytes.get(begins..).unwrap_or_default()));
-        self.ends.push(place(self.bytes.len()));
-        self.len() - 1
+        // None is there twice beyond the last.
+        self.push_once(plan, property, value, self.len())
     }
 
-    /// Takes the last key away if an earlier one, from `first` on, is the same; answers with the one that is left.
-    fn once(&mut self, first: u32) -> u32 {
-        let last = self.len() - 1;
-        let hash = |key: u32| self.hashes.get(key as usize);
-        match (first..last).find(|key| hash(*key) == hash(last)) {
-            Some(same) => {
-                self.ends.pop();
-                self.hashes.pop();
-                self.bytes.truncate(self.ends.last().map_or(0, |end| *end as usize));
-                same
-            }
-            None => last,
+    /// Adds a key, if none from `first` on is the same; answers with the one that is there.
+    fn push_once(&mut self, plan: &Plan, property: PropertyId, value: &[u8], first: u32) -> u32 {
+        let begins = self.bytes.len();
+        Identifier::write(plan.space, property, &packed_text_bytes(value), &mut self.bytes);
+        let key = self.bytes.get(begins..).unwrap_or_default();
+        if let Some(same) = (first..self.len()).find(|other| self.get(*other) == key) {
+            self.bytes.truncate(begins);
+            return same;
         }
+        self.hashes.push(plan.hasher.hash(key));
+        self.ends.push(place(self.bytes.len()));
+        self.len() - 1
     }
 
     pub(crate) fn len(&self) -> u32 {
@@ -206,9 +237,21 @@ impl Prepared {
         self.bytes_read
     }
 
-    /// The packed writes of a row.
-    pub(crate) fn writes(&self, row: &Row) -> &[u8] {
+    /// The writes of a row.
+    pub(crate) fn writes<'a>(&'a self, plan: &'a Plan, row: &Row) -> Writes<'a> {
+        let (packed, keys) = (Unpacker(self.packed_writes(row)), self.written_keys(row));
+        Writes { fields: &plan.fields, field: 0, repeated: self.repeated, packed, keys }
+    }
+
+    /// The same as bytes.
+    pub(crate) fn packed_writes(&self, row: &Row) -> &[u8] {
         self.packed.get(row.writes.start as usize..row.writes.end as usize).unwrap_or_default()
+    }
+
+    /// For each write of a unique property, the first value's key.
+    pub(crate) fn written_keys(&self, row: &Row) -> &[u32] {
+        let Range { start, end } = row.written_keys;
+        self.written_keys.get(start as usize..end as usize).unwrap_or_default()
     }
 
     /// How many rows the processors kept.
@@ -226,6 +269,8 @@ impl Prepared {
             keys: row.first_key..next.first_key,
             lookups: row.lookups..next.lookups,
             writes: row.writes..next.writes,
+            written_keys: row.written_keys..next.written_keys,
+            is_record: !row.differs,
             events: events.first..next_events.first,
             misfits: row.misfits,
             events_rejected: events.rejected,
@@ -273,6 +318,7 @@ impl Prepared {
             + self.ids.len() * size_of::<RecordId>()
             + self.values.len()
             + self.packed.len()
+            + self.written_keys.len() * size_of::<u32>()
             // The keys are sorted and found by more than their bytes.
             + self.keys.bytes.len()
             + self.keys.ends.len() * 56
@@ -304,6 +350,8 @@ pub fn prepare(
         ids: Vec::new(),
         keys,
         packed,
+        repeated: plan.fields.array_windows().any(|[field, next]| field.property == next.property),
+        written_keys: Vec::with_capacity(rows * plan.fields.iter().filter(|field| field.unique).count()),
         // No value begins at 0.
         values: vec![0],
         end: batch.end,
@@ -348,9 +396,9 @@ pub fn prepare(
 impl Prepared {
     /// Where a row that comes now begins.
     fn begin(&self) -> Begin {
-        let [first_key, lookups, writes] =
-            [self.keys.ends.len(), self.lookups.len(), self.packed.len()].map(place);
-        Begin { first_key, lookups, writes, ..Begin::default() }
+        let lengths = [self.keys.ends.len(), self.lookups.len(), self.packed.len(), self.written_keys.len()];
+        let [first_key, lookups, writes, written_keys] = lengths.map(place);
+        Begin { first_key, lookups, writes, written_keys, differs: self.repeated, ..Begin::default() }
     }
 
     fn begin_events(&self) -> BeginEvents {
@@ -358,7 +406,7 @@ impl Prepared {
     }
 
     fn read_row(&mut self, plan: &Plan, batch: &RecordBatch, index: usize, linked: &[LinkedRows]) -> Begin {
-        let begin = self.begin();
+        let mut begin = self.begin();
         let mut misfits = 0;
         for (identifier, number) in plan.identifiers.iter().zip(0..) {
             let cell = batch.cell(index, identifier.column);
@@ -379,7 +427,7 @@ impl Prepared {
         }
         for (number, field) in plan.fields.iter().enumerate() {
             let cell = batch.cell(index, field.column);
-            misfits += u32::from(!self.read_field(plan, number, field, cell, begin.first_key));
+            misfits += u32::from(!self.read_field(plan, number, field, cell, &mut begin));
         }
         let mut events = self.begin_events();
         let mut take = |event: Option<RowEvent>| match event {
@@ -423,29 +471,30 @@ impl Prepared {
         Some(Lookup::Property { identifier, value, key })
     }
 
-    /// Appends what a cell asks for, if anything; answers whether all of it fits.
+    /// Appends what a cell of the row that begins there asks for, if anything; answers whether all of it fits.
     fn read_field(
         &mut self,
         plan: &Plan,
         number: usize,
         field: &FieldPlan,
         cell: &str,
-        first_key: u32,
+        row: &mut Begin,
     ) -> bool {
         if cell.is_empty() && field.rule != MergeRule::SetOrClear {
             return true;
         }
         let start = self.packed.len();
-        pack_number(number as u64, &mut self.packed);
+        if self.repeated {
+            pack_number(number as u64, &mut self.packed);
+        }
         // As nearly every cell is.
         let plain = !field.multiple && !field.unique && field.format.value_type == ValueType::Text;
-        if plain && !cell.is_empty() && pack_short_text(cell, &mut self.packed) {
+        if plain && !cell.is_empty() && pack_short_text(field.property, cell, &mut self.packed) {
+            row.differs |= matches!(field.rule, MergeRule::Add | MergeRule::Sum);
             return true;
         }
-        let head = self.packed.len();
-        // Nearly every length is one byte.
-        self.packed.push(0);
-        let property = head + 1;
+        pack_number(field.property.0.into(), &mut self.packed);
+        let begins_at = self.packed.len();
         let fits = match (field.multiple, cell) {
             (_, "") => true,
             (false, cell) => {
@@ -454,42 +503,38 @@ impl Prepared {
             }
             (true, cell) => pack_list(field, cell, &mut self.packed),
         };
-        let length = self.packed.len() - property;
-        if length <= usize::from(!field.multiple) {
-            self.packed.truncate(start);
-            if fits && field.rule == MergeRule::SetOrClear {
-                pack_number(number as u64, &mut self.packed);
-                if field.unique {
-                    pack_number(0, &mut self.packed);
-                }
-                pack_number(0, &mut self.packed);
+        let property = self.packed.get(begins_at..).unwrap_or_default();
+        if property.len() <= usize::from(!field.multiple) {
+            let clears = fits && field.rule == MergeRule::SetOrClear;
+            self.packed.truncate(if clears { begins_at } else { start });
+            if clears {
+                self.packed.extend_from_slice(NO_VALUES);
+                row.differs = true;
             }
             return fits;
         }
-        if length >= 0x80 || field.unique {
-            let mut numbers = Vec::with_capacity(8);
-            if field.unique {
-                pack_number(self.key_field(plan, field, property, first_key).into(), &mut numbers);
-            }
-            pack_number(length as u64, &mut numbers);
-            self.packed.splice(head..property, numbers);
-        } else if let Some(place) = self.packed.get_mut(head) {
-            *place = length as u8;
+        row.differs |= !begins(field.rule, property);
+        if field.unique {
+            row.differs |= field.rule == MergeRule::Sum || packed_values(property).nth(1).is_some();
+            let key = self.key_field(plan, field, begins_at, row.first_key);
+            self.written_keys.push(key);
         }
         fits
     }
 
-    /// Gives the values of a unique property, which ends `packed`, their keys; answers with the first among those of the row.
+    /// Gives the values of a unique property, which ends `packed`, their keys; answers with the first.
     fn key_field(&mut self, plan: &Plan, field: &FieldPlan, property: usize, first_key: u32) -> u32 {
-        let mut key = self.keys.len();
-        for value in packed_values(self.packed.get(property..).unwrap_or_default()) {
-            self.keys.push(plan, field.property, value);
-        }
+        let property = self.packed.get(property..).unwrap_or_default();
         if !field.multiple {
             // Nearly always it is what an identifier of the row has looked up.
-            key = self.keys.once(first_key);
+            let value = packed_values(property).next().unwrap_or_default();
+            return self.keys.push_once(plan, field.property, value, first_key);
         }
-        key - first_key
+        let first = self.keys.len();
+        for value in packed_values(property) {
+            self.keys.push(plan, field.property, value);
+        }
+        first
     }
 }
 
@@ -576,11 +621,13 @@ fn pack_list(field: &FieldPlan, cell: &str, packed: &mut Vec<u8>) -> bool {
         packed.truncate(start);
         return fits;
     }
-    let mut shape = Vec::with_capacity(2);
-    pack_shape(Some(count), &mut shape);
-    match (shape.as_slice(), packed.get_mut(start)) {
-        ([shape], Some(place)) => *place = *shape,
-        _ => drop(packed.splice(start..=start, shape)),
+    match (u8::try_from(count + 1), packed.get_mut(start)) {
+        (Ok(shape @ ..0x80), Some(place)) => *place = shape,
+        _ => {
+            let mut shape = Vec::new();
+            pack_shape(Some(count), &mut shape);
+            packed.splice(start..=start, shape);
+        }
     }
     fits
 }

@@ -185,7 +185,7 @@ impl SharedOut<'_> {
             }
             Ok(false)
         })?;
-        whole.sort();
+        whole.sort(self.gathered.len());
         // Those that no row names are few, and may have been changed in two shares.
         let twice = whole.others.array_windows().any(|[(one, _), (next, _)]| one == next);
         if merged || twice {
@@ -247,7 +247,7 @@ impl SharedOut<'_> {
         match work.finish() {
             Ok(mut applied) => {
                 let mut records = std::mem::take(&mut applied.records);
-                records.sort_by_key(|(id, _)| *id);
+                records.sort_unstable_by_key(|(id, _)| *id);
                 Made::Applied(records, Box::new(applied))
             }
             Err(strayed) => Made::Strayed(strayed),
@@ -645,6 +645,35 @@ mod tests {
                 prop_assert_eq!(told_in_shares, told);
                 prop_assert_eq!(in_shares.shown(), whole.shown());
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_new_record_that_is_taken_as_it_is_written_is_what_its_values_make_one_by_one(
+            before in prop::collection::vec(prop::array::uniform4(0_u8..40), 0..60),
+            rows in prop::collection::vec(prop::array::uniform4(0_u8..40), 1..120),
+            aliases in prop::sample::select(vec![MergeRule::Set, MergeRule::SetOrClear, MergeRule::Add]),
+        ) {
+            let plan = plan(OnAmbiguous::First, aliases, true);
+            let mut one_by_one = plan.clone();
+            // Another field of the last property, which has no cell.
+            let last = one_by_one.fields.last().unwrap().clone();
+            one_by_one.fields.push(FieldPlan { column: COLUMNS.len(), ..last });
+            let [as_written, one_by_one] = [plan, one_by_one].map(|plan| {
+                let mut model = Model::default();
+                for (now, rows) in [(1, &before), (2, &rows)] {
+                    let gathered = gathered(&plan, rows);
+                    let found = model.found(&gathered);
+                    let ids = gathered.records(&found);
+                    let records = (ids.as_slice(), model.load(&ids));
+                    let context = Context { goal_run: now, now: now as i64, from: 0, rejections_left: u64::MAX };
+                    let applied = gathered.apply(&plan, context, &found, &[], records, &mut NoEvents);
+                    model = after(model, applied, &gathered).1;
+                }
+                model.shown()
+            });
+            prop_assert_eq!(as_written, one_by_one);
         }
     }
 

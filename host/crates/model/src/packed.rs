@@ -63,13 +63,13 @@ pub fn pack_text(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(text);
 }
 
-/// Appends the length of a property and the property, a text; answers whether it is short, and appends nothing if not.
+/// Appends a property of that id, a text, as most are; answers whether both are short, and appends nothing if not.
 #[inline]
-pub fn pack_short_text(text: &str, out: &mut Vec<u8>) -> bool {
-    let Some(length) = u8::try_from(text.len()).ok().filter(|length| *length < 0x80 - 3) else {
-        return false;
-    };
-    out.extend_from_slice(&[length + 3, 0, TEXT, length]);
+pub fn pack_short_text(id: PropertyId, text: &str, out: &mut Vec<u8>) -> bool {
+    let short = |number: Option<u8>| number.filter(|number| *number < 0x80);
+    let (id, length) = (short(u8::try_from(id.0).ok()), short(u8::try_from(text.len()).ok()));
+    let (Some(id), Some(length)) = (id, length) else { return false };
+    out.extend_from_slice(&[id, 0, TEXT, length]);
     append(text.as_bytes(), out);
     true
 }

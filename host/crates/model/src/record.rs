@@ -156,6 +156,42 @@ impl Record {
         }
     }
 
+    /// Adds packed properties, in the order of their ids. None is added, and the answer is `false`, where the record holds something else
+    /// of one of them.
+    pub fn add_packed(&mut self, added: &[u8]) -> bool {
+        let (mut held, mut more) = (Unpacker(&self.packed), Unpacker(added));
+        let last = std::iter::from_fn(|| held.entry()).last();
+        let first = more.clone().entry();
+        // As nearly always, where a record has only what it is found by.
+        if last.zip(first).is_none_or(|((last, _), (first, _))| last < first) {
+            self.packed.extend_from_slice(added);
+            return true;
+        }
+        let mut all = Vec::with_capacity(self.packed.len() + added.len());
+        let mut put = |(id, property): (PropertyId, &[u8])| {
+            pack_number(id.0.into(), &mut all);
+            all.extend_from_slice(property);
+        };
+        held = Unpacker(&self.packed);
+        let mut next = held.entry();
+        while let Some((id, property)) = more.entry() {
+            while let Some(before) = next.filter(|(before, _)| *before < id) {
+                put(before);
+                next = held.entry();
+            }
+            if let Some((_, same)) = next.filter(|(before, _)| *before == id) {
+                if same != property {
+                    return false;
+                }
+                next = held.entry();
+            }
+            put((id, property));
+        }
+        std::iter::successors(next, |_| held.entry()).for_each(put);
+        self.packed = all;
+        true
+    }
+
     /// Puts `property` in place of what was there.
     pub fn set(&mut self, id: PropertyId, property: &Property) {
         let mut packed = Vec::new();
@@ -240,6 +276,29 @@ mod tests {
         record.clear(PropertyId(5));
         record.clear(PropertyId(7));
         assert_eq!(record.properties().map(|(id, _)| id.0).collect::<Vec<_>>(), [0, 1, 9, 300]);
+    }
+
+    #[test]
+    fn properties_are_added_all_or_none() {
+        let record = |pairs: &[(u32, &str)]| {
+            let mut record = Record::new(SpaceId(0), 0);
+            pairs.iter().for_each(|(id, value)| record.set(PropertyId(*id), &text(value)));
+            record
+        };
+        let check = |held: &[(u32, &str)], added: &[(u32, &str)], expected: Option<&[(u32, &str)]>| {
+            let mut found = record(held);
+            assert_eq!(found.add_packed(record(added).packed()), expected.is_some());
+            assert_eq!(found, record(expected.unwrap_or(held)));
+        };
+        check(&[], &[(1, "a")], Some(&[(1, "a")]));
+        check(&[(1, "a")], &[], Some(&[(1, "a")]));
+        check(&[(1, "a")], &[(2, "b"), (300, "c")], Some(&[(1, "a"), (2, "b"), (300, "c")]));
+        check(
+            &[(2, "b"), (300, "c")],
+            &[(1, "a"), (2, "b"), (4, "d")],
+            Some(&[(1, "a"), (2, "b"), (4, "d"), (300, "c")]),
+        );
+        check(&[(2, "b"), (3, "c")], &[(1, "a"), (3, "d")], None);
     }
 
     #[test]

@@ -221,15 +221,16 @@ impl Source {
         Ok(hasher.finalize().into())
     }
 
-    fn each_block(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut buffer = vec![0; HASHED_AT_ONCE];
+    /// Hands on the bytes of the file; the next are read meanwhile.
+    fn each_block(&mut self, mut take: impl FnMut(&[u8]) + Send) -> io::Result<()> {
+        let (mut block, mut next) = (vec![0; HASHED_AT_ONCE], vec![0; HASHED_AT_ONCE]);
         self.bytes.rewind()?;
-        loop {
-            let length = self.bytes.read(&mut buffer)?;
-            match buffer.get(..length) {
-                Some(bytes) if length > 0 => take(bytes),
-                _ => break,
-            }
+        let mut length = self.bytes.read(&mut block)?;
+        while length > 0 {
+            let read = block.get(..length).unwrap_or_default();
+            let ((), next_length) = rayon::join(|| take(read), || self.bytes.read(&mut next));
+            length = next_length?;
+            std::mem::swap(&mut block, &mut next);
         }
         self.bytes.rewind()
     }
