@@ -85,6 +85,12 @@ fn killed_imports_of_large_commits_lose_and_double_nothing() {
     killed_at_random(Shape { rows: 600_000, customers: 60_000, commit_rows: 30_000 }, 400);
 }
 
+/// People who are new, whose parts are committed together, and some who come again.
+#[test]
+fn killed_imports_of_new_people_lose_and_double_nothing() {
+    killed_at_random(Shape { rows: 400_000, customers: 370_000, commit_rows: 1_000_000 }, 400);
+}
+
 fn killed_at_random(shape: Shape, within: u64) {
     let whole = workspace(shape);
     assert_eq!(whole.sluicebox(&["run"]).code, 0);

@@ -322,15 +322,22 @@ fn two_large_files(on_ambiguous: &str, tuning: &str) -> (Vec<Value>, Vec<String>
     let mut told = Vec::new();
     for file in 0..2 {
         let mut csv = String::from("email,phone,name,spent,tags,aliases\n");
-        for row in 0..40_000 {
-            let person = random(30_000) + file * 10_000;
-            let phone = if random(10) == 0 { random(40_000) } else { person };
+        // First come some whom no other row names, and who are committed together.
+        let new = if file == 0 { 100_000 } else { 0 };
+        for row in 0..new + 40_000 {
+            let is_new = row < new;
+            let person = if is_new { 1_000_000 + row } else { random(30_000) + file * 10_000 };
+            let phone = if random(10) == 0 && !is_new { random(40_000) } else { person };
             let (phone, email) = match random(12) {
                 0 => (String::new(), format!("p{person}@x")),
                 1 => (format!("+{phone}"), String::new()),
                 _ => (format!("+{phone}"), format!("p{person}@x")),
             };
-            let alias = if random(3) == 0 { format!("a{}|b{person}", random(50_000)) } else { String::new() };
+            let alias = if random(3) == 0 && !is_new {
+                format!("a{}|b{person}", random(50_000))
+            } else {
+                String::new()
+            };
             let cells =
                 [email, phone, format!("n{row}"), random(900).to_string(), format!("t{}", random(5)), alias];
             csv.push_str(&cells.join(","));

@@ -8,15 +8,14 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use sluicebox_files::{Decoding, FileError, FoundFile, Location, Reader, Source, decode, verify};
-use sluicebox_matching::{Applied, Context, Gathered, Plan, Prepared, Room, Workers, prepare};
+use sluicebox_matching::{Gathered, Plan, Prepared, Room, Workers, prepare};
 use sluicebox_model::{PropertySchema, RecordBatch};
 use sluicebox_processors::{Session, Usage};
-use sluicebox_store::{Changed, Commit, ErasureKey, FileState, PackedRecords, Store, Tables};
+use sluicebox_store::{Commit, ErasureKey, FileState, Store};
 
 use crate::config::{Config, Connection, ImportGoal, MaxRejected, Opened, Target, Tuning, property_settings};
-use crate::diff::{self, Diff};
+use crate::diff::Diff;
 use crate::error::Error;
-use crate::events::StoredEvents;
 use crate::exchange::{Exchanged, Way};
 use crate::linked::LinkedFiles;
 use crate::plan::{Resolved, Resolver};
@@ -25,13 +24,11 @@ use crate::progress::{Progress, Watch};
 use crate::rejected::{self, RejectedRows};
 use crate::report::{self, FileReport, FileStatus, Kept, ProcessorReport, Report, Run, Trigger};
 use crate::sets::{self, FileSet, Sets};
+use crate::stretch::Stretch;
 use crate::unfinished::Unfinished;
 
 /// Batches between one thread and the next.
 const QUEUE: usize = 4;
-
-/// How often rows are shared out again because shares turned out to have something in common.
-const SHARED_OUT: usize = 3;
 
 /// About how many bytes of a file a row takes, to tell how large the store will be after it.
 const BYTES_OF_A_ROW: u64 = 128;
@@ -44,6 +41,12 @@ const READ_AHEAD_FOR: u64 = 1 << 20;
 
 /// A store of fewer records is small.
 const FEW_RECORDS: u64 = 200_000;
+
+/// A store grows where a file has so many times its records in rows: most of them find nobody.
+const GROWS: u64 = 4;
+
+/// Rows of a part of a file while they find nobody: they are in few shares, and their memory is the next part's room.
+const NEW_ROWS: usize = 32_768;
 
 /// The run of what only looks.
 pub(crate) static LOOK: Run = Run { id: String::new(), trigger: Trigger::Command, continues: None };
@@ -80,11 +83,11 @@ pub(crate) struct Import<'a> {
 }
 
 /// How far the goal run is.
-struct GoalRun {
-    number: u64,
-    now: i64,
-    kept: Kept,
-    rejected: RejectedRows,
+pub(crate) struct GoalRun {
+    pub number: u64,
+    pub now: i64,
+    pub kept: Kept,
+    pub rejected: RejectedRows,
     clock: Clock,
 }
 
@@ -94,8 +97,8 @@ pub(crate) struct Clock {
     usage: Mutex<Vec<(usize, Usage)>>,
     parse: AtomicU64,
     processors: AtomicU64,
-    match_and_merge: AtomicU64,
-    commit: AtomicU64,
+    pub match_and_merge: AtomicU64,
+    pub commit: AtomicU64,
 }
 
 impl GoalRun {
@@ -109,7 +112,8 @@ impl GoalRun {
     }
 }
 
-fn timed<T>(total: &AtomicU64, work: impl FnOnce() -> T) -> T {
+/// Adds the time that work takes.
+pub(crate) fn timed<T>(total: &AtomicU64, work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let done = work();
     total.fetch_add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -257,8 +261,8 @@ impl Import<'_> {
     }
 
     /// How much of a file is merged and committed at a time. What a large store keeps in memory of itself
-    /// is not there for rows. Where a file and the store are small there is little to walk through for each stretch, and
-    /// smaller ones overlap better.
+    /// is not there for rows. Where a file and the store are small there is little to walk through for each part, and
+    /// smaller ones overlap better; smallest are those whose rows find nobody.
     fn sizes(&self, file: &FoundFile, plan: &Plan) -> Result<Sizes, Error> {
         let Tuning { rows_bytes, threads, .. } = self.config.settings.tuning;
         let records = self.store.about_records()?;
@@ -271,12 +275,18 @@ impl Import<'_> {
             && self.goal.linked.is_empty()
             && !matches!(self.goal.max_rejected, MaxRejected::Rows(_))
             && plan.can_be_shared();
-        if records < FEW_RECORDS && file.size < 8 * one_by_one as u64 {
-            let part = one_by_one / 4 * 3;
-            return Ok(Sizes { whole: part, part, one_by_one, ahead: 1 });
-        }
-        let (whole, part) = if shared { (bytes / 5 * 4, bytes / 3) } else { (one_by_one, one_by_one) };
-        Ok(Sizes { whole, part, one_by_one, ahead: 0 })
+        let few = records < FEW_RECORDS;
+        let grows = shared && (few || file.size / BYTES_OF_A_ROW > records * GROWS);
+        let (whole, part, ahead) = if few && file.size < 8 * one_by_one as u64 {
+            (one_by_one / 4 * 3, one_by_one / 4 * 3, 2)
+        } else if grows {
+            (bytes / 5, bytes / 5, 2)
+        } else if shared {
+            (bytes / 5 * 4, bytes / 3, 0)
+        } else {
+            (one_by_one, one_by_one, 0)
+        };
+        Ok(Sizes { whole, part, one_by_one, together: grows.then_some(bytes / 8), ahead })
     }
 
     fn rows_a_time(&self, rows: usize) -> usize {
@@ -347,6 +357,7 @@ impl Import<'_> {
         if file.size >= READ_AHEAD_FOR {
             self.store.read_ahead(file.size / BYTES_OF_A_ROW)?;
         }
+        let found = AtomicBool::new(false);
         let mut stretch = Stretch {
             import: self,
             exchanged,
@@ -354,6 +365,7 @@ impl Import<'_> {
             key,
             plan: &plan,
             one_by_one: sizes.one_by_one,
+            together: sizes.together,
             columns: open.reader.header().columns.clone(),
             unchanged: &unchanged,
             linked: &joined,
@@ -361,9 +373,12 @@ impl Import<'_> {
             rest,
             from: state.position,
             position: state.position,
+            read: 0,
             clock: &clock,
             run,
+            found: &found,
             room: Mutex::default(),
+            pending: None,
         };
         let ready = |batch, room: &mut Room| {
             timed(&clock.match_and_merge, || {
@@ -375,6 +390,7 @@ impl Import<'_> {
             from: state.position,
             most_rows: self.rows_a_time(self.config.settings.tuning.commit_rows),
             sizes,
+            found: &found,
             of: file.size,
             skipped: 0,
             progress: self.progress(file),
@@ -385,13 +401,15 @@ impl Import<'_> {
             all_memory: 0,
             first: true,
         };
-        let result = self
-            .stream(file, &mut open, &clock, ready, &mut gather, |gathered| stretch.commit(gathered, false));
+        let result =
+            self.stream(file, &mut open, &clock, ready, &mut gather, |gathered| stretch.take(gathered));
         let result = match result {
-            Ok(()) => stretch.commit(Gathered::default(), true),
-            Err(error) => Err(error),
+            Ok(()) => stretch.end(),
+            Err(error @ Error::Store(_)) => Err(error),
+            // What came before is whole.
+            Err(error) => stretch.commit(false).and(Err(error)),
         };
-        drop(gather);
+        drop((gather, stretch));
         run.used(&clock);
         run.clock = clock;
         result?;
@@ -717,6 +735,8 @@ struct Gather<'a> {
     from: u64,
     most_rows: usize,
     sizes: Sizes,
+    /// Whether rows found somebody.
+    found: &'a AtomicBool,
     /// Bytes of the file, and how many were read before the first row that counts.
     of: u64,
     skipped: u64,
@@ -740,6 +760,8 @@ struct Sizes {
     part: usize,
     /// Of rows that are merged one after the other.
     one_by_one: usize,
+    /// Of what is kept of several small parts that are committed together, while rows find nobody.
+    together: Option<usize>,
     /// How many parts may wait while one is merged.
     ahead: usize,
 }
@@ -808,6 +830,10 @@ impl Work for Gather<'_> {
         if self.rows >= self.most_rows {
             return Ok(self.rest());
         }
+        if self.sizes.together.is_some() && !self.found.load(Ordering::Relaxed) {
+            let is_full = self.rows >= NEW_ROWS || self.memory >= self.sizes.part;
+            return Ok(if is_full { self.rest() } else { None });
+        }
         let part = self.part(read);
         let is_full = self.memory >= part && !self.fits_whole(read);
         Ok(if is_full { self.take(part) } else { None })
@@ -815,201 +841,5 @@ impl Work for Gather<'_> {
 
     fn rest(&mut self) -> Option<Gathered> {
         self.take(usize::MAX)
-    }
-}
-
-/// Rows of a file that are matched, merged and committed together.
-struct Stretch<'a> {
-    import: &'a Import<'a>,
-    /// The profiles that came in through the connection, if it is profiles that come in.
-    exchanged: Option<Exchanged>,
-    file: &'a FoundFile,
-    key: [u8; 32],
-    plan: &'a Plan,
-    /// Bytes of rows that are merged one after the other.
-    one_by_one: usize,
-    columns: Vec<String>,
-    unchanged: &'a dyn Fn() -> Result<(), FileError>,
-    linked: &'a LinkedFiles,
-    /// The linked rows that the first commit counts.
-    linked_counts: Option<report::LinkedRows>,
-    /// What is to do with the files after the last commit, as that commit holds it.
-    rest: Option<([u8; 32], Vec<u8>)>,
-    /// Records of the file before this number were accounted for by earlier runs.
-    from: u64,
-    position: u64,
-    clock: &'a Clock,
-    run: &'a mut GoalRun,
-    /// What shares wrote that is in a table now: memory that was not touched before is dear, and this is room for what they write next.
-    room: Mutex<Vec<PackedRecords>>,
-}
-
-impl Stretch<'_> {
-    /// Matches and merges the rows that were gathered, and commits them with the position in the file: all or nothing.
-    fn commit(&mut self, gathered: Gathered, complete: bool) -> Result<(), Error> {
-        (self.unchanged)().map_err(|error| self.failed(error))?;
-        let clock = self.clock;
-        if let Some((applied, tables)) = timed(&clock.match_and_merge, || self.apply_in_shares(&gathered))? {
-            return self.write(&gathered, applied, Some(tables), complete);
-        }
-        // One after the other, rows take more memory.
-        for part in gathered.parts(self.one_by_one) {
-            let applied = timed(&clock.match_and_merge, || self.apply(&part))?;
-            self.write(&part, applied, None, complete)?;
-        }
-        Ok(())
-    }
-
-    /// Applies rows that have nothing in common at the same time, and writes records as they are done; `None` where that
-    /// cannot be.
-    fn apply_in_shares(&mut self, gathered: &Gathered) -> Result<Option<(Applied, Tables)>, Error> {
-        let (store, context) = (self.import.store, self.context());
-        let threads = self.import.config.settings.tuning.threads;
-        if threads == 1 || self.import.diff.is_some() || !gathered.can_be_shared(self.plan, &context) {
-            return Ok(None);
-        }
-        let found = store.find_sorted(gathered.hashes())?;
-        let there = found.iter().flatten().count();
-        store.read_records_ahead(there)?;
-        let erased = self.erased(gathered)?;
-        let mut shares = gathered
-            .share_out(&found, &self.import.workers)
-            .map_err(|error| self.failed(FileError::Io(error)))?;
-        let room = &self.room;
-        let pack = |records: Vec<_>| {
-            let packed: Option<PackedRecords> = room.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let mut packed = packed.unwrap_or_default();
-            packed.pack(&records, context.now);
-            packed
-        };
-        for _ in 0..SHARED_OUT {
-            let mut tables = store.new_tables(gathered.rows(), there < gathered.rows() / 2)?;
-            let mut exchanged = self.exchanged.clone();
-            let applied = shares.apply(
-                self.plan,
-                context,
-                &erased,
-                |ids, all| store.load_part(ids, all),
-                pack,
-                |records, next| {
-                    if let Some(exchanged) = &mut exchanged {
-                        exchanged.add(records.ids());
-                    }
-                    tables.put_records(&records, next)?;
-                    room.lock().unwrap_or_else(PoisonError::into_inner).push(records);
-                    Ok(())
-                },
-            )?;
-            if let Some(applied) = applied {
-                self.exchanged = exchanged;
-                let tables = tables.finish(applied.identifiers(gathered))?;
-                return Ok(Some((applied, tables)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Applies rows one after the other.
-    fn apply(&mut self, gathered: &Gathered) -> Result<Applied, Error> {
-        let (store, context) = (self.import.store, self.context());
-        let found = store.find_sorted(gathered.hashes())?;
-        let erased = self.erased(gathered)?;
-        let ids = gathered.records(&found);
-        let records = store.load_sorted(&ids)?;
-        let before: Vec<_> = match self.import.diff {
-            Some(_) => records.iter().flatten().cloned().collect(),
-            None => Vec::new(),
-        };
-        let mut events = StoredEvents::preload(store, gathered.events(&found))?;
-        let applied = gathered.apply(self.plan, context, &found, &erased, (&ids, records), &mut events);
-        if let Some(error) = events.failure() {
-            return Err(Error::Store(error));
-        }
-        let end = gathered.end();
-        if let Some(diff) = self.import.diff.filter(|_| end > self.position) {
-            let (goal, file) = (self.import.goal.name.as_str(), self.file.name.as_str());
-            let row = diff::Row { goal, file, number: end, before: &before };
-            diff.show(&store.names(), &row, &applied)?;
-        }
-        if let Some(exchanged) = &mut self.exchanged {
-            exchanged.add(applied.records.iter().map(|(id, _)| *id));
-        }
-        Ok(applied)
-    }
-
-    /// Which identifiers are those of people who were erased, and stay so.
-    fn erased(&self, gathered: &Gathered) -> Result<Vec<bool>, Error> {
-        match self.import.erasure_key {
-            Some(key) if !self.import.goal.restore_erased => {
-                Ok(self.import.store.erased(key, &gathered.identifiers())?)
-            }
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    /// Commits what rows made.
-    fn write(
-        &mut self,
-        gathered: &Gathered,
-        applied: Applied,
-        tables: Option<Tables>,
-        complete: bool,
-    ) -> Result<(), Error> {
-        let (store, end) = (self.import.store, gathered.end());
-        let kept = &mut self.run.kept;
-        kept.report.add(&applied.counts);
-        let counts = self.linked_counts.take().unwrap_or_default();
-        let orphaned = if complete { self.linked.orphans()? } else { 0 };
-        if let Some(linked) = &mut kept.report.linked {
-            *linked += report::LinkedRows { orphaned, ..counts };
-        }
-        kept.remember(applied.last_changed());
-        if !self.import.dry {
-            self.run.rejected.append(&self.columns, &self.file.name, &applied.rejected)?;
-            kept.rejected_files.clone_from(&self.run.rejected.written);
-        }
-        let stopped = applied.too_many_rejected;
-        let position = if stopped { applied.position } else { end.max(self.position) };
-        self.position = position;
-        let state = FileState { position, complete: complete && !stopped };
-        let identifiers = match tables {
-            Some(_) => Vec::new(),
-            None => applied.identifiers(gathered).collect(),
-        };
-        let commit = Commit {
-            exchanged: self.exchanged.as_ref().and_then(Exchanged::changed),
-            tables,
-            records: applied.records,
-            merged: applied.merged,
-            identifiers,
-            events: applied.events,
-            unfinished: if state.complete { self.rest.take() } else { None },
-            file: Some((self.key, state)),
-            goal_run: Some((self.run.number, kept.encode())),
-            changed: Some(Changed { now: self.run.now, file: &self.file.name, keep: self.import.keep }),
-            ..Commit::default()
-        };
-        timed(&self.clock.commit, || store.commit(commit))?;
-        if stopped {
-            let rejected = kept.report.rows.rejected;
-            return Err(Error::TooManyRejected(format!(
-                "{}: {rejected} rows are rejected, more than max_rejected allows",
-                self.file.name
-            )));
-        }
-        Ok(())
-    }
-
-    fn failed(&self, error: FileError) -> Error {
-        Error::File { name: self.file.name.clone(), error }
-    }
-
-    fn context(&self) -> Context {
-        let rejected = self.run.kept.report.rows.rejected;
-        let rejections_left = match self.import.goal.max_rejected {
-            MaxRejected::Rows(most) => most.saturating_sub(rejected),
-            MaxRejected::Unlimited | MaxRejected::Share(_) => u64::MAX,
-        };
-        Context { goal_run: self.run.number, now: self.run.now, from: self.from, rejections_left }
     }
 }

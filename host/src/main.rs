@@ -26,6 +26,7 @@ mod schedule;
 mod segments;
 mod service;
 mod sets;
+mod stretch;
 mod unfinished;
 mod view;
 mod walk;

@@ -129,6 +129,15 @@ impl Applied {
         })
     }
 
+    /// Takes in what the rows that come next made, but for their records and identifiers, which are written.
+    pub fn follow(&mut self, next: Self) {
+        self.rejected.extend(next.rejected);
+        self.counts.add(&next.counts);
+        self.last_changed.extend(next.last_changed);
+        self.forget_all_but_last();
+        self.position = next.position;
+    }
+
     /// Takes in what another share of the rows made, but for its records.
     pub(crate) fn join(&mut self, other: Self) {
         self.slots.extend(other.slots);

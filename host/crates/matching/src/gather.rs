@@ -94,6 +94,11 @@ impl Gathered {
         self.batches.last().map_or(0, Prepared::end)
     }
 
+    /// How many bytes of the file had been read when the last batch was complete; 0 without batches.
+    pub fn bytes_read(&self) -> u64 {
+        self.batches.last().map_or(0, Prepared::bytes_read)
+    }
+
     /// The number of rows that the processors kept.
     pub fn rows(&self) -> usize {
         self.batches.iter().map(Prepared::kept).sum()

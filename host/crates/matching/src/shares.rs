@@ -63,9 +63,14 @@ impl Plan {
 }
 
 impl Gathered {
-    /// Whether the rows are worth [`Gathered::share_out`], and may be.
+    /// Whether [`Gathered::share_out`] may take the rows.
     pub fn can_be_shared(&self, plan: &Plan, context: &Context) -> bool {
-        plan.can_be_shared() && context.rejections_left == u64::MAX && self.rows() >= FEWEST_ROWS
+        plan.can_be_shared() && context.rejections_left == u64::MAX
+    }
+
+    /// Whether they are enough for it.
+    pub fn is_worth_sharing(&self) -> bool {
+        self.rows() >= FEWEST_ROWS
     }
 
     /// Shares the rows out. `found[n]` is whom the n-th identifier finds.

@@ -76,12 +76,12 @@ impl Commit<'_> {
     /// Makes tables of its records and identifiers, which are sorted.
     fn write_tables(&mut self, store: &Store) -> Result<(), StoreError> {
         let now = self.changed.map_or(i64::MIN, |changed| changed.now);
-        let mut tables = store.new_tables(self.records.len(), false)?;
+        let mut tables = store.new_tables(self.records.len(), self.identifiers.len(), false)?;
         for records in std::mem::take(&mut self.records).chunks(PACKED_AT_ONCE) {
             tables.put_records(&PackedRecords::new(records, now), None)?;
         }
-        let identifiers = std::mem::take(&mut self.identifiers);
-        self.tables = Some(tables.finish(identifiers.into_iter())?);
+        tables.put_identifiers(std::mem::take(&mut self.identifiers).into_iter());
+        self.tables = Some(tables.finish()?);
         Ok(())
     }
 

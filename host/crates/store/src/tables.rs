@@ -15,6 +15,7 @@ use sluicebox_model::{IdentifierHash, Record, RecordId};
 
 use crate::encode::{encode, encoded_size};
 use crate::keys::{IDENTIFIERS, RECORDS, TABLES};
+use crate::known::Known;
 use crate::open::{durable, io};
 use crate::{Store, StoreError, kept};
 
@@ -72,6 +73,12 @@ pub struct NewTables<'s> {
     /// Records that came after greater ones, as bytes.
     late: Vec<(RecordId, Vec<u8>)>,
     late_bytes: usize,
+    /// Identifiers that are in no table yet, in sorted runs, with whom each finds; zeros, which no id is, for nobody.
+    identifiers: Vec<(IdentifierHash, RecordId)>,
+    /// Where in `identifiers` each run ends.
+    runs: Vec<usize>,
+    /// What is among them, and little else.
+    named: Known,
     /// The tables that are complete.
     names: Vec<String>,
     changed: Vec<RecordId>,
@@ -119,18 +126,49 @@ impl NewTables<'_> {
         Ok(())
     }
 
-    /// Adds sorted identifiers, or that they are removed, and completes the tables. Nothing can be added then.
+    /// Adds sorted identifiers, or that they are removed.
+    pub fn put_identifiers(&mut self, identifiers: impl Iterator<Item = (IdentifierHash, Option<RecordId>)>) {
+        let named = &mut self.named;
+        self.identifiers.extend(identifiers.map(|(hash, id)| {
+            named.insert(hash);
+            (hash, id.unwrap_or(NOBODY))
+        }));
+        self.runs.push(self.identifiers.len());
+    }
+
+    /// Whether one of these identifiers was put before.
+    pub fn name_any(&self, hashes: &[IdentifierHash]) -> bool {
+        let in_a_run = |hash: &IdentifierHash| {
+            let from = [0].into_iter().chain(self.runs.iter().copied());
+            let mut runs = from.zip(&self.runs).filter_map(|(from, to)| self.identifiers.get(from..*to));
+            runs.any(|run| run.binary_search_by_key(hash, |(of, _)| *of).is_ok())
+        };
+        hashes.iter().any(|hash| self.named.may_hold(*hash) && in_a_run(hash))
+    }
+
+    /// About how many bytes of memory is taken by what is in no table yet.
+    pub fn memory(&self) -> usize {
+        self.identifiers.len() * size_of::<(IdentifierHash, RecordId)>()
+            + self.changed.len() * size_of::<RecordId>()
+            + self.late_bytes
+    }
+
+    /// Completes the tables.
     ///
     /// # Errors
     /// If they cannot be written.
-    pub fn finish(
-        mut self,
-        identifiers: impl Iterator<Item = (IdentifierHash, Option<RecordId>)> + Send,
-    ) -> Result<Tables, StoreError> {
+    pub fn finish(mut self) -> Result<Tables, StoreError> {
         self.put_late()?;
         let (store, number, records) = (self.store, self.number, self.records);
+        let (mut identifiers, runs) = (self.identifiers, self.runs.len());
         let written = thread::scope(|scope| {
             let other = scope.spawn(move || {
+                if runs > 1 {
+                    // A stable sort only has to merge the runs.
+                    identifiers.sort_by_key(|(hash, _)| *hash);
+                }
+                let identifiers =
+                    identifiers.into_iter().map(|(hash, id)| (hash, Some(id).filter(|id| *id != NOBODY)));
                 let mut table = store.new_table(IDENTIFIERS, number, 0)?;
                 store.put_identifiers(identifiers, |key, page| table.merge(&key, page))?;
                 table.finish()
@@ -144,6 +182,9 @@ impl NewTables<'_> {
         Ok(Tables { names: self.names, changed: self.changed })
     }
 }
+
+/// No record has this id.
+const NOBODY: RecordId = RecordId([0; 16]);
 
 /// Complete tables, for a commit.
 #[derive(Debug)]
@@ -233,18 +274,35 @@ impl Syncing {
 }
 
 impl Store {
-    /// Begins tables of about so many records, which stay in memory or not (`kept.rs`). One commit at a time makes some.
+    /// Begins tables of about so many records and identifiers, which stay in memory or not (`kept.rs`). One commit at a time makes some.
     ///
     /// # Errors
     /// If they cannot be written.
-    pub fn new_tables(&self, records: usize, stay: bool) -> Result<NewTables<'_>, StoreError> {
+    pub fn new_tables(
+        &self,
+        records: usize,
+        identifiers: usize,
+        stay: bool,
+    ) -> Result<NewTables<'_>, StoreError> {
         kept::stay(stay);
         let folder = self.tables();
         fs::create_dir_all(&folder).map_err(io(&folder))?;
         let number = self.db.latest_sequence_number();
         let (late, names, changed) = (Vec::new(), Vec::new(), Vec::with_capacity(records));
         let records = self.new_table(RECORDS, number, 0)?;
-        Ok(NewTables { store: self, number, records, last: None, late, late_bytes: 0, names, changed })
+        Ok(NewTables {
+            store: self,
+            number,
+            records,
+            last: None,
+            late,
+            late_bytes: 0,
+            identifiers: Vec::with_capacity(identifiers),
+            runs: Vec::new(),
+            named: Known::default(),
+            names,
+            changed,
+        })
     }
 
     fn new_table(&self, family: &str, number: u64, place: usize) -> Result<Table<'_>, StoreError> {
@@ -354,7 +412,7 @@ mod tests {
             let records: Vec<_> = numbers.map(|number| (id(number), Record::new(SpaceId(1), 2))).collect();
             PackedRecords::new(&records, 2)
         };
-        let mut tables = store.new_tables(0, false).unwrap();
+        let mut tables = store.new_tables(0, 0, false).unwrap();
         tables.put_records(&records(50_000..50_002), None).unwrap();
         // Less than what was there before, and more than what is announced; more of them than are kept waiting.
         for from in (0..20).rev() {
@@ -367,7 +425,8 @@ mod tests {
         let mut removed: Vec<IdentifierHash> =
             (10_000..20_000).map(|number| store.hasher().hash(&identifier(number).0)).collect();
         removed.sort_unstable();
-        let tables = tables.finish(removed.into_iter().map(|hash| (hash, None))).unwrap();
+        tables.put_identifiers(removed.into_iter().map(|hash| (hash, None)));
+        let tables = tables.finish().unwrap();
         assert!(tables.names.len() > 2, "{:?}", tables.names);
         assert_eq!(tables.changed.len(), 100_004);
         store.commit(Commit { tables: Some(tables), ..Commit::default() }).unwrap();
@@ -380,16 +439,48 @@ mod tests {
         assert_eq!([9_999, 10_000, 19_999, 20_000].map(found), [true, false, false, true]);
     }
 
+    #[test]
+    fn identifiers_come_in_runs_and_are_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let mut tables = store.new_tables(0, 0, false).unwrap();
+        let hash = |number: u32| store.hasher().hash(&identifier(number).0);
+        let sorted = |numbers: std::ops::Range<u32>| {
+            let mut hashes: Vec<IdentifierHash> = numbers.map(hash).collect();
+            hashes.sort_unstable();
+            hashes
+        };
+        for numbers in [0..1000, 1000..1001, 1001..3000] {
+            let ids: Vec<_> =
+                sorted(numbers.clone()).into_iter().map(|hash| (hash, Some(id(numbers.start + 1)))).collect();
+            assert!(!tables.name_any(&sorted(numbers)));
+            tables.put_identifiers(ids.into_iter());
+        }
+        tables.put_identifiers([(hash(5000), None)].into_iter());
+        assert!(
+            [0, 999, 1000, 1001, 2999, 5000]
+                .iter()
+                .all(|number| tables.name_any(&sorted(*number..number + 1)))
+        );
+        assert!(tables.name_any(&sorted(2999..4000)) && !tables.name_any(&sorted(3000..5000)));
+        assert!(tables.memory() >= 3001 * 32);
+        store.commit(Commit { tables: Some(tables.finish().unwrap()), ..Commit::default() }).unwrap();
+        let found = |number| store.find(&identifier(number)).unwrap();
+        let expected = [Some(id(1)), Some(id(1)), Some(id(1001)), Some(id(1002)), Some(id(1002)), None, None];
+        assert_eq!([0, 999, 1000, 1001, 2999, 3000, 5000].map(found), expected);
+    }
+
     /// What a process leaves that dies between the batch and the taking of its tables.
     fn dies_before_the_tables_are_taken(folder: &Path, taken: &[&str]) {
         let store = Store::open(folder).unwrap();
         let whole = commit(&store, 0, 1);
-        let mut tables = store.new_tables(0, false).unwrap();
+        let mut tables = store.new_tables(0, 0, false).unwrap();
         let number = tables.number;
         tables.put_records(&PackedRecords::new(&whole.records, 1), None).unwrap();
         let mut identifiers = whole.identifiers;
         identifiers.sort_unstable();
-        let tables = tables.finish(identifiers.into_iter()).unwrap();
+        tables.put_identifiers(identifiers.into_iter());
+        let tables = tables.finish().unwrap();
         let mut batch = WriteBatch::default();
         batch.put(TABLES, tables.names.join("\n"));
         store.db.write_opt(batch, &durable()).unwrap();
