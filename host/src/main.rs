@@ -33,7 +33,8 @@ mod walk;
 
 use std::process::ExitCode;
 
-/// Cells become values on one thread and are given back on another, which the system's allocator is slow at.
+/// Cells become values on one thread and are given back on another, which the system's allocator is slow at. It asks for no huge pages
+/// (`no_thp`): where a host takes back what its guests free, those are the dear ones.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

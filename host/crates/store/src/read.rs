@@ -1,6 +1,6 @@
 use std::num::NonZero;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{PoisonError, mpsc};
 use std::thread;
 
 use rocksdb::{ColumnFamily, IteratorMode, ReadOptions};
@@ -145,27 +145,38 @@ impl Store {
         // Parts take different times: whoever is done with one takes the next.
         let size = (keys.len() / (threads * PARTS_PER_THREAD)).max(KEYS_PER_PART);
         let (parts, next) = (keys.chunks(size).collect::<Vec<_>>(), AtomicUsize::new(0));
-        let take = || {
-            let mut found = Vec::new();
+        let (send, received) = mpsc::channel();
+        let take = |send: mpsc::Sender<_>| {
             while let place = next.fetch_add(1, Ordering::Relaxed)
                 && let Some(keys) = parts.get(place)
             {
-                found.push((place, get(keys)?));
+                let found = get(keys);
+                let failed = found.is_err();
+                if send.send((place, found)).is_err() || failed {
+                    break;
+                }
             }
-            Ok(found)
         };
-        let mut found = Vec::with_capacity(parts.len());
         thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
-            for thread in threads {
-                found.append(&mut thread.join().unwrap_or(Err(StoreError::Damaged("a lookup")))?);
+            for _ in 0..threads {
+                let send = send.clone();
+                scope.spawn(|| take(send));
             }
-            Ok::<_, StoreError>(())
-        })?;
-        found.sort_unstable_by_key(|(place, _)| *place);
-        let mut all = Vec::with_capacity(all);
-        found.iter_mut().for_each(|(_, part)| all.append(part));
-        Ok(all)
+            drop(send);
+            // What comes before those that are missing is taken out of the threads' memory, which is room for the next.
+            let (mut all, mut taken) = (Vec::with_capacity(all), 0);
+            let mut early: Vec<Option<Vec<T>>> = (0..parts.len()).map(|_| None).collect();
+            for (place, found) in received {
+                if let Some(part) = early.get_mut(place) {
+                    *part = Some(found?);
+                }
+                while let Some(mut part) = early.get_mut(taken).and_then(Option::take) {
+                    all.append(&mut part);
+                    taken += 1;
+                }
+            }
+            if taken < parts.len() { Err(StoreError::Damaged("a lookup")) } else { Ok(all) }
+        })
     }
 
     fn get_each<K: AsRef<[u8]>, T>(
