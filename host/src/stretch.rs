@@ -24,6 +24,9 @@ const SHARED_OUT: usize = 3;
 /// Fewer new records are not worth a commit while more come.
 const FEWEST_IN_COMMIT: usize = 100_000;
 
+/// Bytes that are kept of a new record with one identifier until it is committed.
+const BYTES_OF_PENDING: usize = 48;
+
 /// Where the parts of a file go.
 pub(crate) struct Stretch<'a> {
     pub import: &'a Import<'a>,
@@ -92,7 +95,7 @@ impl<'a> Pending<'a> {
     /// Whether as much was read for it as is left of a file of so many bytes: when nothing is read any more, little is left to be committed.
     fn is_half(&self, of: u64) -> bool {
         let (from, to) = self.read;
-        to - from >= of.saturating_sub(to)
+        to.saturating_sub(from) >= of.saturating_sub(to)
     }
 }
 
@@ -105,7 +108,7 @@ impl<'a> Stretch<'a> {
         let most = self.import.config.settings.tuning.commit_rows;
         let (mut again, mut full) = (false, false);
         if let Some(pending) = &self.pending {
-            again = pending.tables.name_any(gathered.hashes());
+            again = pending.tables.hold_any(gathered.hashes());
             full = pending.rows + gathered.rows() > most;
         }
         if again || full {
@@ -217,7 +220,7 @@ impl<'a> Stretch<'a> {
         let [left, read] =
             [self.file.size, gathered.bytes_read()].map(|bytes| bytes.saturating_sub(self.read));
         let parts = usize::try_from(left / 2 / read.max(1)).unwrap_or(usize::MAX);
-        own.map(|count| count.max(count.saturating_mul(parts + 1).min(most / 48)))
+        own.map(|count| count.max(count.saturating_mul(parts + 1).min(most / BYTES_OF_PENDING)))
     }
 
     /// Applies rows one after the other, in parts, because they take more memory then, and commits each.

@@ -78,7 +78,7 @@ pub struct NewTables<'s> {
     /// Where in `identifiers` each run ends.
     runs: Vec<usize>,
     /// What is among them, and little else.
-    named: Known,
+    known: Known,
     /// The tables that are complete.
     names: Vec<String>,
     changed: Vec<RecordId>,
@@ -128,22 +128,22 @@ impl NewTables<'_> {
 
     /// Adds sorted identifiers, or that they are removed.
     pub fn put_identifiers(&mut self, identifiers: impl Iterator<Item = (IdentifierHash, Option<RecordId>)>) {
-        let named = &mut self.named;
+        let known = &mut self.known;
         self.identifiers.extend(identifiers.map(|(hash, id)| {
-            named.insert(hash);
+            known.insert(hash);
             (hash, id.unwrap_or(NOBODY))
         }));
         self.runs.push(self.identifiers.len());
     }
 
     /// Whether one of these identifiers was put before.
-    pub fn name_any(&self, hashes: &[IdentifierHash]) -> bool {
+    pub fn hold_any(&self, hashes: &[IdentifierHash]) -> bool {
         let in_a_run = |hash: &IdentifierHash| {
             let from = [0].into_iter().chain(self.runs.iter().copied());
             let mut runs = from.zip(&self.runs).filter_map(|(from, to)| self.identifiers.get(from..*to));
             runs.any(|run| run.binary_search_by_key(hash, |(of, _)| *of).is_ok())
         };
-        hashes.iter().any(|hash| self.named.may_hold(*hash) && in_a_run(hash))
+        hashes.iter().any(|hash| self.known.may_hold(*hash) && in_a_run(hash))
     }
 
     /// About how many bytes of memory is taken by what is in no table yet.
@@ -299,7 +299,7 @@ impl Store {
             late_bytes: 0,
             identifiers: Vec::with_capacity(identifiers),
             runs: Vec::new(),
-            named: Known::default(),
+            known: Known::default(),
             names,
             changed,
         })
@@ -453,16 +453,16 @@ mod tests {
         for numbers in [0..1000, 1000..1001, 1001..3000] {
             let ids: Vec<_> =
                 sorted(numbers.clone()).into_iter().map(|hash| (hash, Some(id(numbers.start + 1)))).collect();
-            assert!(!tables.name_any(&sorted(numbers)));
+            assert!(!tables.hold_any(&sorted(numbers)));
             tables.put_identifiers(ids.into_iter());
         }
         tables.put_identifiers([(hash(5000), None)].into_iter());
         assert!(
             [0, 999, 1000, 1001, 2999, 5000]
                 .iter()
-                .all(|number| tables.name_any(&sorted(*number..number + 1)))
+                .all(|number| tables.hold_any(&sorted(*number..number + 1)))
         );
-        assert!(tables.name_any(&sorted(2999..4000)) && !tables.name_any(&sorted(3000..5000)));
+        assert!(tables.hold_any(&sorted(2999..4000)) && !tables.hold_any(&sorted(3000..5000)));
         assert!(tables.memory() >= 3001 * 32);
         store.commit(Commit { tables: Some(tables.finish().unwrap()), ..Commit::default() }).unwrap();
         let found = |number| store.find(&identifier(number)).unwrap();
