@@ -308,6 +308,12 @@ impl Prepared {
         self.ids.get(place as usize).copied()
     }
 
+    /// Lets it take so many bytes more, for a test.
+    #[cfg(test)]
+    pub(crate) fn lengthen(&mut self, bytes: usize) {
+        self.memory += bytes;
+    }
+
     fn measure(&self) -> usize {
         let events: usize = self.events.iter().map(|event| event.event.memory()).sum();
         let rejected: usize = self.rejected.iter().map(RejectedRow::memory).sum();

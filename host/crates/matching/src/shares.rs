@@ -11,13 +11,17 @@ use sluicebox_model::{Record, RecordId, RecordIds};
 use crate::apply::{Applied, Context, Found, Holder, Ordered, Part, Work};
 use crate::gather::Gathered;
 use crate::plan::{OnAmbiguous, Plan};
+use crate::prepare::Prepared;
 use crate::timeline::NoEvents;
 
-/// Fewer rows are not worth another thread.
+/// Fewer rows of fewer bytes are not worth another thread.
 const FEWEST_ROWS: usize = 16_384;
+const FEWEST_BYTES: usize = 8 << 20;
 /// Records of a share, or rows that find none: they stay in a core's cache, and walking to them is worth its beginning.
 const FEWEST_IN_SHARE: usize = 1024;
 const MOST_IN_SHARE: usize = 4096;
+/// Bytes of its rows, a few times which are in memory for each thread; one row may have more.
+const BYTES_IN_SHARE: usize = 4 << 20;
 /// Each thread has so many shares at least, so that none waits long for another.
 const FOR_EACH_THREAD: usize = 4;
 /// Shares that a thread may be ahead of what takes them.
@@ -70,7 +74,11 @@ impl Gathered {
 
     /// Whether they are enough for it.
     pub fn is_worth_sharing(&self) -> bool {
-        self.rows() >= FEWEST_ROWS
+        self.rows() >= FEWEST_ROWS || self.memory() >= FEWEST_BYTES
+    }
+
+    fn memory(&self) -> usize {
+        self.batches.iter().map(Prepared::memory).sum()
     }
 
     /// Shares the rows out. `found[n]` is whom the n-th identifier finds.
@@ -82,9 +90,15 @@ impl Gathered {
         found: &'g [Option<RecordId>],
         workers: &'g Workers,
     ) -> io::Result<SharedOut<'g>> {
-        let in_share = self.rows() / (workers.count * FOR_EACH_THREAD);
+        self.share_out_in(found, workers, self.in_share(workers.count))
+    }
+
+    /// How many records, or rows that find none, a share has.
+    fn in_share(&self, threads: usize) -> usize {
+        let in_share = self.rows() / (threads * FOR_EACH_THREAD);
         let least = (self.rows() + self.len()) / MOST_SHARES;
-        self.share_out_in(found, workers, in_share.clamp(FEWEST_IN_SHARE, MOST_IN_SHARE).max(least))
+        let fit = BYTES_IN_SHARE / (self.memory() / self.rows().max(1)).max(1);
+        in_share.clamp(FEWEST_IN_SHARE, MOST_IN_SHARE).min(fit).max(least).max(1)
     }
 
     fn share_out_in<'g>(
@@ -697,6 +711,18 @@ mod tests {
             Shares::of(&gathered, (&vec![NONE; gathered.len()], 0), 25, &[], workers.threads().unwrap());
         assert_eq!([0, 1, 2, 3].map(|share| shares.rows(share).len()), [25, 25, 25, 24]);
         assert_eq!(shares.rows(1).first(), Some(&25));
+    }
+
+    #[test]
+    fn shares_of_long_rows_have_fewer() {
+        let plan = plan(OnAmbiguous::Reject, MergeRule::Add, true);
+        let mut gathered = gathered(&plan, &vec![[1, 0, 0, 1]; 40_000]);
+        assert_eq!(gathered.in_share(2), 4096);
+        for batch in &mut gathered.batches {
+            batch.lengthen(7 * 40_000);
+        }
+        let in_share = gathered.in_share(2);
+        assert!((100..=104).contains(&in_share), "{in_share}");
     }
 
     #[test]
