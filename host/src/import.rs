@@ -266,7 +266,8 @@ impl Import<'_> {
     fn sizes(&self, file: &FoundFile, plan: &Plan) -> Result<Sizes, Error> {
         let Tuning { rows_bytes, threads, .. } = self.config.settings.tuning;
         let records = self.store.about_records()?;
-        let after = usize::try_from(records + file.size / BYTES_OF_A_ROW).unwrap_or(usize::MAX);
+        let rows = file.size / BYTES_OF_A_ROW;
+        let after = usize::try_from(records + rows).unwrap_or(usize::MAX);
         let bytes = rows_bytes.saturating_sub(after.saturating_mul(BYTES_OF_A_RECORD)).max(rows_bytes / 4);
         let one_by_one = bytes / 11 * 2;
         let shared = threads > 1
@@ -276,7 +277,7 @@ impl Import<'_> {
             && !matches!(self.goal.max_rejected, MaxRejected::Rows(_))
             && plan.can_be_shared();
         let few = records < FEW_RECORDS;
-        let grows = shared && (few || file.size / BYTES_OF_A_ROW > records * GROWS);
+        let grows = shared && (few || rows > records * GROWS);
         let (whole, part, ahead) = if few && file.size < 8 * one_by_one as u64 {
             (one_by_one / 4 * 3, one_by_one / 4 * 3, 2)
         } else if grows {

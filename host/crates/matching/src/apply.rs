@@ -131,11 +131,8 @@ impl Applied {
 
     /// Takes in what the rows that come next made, but for their records and identifiers, which are written.
     pub fn follow(&mut self, next: Self) {
-        self.rejected.extend(next.rejected);
-        self.counts.add(&next.counts);
-        self.last_changed.extend(next.last_changed);
-        self.forget_all_but_last();
         self.position = next.position;
+        self.join(Self { slots: Vec::new(), others: Vec::new(), ..next });
     }
 
     /// Takes in what another share of the rows made, but for its records.
@@ -562,12 +559,7 @@ impl Work<'_> {
     /// held against another, and no unique one is another record's.
     fn write_as_it_is(&mut self, target: usize, batch: &Prepared, slots: &[u32], row: &Row) -> bool {
         let keys = batch.written_keys(row);
-        let is_free = |key: &u32| match self.holder(slot(slots, *key)) {
-            Holder::Nobody => true,
-            Holder::Entry(place) => place == target,
-            Holder::Elsewhere(_) => false,
-        };
-        if !row.is_record || !keys.iter().all(is_free) {
+        if !row.is_record || !keys.iter().all(|key| self.is_free(target, slots, *key)) {
             return false;
         }
         let Some(entry) = self.entries.get_mut(target) else { return false };
@@ -685,17 +677,22 @@ impl Work<'_> {
         misfits
     }
 
+    /// Whether no other record holds the value of a key.
+    fn is_free(&self, target: usize, slots: &[u32], key: u32) -> bool {
+        match self.holder(slot(slots, key)) {
+            Holder::Nobody => true,
+            Holder::Entry(place) => place == target,
+            Holder::Elsewhere(_) => false,
+        }
+    }
+
     /// The values of a unique property that no other record holds, packed, or nothing where none is left; `None` where
     /// all of them are free.
     fn free(&self, target: usize, slots: &[u32], write: &Write<'_>) -> Option<Vec<u8>> {
         let property = write.property?;
-        let is_free = |key: u32| match self.holder(slot(slots, key)) {
-            Holder::Nobody => true,
-            Holder::Entry(place) => place == target,
-            Holder::Elsewhere(_) => false,
-        };
         let keyed = (write.key..).zip(packed_values(property));
-        let free: Vec<&[u8]> = keyed.filter(|(key, _)| is_free(*key)).map(|(_, value)| value).collect();
+        let free: Vec<&[u8]> =
+            keyed.filter(|(key, _)| self.is_free(target, slots, *key)).map(|(_, value)| value).collect();
         match free.len() {
             0 => Some(Vec::new()),
             kept if kept == packed_values(property).count() => None,

@@ -64,7 +64,7 @@ impl Gathered {
 
     /// The same rows in parts of about so many bytes; one where there are none.
     pub fn parts(self, bytes: usize) -> impl Iterator<Item = Self> {
-        let fits = self.batches.iter().map(Prepared::memory).sum::<usize>() <= bytes;
+        let fits = self.memory() <= bytes;
         let (whole, batches) = if fits { (Some(self), Vec::new()) } else { (None, self.taken_apart()) };
         let mut batches = batches.into_iter().peekable();
         let parts = std::iter::from_fn(move || {
@@ -97,6 +97,11 @@ impl Gathered {
     /// How many bytes of the file had been read when the last batch was complete; 0 without batches.
     pub fn bytes_read(&self) -> u64 {
         self.batches.last().map_or(0, Prepared::bytes_read)
+    }
+
+    /// About how many bytes of memory the rows take.
+    pub(crate) fn memory(&self) -> usize {
+        self.batches.iter().map(Prepared::memory).sum()
     }
 
     /// The number of rows that the processors kept.

@@ -11,7 +11,6 @@ use sluicebox_model::{Record, RecordId, RecordIds};
 use crate::apply::{Applied, Context, Found, Holder, Ordered, Part, Work};
 use crate::gather::Gathered;
 use crate::plan::{OnAmbiguous, Plan};
-use crate::prepare::Prepared;
 use crate::timeline::NoEvents;
 
 /// Fewer rows of fewer bytes are not worth another thread.
@@ -75,10 +74,6 @@ impl Gathered {
     /// Whether they are enough for it.
     pub fn is_worth_sharing(&self) -> bool {
         self.rows() >= FEWEST_ROWS || self.memory() >= FEWEST_BYTES
-    }
-
-    fn memory(&self) -> usize {
-        self.batches.iter().map(Prepared::memory).sum()
     }
 
     /// Shares the rows out. `found[n]` is whom the n-th identifier finds.
