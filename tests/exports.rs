@@ -17,8 +17,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use gpg::Gpg;
 use proptest::prelude::*;
@@ -205,9 +203,7 @@ fn a_killed_export_leaves_no_part_of_a_file_and_loses_no_change() {
     const PEOPLE: usize = 10_000;
     let workspace = filled(PEOPLE);
     change_all(&workspace, PEOPLE, "first");
-    let begun = Instant::now();
-    run(&workspace, &["b-out"]);
-    let whole = begun.elapsed();
+    let whole = workspace.moved_by(&["run", "b-out"]);
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut cut_short = 0;
     // The partner takes each file away, as soon as it is there, and has the last note of each profile.
@@ -231,15 +227,10 @@ fn a_killed_export_leaves_no_part_of_a_file_and_loses_no_change() {
         if round % 3 != 2 {
             change_all(&workspace, PEOPLE, &format!("r{round}"));
         }
-        let mut child =
-            workspace.command(&["run", "b-out"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         seed ^= seed << 13;
         seed ^= seed >> 7;
         seed ^= seed << 17;
-        // Not a wait for something: the moment of the kill is the test's input.
-        thread::sleep(whole * u32::try_from(seed % 110).unwrap() / 100);
-        child.kill().unwrap();
-        cut_short += u32::from(!child.wait().unwrap().success());
+        cut_short += u32::from(workspace.killed_at(&["run", "b-out"], whole * (seed % 110) / 100));
         take();
     }
     assert!(cut_short > 0, "no export was cut short");
@@ -386,21 +377,19 @@ fn large_files_go_to_a_bucket_in_parts_and_are_never_seen_in_part() {
     let mut csv = String::from("key,note,tags,spent,member,born,seen,profile_id\n");
     (0..1000).for_each(|person| csv.push_str(&format!("k{person},{long}{person},,,,,,{person}\n")));
     workspace.write("in/people.csv", csv);
-    let goal = export_goal("out", "");
+    let goal = export_goal("out", "changed_only = false\n");
     let goal = goal.split_once("path = 'out'\n").unwrap().1;
     workspace.write("connections/b-out.toml", format!("{}{goal}", server.location("large", "admin", None)));
     run(&workspace, &["a-in"]);
-    // Killed in the middle of the upload, there is nothing to see of it.
-    for wait in [60, 150, 240, 330] {
-        let mut killed =
-            workspace.command(&["run", "b-out"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        thread::sleep(Duration::from_millis(wait));
-        killed.kill().unwrap();
-        killed.wait().unwrap();
-        let seen = server.keys("large").iter().any(|key| key == "people.csv");
-        assert!(
-            !seen || server.get("large", "people.csv").iter().filter(|byte| **byte == b'\n').count() == 1001
-        );
+    // Killed when so many parts are there, there is nothing to see of it.
+    for parts in 0..4 {
+        let before = server.uploads("large");
+        let so_far = |_: &_| {
+            let mut new = server.uploads("large").into_iter().filter(|upload| !before.contains(upload));
+            new.any(|upload| server.parts("large", &upload) >= parts)
+        };
+        assert!(workspace.killed_when(&["run", "b-out"], so_far), "{parts} parts");
+        assert!(!server.keys("large").iter().any(|key| key == "people.csv"), "{parts} parts");
     }
     let mut child =
         workspace.command(&["run", "b-out"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

@@ -157,6 +157,22 @@ impl S3 {
         listed.contents().iter().map(|object| object.key().unwrap().to_owned()).collect()
     }
 
+    /// Uploads in parts that have begun and not ended, by key and id.
+    pub(crate) fn uploads(&self, bucket: &str) -> Vec<(String, String)> {
+        let listed = self.client.list_multipart_uploads().bucket(bucket).send();
+        let listed = self.runtime.block_on(listed).unwrap();
+        let name = |upload: &aws_sdk_s3::types::MultipartUpload| {
+            (upload.key().unwrap().to_owned(), upload.upload_id().unwrap().to_owned())
+        };
+        listed.uploads().iter().map(name).collect()
+    }
+
+    /// How many parts of an upload are there; 0 if it has ended.
+    pub(crate) fn parts(&self, bucket: &str, (key, id): &(String, String)) -> usize {
+        let listed = self.client.list_parts().bucket(bucket).key(key).upload_id(id).send();
+        self.runtime.block_on(listed).map_or(0, |listed| listed.parts().len())
+    }
+
     /// `[location]` of a connection to a bucket, by way of another port where there is a proxy.
     pub(crate) fn location(&self, bucket: &str, key: &str, port: Option<u16>) -> String {
         format!(

@@ -50,6 +50,40 @@ impl Workspace {
         finish(&mut self.command(arguments))
     }
 
+    /// Bytes that a command reads and writes until it ends: how far a process has come, on a machine of any speed.
+    pub(crate) fn moved_by(&self, arguments: &[&str]) -> u64 {
+        let mut child = self.silent(arguments);
+        let mut moved = 0;
+        let status = loop {
+            moved = moved.max(moved_so_far(&child));
+            match child.try_wait().unwrap() {
+                Some(status) => break status,
+                None => std::thread::yield_now(),
+            }
+        };
+        assert!(status.success(), "{arguments:?}: {status}");
+        moved
+    }
+
+    /// Kills a command when it has read and written so many bytes; whether it was cut short.
+    pub(crate) fn killed_at(&self, arguments: &[&str], bytes: u64) -> bool {
+        self.killed_when(arguments, |child| moved_so_far(child) >= bytes)
+    }
+
+    /// Kills a command when it is so; whether it was cut short.
+    pub(crate) fn killed_when(&self, arguments: &[&str], is_so: impl Fn(&Child) -> bool) -> bool {
+        let mut child = self.silent(arguments);
+        while child.try_wait().unwrap().is_none() && !is_so(&child) {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        !child.wait().unwrap().success()
+    }
+
+    fn silent(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
     /// What a process printed that was started with a pipe.
     pub(crate) fn finish(child: Child) -> Output {
         output(child.wait_with_output().unwrap())
@@ -89,6 +123,14 @@ impl Workspace {
         })
         .into_owned()
     }
+}
+
+/// What the process has read and written by now (proc(5), `/proc/PID/io`): 0 when there is nothing left of it.
+pub(crate) fn moved_so_far(process: &Child) -> u64 {
+    let account = fs::read_to_string(format!("/proc/{}/io", process.id())).unwrap_or_default();
+    let moved =
+        account.lines().filter_map(|line| line.strip_prefix("rchar: ").or(line.strip_prefix("wchar: ")));
+    moved.map(|bytes| bytes.parse::<u64>().unwrap()).sum()
 }
 
 pub(crate) fn finish(command: &mut Command) -> Output {
