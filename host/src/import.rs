@@ -264,7 +264,10 @@ impl Import<'_> {
     /// is not there for rows. Where a file and the store are small there is little to walk through for each part, and
     /// smaller ones overlap better; smallest are those whose rows find nobody.
     fn sizes(&self, file: &FoundFile, plan: &Plan) -> Result<Sizes, Error> {
-        let Tuning { rows_bytes, threads, .. } = self.config.settings.tuning;
+        let Tuning { mut rows_bytes, linked_bytes, threads, .. } = self.config.settings.tuning;
+        if !self.goal.linked.is_empty() {
+            rows_bytes -= linked_bytes;
+        }
         let records = self.store.about_records()?;
         let rows = file.size / BYTES_OF_A_ROW;
         let after = usize::try_from(records + rows).unwrap_or(usize::MAX);

@@ -1,4 +1,4 @@
-//! The rows of linked files: kept in a scratch store by the value that links them, and joined to the rows of the root
+//! The rows of linked files: kept by the value that links them, and joined to the rows of the root
 //! file, level by level.
 
 use std::collections::HashMap;
@@ -40,15 +40,12 @@ pub(crate) struct LinkedFiles {
     counts: report::LinkedRows,
 }
 
-/// Rows of a linked file that go into the scratch store.
+/// A batch of a linked file, and which of its rows are kept.
 struct Loaded {
-    rows: Vec<(String, u64, Column)>,
-    /// For each file below, the values that rows of this file have.
-    claims: Vec<(u32, Vec<String>)>,
+    batch: RecordBatch,
+    kept: Vec<usize>,
     counts: report::LinkedRows,
-    columns: Vec<String>,
     rejected: Vec<RejectedRow>,
-    bytes_read: u64,
 }
 
 impl LinkedFiles {
@@ -71,15 +68,15 @@ impl LinkedFiles {
         }
         // A dry run leaves no trace beside the store.
         let folder = if import.dry { std::env::temp_dir() } else { import.config.data().to_owned() };
-        let scratch = Scratch::create(&folder.join(format!("{SCRATCH}{}", std::process::id())))?;
+        let folder = folder.join(format!("{SCRATCH}{}", std::process::id()));
+        let mut scratch = Scratch::new(&folder, import.config.settings.tuning.linked_bytes)?;
         for (place, files) in set.linked.iter().enumerate() {
             let Some(columns) = linked.columns.get(place) else { continue };
-            let mut number = 0;
             for file in files {
-                linked.counts +=
-                    load_file(import, &scratch, file, place, columns, &mut number, clock, &mut rejected)?;
+                linked.counts += load_file(import, &mut scratch, file, place, columns, clock, &mut rejected)?;
             }
         }
+        scratch.complete()?;
         linked.scratch = Some(scratch);
         Ok(linked)
     }
@@ -111,9 +108,9 @@ impl LinkedFiles {
         let Some(scratch) = &self.scratch else { return Ok(Vec::new()) };
         let cell = |row: usize, column: usize| batch.cell(row, column);
         for link in links {
-            let values =
-                (0..batch.rows()).map(|row| cell(row, link.column)).filter(|value| !value.is_empty());
-            scratch.claim(number(link.file), values)?;
+            let values = (0..batch.rows()).map(|row| cell(row, link.column));
+            let values: Vec<&str> = values.filter(|value| !value.is_empty()).collect();
+            scratch.claim_complete(number(link.file), &values)?;
         }
         self.below(scratch, links, batch.rows(), &cell, self.most_bytes)
     }
@@ -129,33 +126,43 @@ impl LinkedFiles {
     ) -> Result<Vec<Vec<LinkedRows>>, StoreError> {
         let mut below: Vec<Vec<LinkedRows>> = vec![Vec::new(); rows];
         for link in links {
-            let mut places: HashMap<&str, usize> = HashMap::new();
-            let mut values = Vec::new();
+            // The values that rows have, how many have each, and which each row has.
+            let mut known: HashMap<&str, usize> = HashMap::new();
+            let (mut values, mut uses, mut places) = (Vec::new(), Vec::new(), Vec::with_capacity(rows));
             for row in 0..rows {
                 let value = cell(row, link.column);
-                if !value.is_empty() {
-                    places.entry(value).or_insert_with(|| {
-                        values.push(value);
-                        values.len() - 1
-                    });
+                if value.is_empty() {
+                    places.push(None);
+                    continue;
                 }
+                let place = *known.entry(value).or_insert(values.len());
+                if place == values.len() {
+                    values.push(value);
+                    uses.push(0_usize);
+                }
+                uses.get_mut(place).into_iter().for_each(|uses| *uses += 1);
+                places.push(Some(place));
             }
             let found = scratch.find(number(link.file), &values, bytes)?;
             let flat: Vec<&Column> = found.iter().flatten().collect();
             let links = self.columns.get(link.file).map_or(&[][..], |columns| columns.links.as_slice());
             let cells = |row: usize, column: usize| flat.get(row).map_or("", |cells| cells.cell(column));
             let mut deeper = self.below(scratch, links, flat.len(), &cells, bytes)?.into_iter();
-            let found: Vec<Vec<LinkedRow>> = found
-                .iter()
+            let mut found: Vec<Vec<LinkedRow>> = found
+                .into_iter()
                 .map(|rows| {
                     let below = deeper.by_ref().take(rows.len());
-                    rows.iter().cloned().zip(below).map(|(cells, below)| LinkedRow { cells, below }).collect()
+                    rows.into_iter().zip(below).map(|(cells, below)| LinkedRow { cells, below }).collect()
                 })
                 .collect();
-            for (row, below) in below.iter_mut().enumerate() {
-                let rows = places.get(cell(row, link.column)).and_then(|place| found.get(*place));
-                if let Some(rows) = rows.filter(|rows| !rows.is_empty()) {
-                    below.push(LinkedRows { file: link.file, rows: rows.clone() });
+            for (below, place) in below.iter_mut().zip(places) {
+                let Some(place) = place else { continue };
+                let Some((rows, left)) = found.get_mut(place).zip(uses.get_mut(place)) else { continue };
+                *left -= 1;
+                // The last row with a value takes what was found, the others a copy of it.
+                let rows = if *left == 0 { std::mem::take(rows) } else { rows.clone() };
+                if !rows.is_empty() {
+                    below.push(LinkedRows { file: link.file, rows });
                 }
             }
         }
@@ -167,14 +174,12 @@ fn number(file: usize) -> u32 {
     u32::try_from(file).unwrap_or(u32::MAX)
 }
 
-#[expect(clippy::too_many_arguments, reason = "a stage of the pipeline with what it works on")]
 fn load_file(
     import: &Import<'_>,
-    scratch: &Scratch,
+    scratch: &mut Scratch,
     file: &FoundFile,
     place: usize,
     columns: &LinkedColumns,
-    next: &mut u64,
     clock: &Clock,
     rejected: &mut impl FnMut(&FoundFile, &[String], &[RejectedRow]) -> Result<(), Error>,
 ) -> Result<report::LinkedRows, Error> {
@@ -194,23 +199,26 @@ fn load_file(
             file.name
         ));
     }
-    let mut take = TakeRows { columns, places: &places, next };
+    let mut take = TakeRows { link: places.get(columns.link).copied().flatten() };
     import.stream(
         file,
         &mut open,
         clock,
         |batch, _| Ok(batch),
         &mut take,
-        |loaded| {
-            progress.advance(loaded.bytes_read, loaded.counts.read);
-            counts += loaded.counts;
-            rejected(file, &loaded.columns, &loaded.rejected)?;
-            scratch.put(
-                number(place),
-                loaded.rows.iter().map(|(link, number, row)| (link.as_str(), *number, row)),
-            )?;
-            for (below, values) in &loaded.claims {
-                scratch.claim(*below, values.iter().map(String::as_str))?;
+        |Loaded { batch, kept, counts: more, rejected: rows }| {
+            progress.advance(batch.bytes_read, more.read);
+            counts += more;
+            rejected(file, &batch.header().columns, &rows)?;
+            let cell = |row: usize, place: Option<usize>| place.map_or("", |column| batch.cell(row, column));
+            let link = |row: usize, place: usize| cell(row, places.get(place).copied().flatten());
+            let rows = kept
+                .iter()
+                .map(|row| (link(*row, columns.link), places.iter().map(move |place| cell(*row, *place))));
+            scratch.put(number(place), rows)?;
+            for below in &columns.links {
+                let values = (0..batch.rows()).map(|row| link(row, below.column));
+                scratch.claim(number(below.file), values.filter(|value| !value.is_empty()))?;
             }
             Ok(())
         },
@@ -219,34 +227,24 @@ fn load_file(
     Ok(counts)
 }
 
-/// Takes out of batches what goes into the scratch store.
-struct TakeRows<'a> {
-    columns: &'a LinkedColumns,
-    places: &'a [Option<usize>],
-    next: &'a mut u64,
+/// Tells which rows of a linked file are kept.
+struct TakeRows {
+    /// The column of the linking value.
+    link: Option<usize>,
 }
 
-impl Work for TakeRows<'_> {
+impl Work for TakeRows {
     type Ready = RecordBatch;
     type Done = Loaded;
 
     fn ahead(&self) -> usize {
-        16
+        4
     }
 
     fn batch(&mut self, batch: RecordBatch) -> Result<Option<Loaded>, Error> {
         let mut counts = report::LinkedRows::default();
         let mut rejected = batch.rejected.clone();
-        let cell = |row: usize, place: usize| {
-            self.places.get(place).copied().flatten().map_or("", |column| batch.cell(row, column))
-        };
-        let mut rows = Vec::with_capacity(batch.rows());
-        let claims = self.columns.links.iter().map(|link| {
-            let values =
-                (0..batch.rows()).map(|row| cell(row, link.column)).filter(|value| !value.is_empty());
-            (number(link.file), values.map(str::to_owned).collect())
-        });
-        let claims = claims.collect();
+        let mut kept = Vec::with_capacity(batch.rows());
         for row in 0..batch.rows() {
             match batch.verdict(row) {
                 Verdict::Drop => counts.dropped += 1,
@@ -254,22 +252,15 @@ impl Work for TakeRows<'_> {
                     let code = sluicebox_model::RejectionCode::Processor(code.clone());
                     rejected.push(batch.reject(row, code, reason.clone()));
                 }
-                Verdict::Keep => {
-                    let link = cell(row, self.columns.link);
-                    if link.is_empty() {
-                        counts.orphaned += 1;
-                    } else {
-                        let cells = (0..self.places.len()).map(|place| cell(row, place)).collect();
-                        rows.push((link.to_owned(), *self.next, cells));
-                        *self.next += 1;
-                    }
+                Verdict::Keep if self.link.is_none_or(|link| batch.cell(row, link).is_empty()) => {
+                    counts.orphaned += 1;
                 }
+                Verdict::Keep => kept.push(row),
             }
         }
         rejected.sort_by_key(|row| row.number);
         counts.rejected = rejected.len() as u64;
         counts.read = (batch.rows() + batch.rejected.len()) as u64;
-        let columns = batch.header().columns.clone();
-        Ok(Some(Loaded { rows, claims, counts, columns, rejected, bytes_read: batch.bytes_read }))
+        Ok(Some(Loaded { batch, kept, counts, rejected }))
     }
 }

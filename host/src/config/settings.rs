@@ -44,6 +44,8 @@ pub(crate) struct Tuning {
     pub rows_bytes: usize,
     /// Linked rows of a batch may take so many bytes.
     pub joined_bytes: usize,
+    /// Rows of linked files may take so many bytes before they go to the disk.
+    pub linked_bytes: usize,
 }
 
 /// What all of a run may take unless `memory` says otherwise.
@@ -57,6 +59,7 @@ impl Tuning {
     fn share(&mut self, memory: u64) {
         self.rows_bytes = usize::try_from(memory.saturating_sub(150 << 20)).unwrap_or(usize::MAX);
         self.joined_bytes = self.rows_bytes / 4;
+        self.linked_bytes = self.rows_bytes / 3;
     }
 }
 
@@ -75,6 +78,7 @@ pub(crate) fn read(root: &Path, file: Section<'_>) -> Settings {
             commit_rows: 1 << 20,
             rows_bytes: 0,
             joined_bytes: 0,
+            linked_bytes: 0,
         },
     };
     settings.tuning.share(memory(&file));
