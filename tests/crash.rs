@@ -49,14 +49,36 @@ fn workspace(shape: Shape) -> Workspace {
     workspace
 }
 
+/// The same with orders in a linked file, and some that belong to nobody.
+fn with_orders(shape: Shape) -> Workspace {
+    let workspace = workspace(shape);
+    let schema = std::fs::read_to_string(workspace.path().join("schema.toml")).unwrap();
+    workspace.write("schema.toml", schema + "[events.order.properties.total]\ntype = 'number'\n");
+    let connection = std::fs::read_to_string(workspace.path().join("connections/shop.toml")).unwrap();
+    workspace.write(
+        "connections/shop.toml",
+        connection.replace("'*.csv'", "'customers.csv'")
+            + "[[import_profiles.linked]]\nname = 'orders'\nfiles = 'orders.csv'\ncolumn = 'customer'\n\
+               parent_column = 'email'\n[[import_profiles.events]]\ntype = 'order'\nfile = 'orders'\nid = 'order_id'\n\
+               time = 'at'\nfields = [ { column = 'total' } ]\n",
+    );
+    let mut csv = String::from("order_id,customer,at,total\n");
+    for order in 0..2 * shape.customers {
+        csv.push_str(&format!("o{order},c{}@x.example,2026-01-02,{order}.5\n", order * 3 / 2));
+    }
+    workspace.write("exchange/orders.csv", csv);
+    workspace
+}
+
 /// The profiles without what differs between two stores, in the order of their addresses.
 fn profiles(workspace: &Workspace) -> Vec<String> {
     let Output { stdout, code, .. } = workspace.sluicebox(&["profile", "list", "--json"]);
     assert_eq!(code, 0);
-    let mut profiles: Vec<String> = stdout
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["properties"].to_string())
-        .collect();
+    let shown = |line: &str| {
+        let profile: Value = serde_json::from_str(line).unwrap();
+        format!("{} {}", profile["properties"], profile["events"])
+    };
+    let mut profiles: Vec<String> = stdout.lines().map(shown).collect();
     profiles.sort();
     profiles
 }
@@ -72,26 +94,35 @@ fn counted(workspace: &Workspace) -> (u64, u64, usize) {
 
 #[test]
 fn killed_imports_lose_and_double_nothing() {
-    killed_at_random(Shape { rows: 60_000, customers: 5003, commit_rows: 1000 });
+    killed_at_random(|| workspace(Shape { rows: 60_000, customers: 5003, commit_rows: 1000 }));
 }
 
 /// Commits of so many records that each becomes tables of its own.
 #[test]
 fn killed_imports_of_large_commits_lose_and_double_nothing() {
-    killed_at_random(Shape { rows: 600_000, customers: 60_000, commit_rows: 30_000 });
+    killed_at_random(|| workspace(Shape { rows: 600_000, customers: 60_000, commit_rows: 30_000 }));
 }
 
 /// People who are new, whose parts are committed together, and some who come again.
 #[test]
 fn killed_imports_of_new_people_lose_and_double_nothing() {
-    killed_at_random(Shape { rows: 400_000, customers: 370_000, commit_rows: 1_000_000 });
+    killed_at_random(|| workspace(Shape { rows: 400_000, customers: 370_000, commit_rows: 1_000_000 }));
 }
 
-fn killed_at_random(shape: Shape) {
-    let whole = workspace(shape);
+/// Commits of so many events that each becomes tables of its own.
+#[test]
+fn killed_imports_of_events_lose_and_double_nothing() {
+    let killed =
+        killed_at_random(|| with_orders(Shape { rows: 100_000, customers: 30_000, commit_rows: 40_000 }));
+    let events = profiles(&killed).iter().map(|profile| profile.matches("\"total\"").count()).sum::<usize>();
+    assert_eq!(events, 20_000);
+}
+
+fn killed_at_random(make: impl Fn() -> Workspace) -> Workspace {
+    let whole = make();
     let moved = whole.moved_by(&["run"]);
 
-    let killed = workspace(shape);
+    let killed = make();
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     let mut cut_short = 0;
     for _ in 0..KILLS {
@@ -106,6 +137,7 @@ fn killed_at_random(shape: Shape) {
 
     assert_eq!(profiles(&killed), profiles(&whole));
     assert_eq!(counted(&killed), counted(&whole));
+    killed
 }
 
 #[test]

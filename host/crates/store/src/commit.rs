@@ -8,7 +8,7 @@ use crate::keys::{
     self, CHANGES, DIGEST, EVENTS, EXCHANGED, GOAL_RUN, HISTORY, LEDGER, NOW, RECORDS, RUNNING, UNFINISHED,
 };
 use crate::open::durable;
-use crate::tables::{FEWEST_RECORDS, PackedRecords, Tables};
+use crate::tables::{FEWEST, PackedRecords, Tables};
 use crate::{Store, StoreError};
 
 /// Records that are in memory twice, on their way into a table.
@@ -41,7 +41,7 @@ impl FileState {
 /// What one stretch of a file does to the store: all of it or nothing.
 #[derive(Debug, Default)]
 pub struct Commit<'a> {
-    /// Records and identifiers that are written already.
+    /// What is written already.
     pub tables: Option<Tables>,
     /// Records to write.
     pub records: Vec<(RecordId, Record)>,
@@ -68,12 +68,15 @@ pub struct Commit<'a> {
 }
 
 impl Commit<'_> {
-    /// Whether its records and identifiers are worth tables of their own; each key is there once.
+    /// Whether its records, identifiers and events are worth tables of their own; each key is there once.
     fn fits_tables(&self) -> bool {
-        self.tables.is_none() && self.merged.is_empty() && self.records.len() >= FEWEST_RECORDS
+        let several = self.records.len() + self.events.len() >= FEWEST;
+        // What is kept of what was there before is found by what the commit lists.
+        let lists = self.changed.is_some_and(|changed| changed.keep) && !self.events.is_empty();
+        self.tables.is_none() && self.merged.is_empty() && several && !lists
     }
 
-    /// Makes tables of its records and identifiers, which are sorted.
+    /// Makes tables of its records and identifiers, which are sorted, and its events.
     fn write_tables(&mut self, store: &Store) -> Result<(), StoreError> {
         let now = self.changed.map_or(i64::MIN, |changed| changed.now);
         let mut tables = store.new_tables(self.records.len(), self.identifiers.len(), false)?;
@@ -81,6 +84,7 @@ impl Commit<'_> {
             tables.put_records(&PackedRecords::new(records, now), None)?;
         }
         tables.put_identifiers(std::mem::take(&mut self.identifiers).into_iter());
+        tables.put_events(std::mem::take(&mut self.events))?;
         self.tables = Some(tables.finish()?);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Large commits as tables of their own: records and identifiers are written sorted into new table files, which the store then takes
+//! Large commits as tables of their own: records, identifiers and events are written sorted into new table files, which the store then takes
 //! as they are, instead of going through the log and the memory table and being written into tables later.
 //!
 //! It is one commit all the same. The files are on the disk before a batch is written that holds everything else and names
@@ -11,18 +11,21 @@ use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
 
 use rocksdb::{IngestExternalFileOptions, SstFileWriter, WriteBatch};
-use sluicebox_model::{IdentifierHash, Record, RecordId};
+use sluicebox_model::{Event, EventKey, IdentifierHash, Record, RecordId};
 
-use crate::encode::{encode, encoded_size};
-use crate::keys::{IDENTIFIERS, RECORDS, TABLES};
+use crate::encode::{encode, encode_event, encoded_size};
+use crate::keys::{self, EVENTS, IDENTIFIERS, RECORDS, TABLES};
 use crate::known::Known;
 use crate::open::{durable, io};
 use crate::{Store, StoreError, kept};
 
-/// Fewer records are not worth two files.
-pub(crate) const FEWEST_RECORDS: usize = 20_000;
+/// Fewer records and events are not worth files of their own.
+pub(crate) const FEWEST: usize = 20_000;
 /// Where the files lie until the store took them, in its folder.
 pub(crate) const FOLDER: &str = "tables";
+
+/// What may be in tables.
+const IN_TABLES: [&str; 3] = [RECORDS, IDENTIFIERS, EVENTS];
 
 /// Bytes of a table after which the disk is asked for them.
 const SYNCED_AT_ONCE: usize = 4 << 20;
@@ -136,6 +139,34 @@ impl NewTables<'_> {
         self.runs.push(self.identifiers.len());
     }
 
+    /// Writes events, or that they are removed: all that the commit has.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub(crate) fn put_events(&mut self, events: Vec<(EventKey, Option<Event>)>) -> Result<(), StoreError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        // Long ids are hashed: their keys are in another order.
+        let keyed = events.into_iter().map(|(key, event)| (keys::event(&key), key, event));
+        let mut keyed: Vec<_> = keyed.collect();
+        keyed.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
+        let mut table = self.store.new_table(EVENTS, self.number, 0)?;
+        let mut bytes = Vec::new();
+        for (place, key, event) in keyed {
+            match event {
+                Some(event) => {
+                    bytes.clear();
+                    encode_event(&key.id, &event, &mut bytes);
+                    table.put(&place, &bytes)?;
+                }
+                None => table.delete(&place)?,
+            }
+        }
+        self.names.extend(table.finish()?);
+        Ok(())
+    }
+
     /// Whether one of these identifiers was put before.
     pub fn hold_any(&self, hashes: &[IdentifierHash]) -> bool {
         let in_a_run = |hash: &IdentifierHash| {
@@ -212,6 +243,12 @@ impl Table<'_> {
         Ok(self.writer.put(key, value)?)
     }
 
+    /// Adds that nothing is under a key any more.
+    fn delete(&mut self, key: &[u8]) -> Result<(), StoreError> {
+        self.sync(key.len())?;
+        Ok(self.writer.delete(key)?)
+    }
+
     /// Adds something to what the store has under a key.
     fn merge(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         self.sync(key.len() + value.len())?;
@@ -233,9 +270,11 @@ impl Table<'_> {
         Ok(())
     }
 
-    /// Puts it on the disk; answers with its name, if anything is in it.
+    /// Puts it on the disk; answers with its name, or removes it if nothing is in it.
     fn finish(mut self) -> Result<Option<String>, StoreError> {
         if !self.any {
+            drop(self.writer);
+            fs::remove_file(&self.path).map_err(io(&self.path))?;
             return Ok(None);
         }
         self.writer.finish()?;
@@ -332,7 +371,7 @@ impl Store {
         options.set_move_files(true);
         for name in names.lines() {
             let path = self.tables().join(name);
-            let family = [RECORDS, IDENTIFIERS].into_iter().find(|family| name.starts_with(family));
+            let family = IN_TABLES.into_iter().find(|family| name.starts_with(family));
             let Some(family) = family.filter(|_| path.exists()) else { continue };
             self.db.ingest_external_file_cf_opts(self.family(family)?, &options, vec![path])?;
         }
@@ -355,7 +394,9 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use sluicebox_model::{Identifier, PropertyId, Record, RecordId, SpaceId, Value};
+    use sluicebox_model::{
+        EventTouch, EventTypeId, Identifier, PropertyId, Record, RecordId, SpaceId, Value,
+    };
 
     use super::*;
     use crate::Commit;
@@ -381,6 +422,41 @@ mod tests {
                 .collect(),
             goal_run: Some((1, b"report".to_vec())),
             ..Commit::default()
+        }
+    }
+
+    fn happened(number: u32, second: i64) -> (EventKey, Option<Event>) {
+        // Some ids are so long that they are hashed.
+        let name = format!("o{number}{}", "x".repeat(if number.is_multiple_of(7) { 80 } else { 0 }));
+        let key = EventKey { record: id(number), event_type: EventTypeId(1), id: name.into() };
+        let event = Event {
+            time: jiff::Timestamp::from_second(second).unwrap(),
+            properties: Vec::new(),
+            nested: Vec::new(),
+            product_store: false,
+            touch: EventTouch::default(),
+        };
+        (key, Some(event))
+    }
+
+    #[test]
+    fn events_of_a_large_commit_are_written_over_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let events = |second: i64| (0..30_000).rev().map(move |number| happened(number, second));
+        store.commit(Commit { events: events(1).collect(), ..Commit::default() }).unwrap();
+        assert_eq!(fs::read_dir(store.tables()).unwrap().count(), 0);
+        let removed = |(key, event): (EventKey, _)| {
+            let gone = key.record.0[3].is_multiple_of(3);
+            (key, if gone { None } else { event })
+        };
+        store.commit(Commit { events: events(2).map(removed).collect(), ..Commit::default() }).unwrap();
+        drop(store);
+        let store = Store::open(folder.path()).unwrap();
+        for number in [0, 1, 2, 7, 255, 256, 29_999] {
+            let at = store.events_of(id(number)).unwrap().pop().map(|(_, event)| event.time.as_second());
+            let gone = number.to_be_bytes()[3].is_multiple_of(3);
+            assert_eq!(at, if gone { None } else { Some(2) }, "{number}");
         }
     }
 
@@ -480,13 +556,14 @@ mod tests {
         let mut identifiers = whole.identifiers;
         identifiers.sort_unstable();
         tables.put_identifiers(identifiers.into_iter());
+        tables.put_events(vec![happened(24_999, 1), happened(0, 1)]).unwrap();
         let tables = tables.finish().unwrap();
         let mut batch = WriteBatch::default();
         batch.put(TABLES, tables.names.join("\n"));
         store.db.write_opt(batch, &durable()).unwrap();
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
-        for family in [RECORDS, IDENTIFIERS].into_iter().filter(|family| taken.contains(family)) {
+        for family in IN_TABLES.into_iter().filter(|family| taken.contains(family)) {
             let path = store.tables().join(format!("{family}-{number}.sst"));
             store
                 .db
@@ -497,12 +574,13 @@ mod tests {
 
     #[test]
     fn a_commit_is_whole_wherever_its_process_died() {
-        for taken in [&[][..], &[RECORDS], &[RECORDS, IDENTIFIERS]] {
+        for taken in [&[][..], &[RECORDS], &[RECORDS, IDENTIFIERS], &IN_TABLES] {
             let folder = tempfile::tempdir().unwrap();
             dies_before_the_tables_are_taken(folder.path(), taken);
             // Whoever only reads finds it too.
             let store = Store::open_read_only(folder.path()).unwrap().unwrap();
             assert_eq!([0, 24_999].map(|number| created(&store, number)), [Some(1); 2], "{taken:?}");
+            assert_eq!([0, 24_999].map(|number| store.events_of(id(number)).unwrap().len()), [1; 2]);
             drop(store);
             let store = Store::open(folder.path()).unwrap();
             assert_eq!(store.records().unwrap().count(), 25_000);
