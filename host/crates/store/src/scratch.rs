@@ -3,10 +3,10 @@
 //!
 //! | key | value |
 //! | --- | --- |
-//! | `r` file u32, hash of the link u128, number of the row u64 | the row's cells: their number u32, each end u32, the text |
+//! | `r` file u32, hash of the link u128 | the rows, one after the other: how many bytes follow of a row, then of each cell its length and its text |
 //! | `c` file u32, hash of the link u128 | present when a row of the parent file has this value |
 //!
-//! Integers in keys are big endian. Values are told apart by their hashes alone, SipHash-1-3 with 128 bits and a key of its own for each
+//! Integers in keys are big endian, others are packed as in records. Values are told apart by their hashes alone, SipHash-1-3 with 128 bits and a key of its own for each
 //! import: whoever writes a file cannot make two values one.
 
 use std::collections::BTreeMap;
@@ -16,11 +16,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::slice::ParallelSliceMut;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, WriteBatch,
-    WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DEFAULT_COLUMN_FAMILY_NAME, Direction, IngestExternalFileOptions, IteratorMode, MergeOperands, Options,
+    SstFileWriter, WriteBatch, WriteOptions,
 };
 use siphasher::sip128::SipHasher13;
 use sluicebox_model::Column;
+use sluicebox_model::packed::{Unpacker, pack_number};
 
 use crate::StoreError;
 use crate::open::{folder, io};
@@ -30,10 +32,8 @@ const CLAIM: u8 = b'c';
 const MEBIBYTE: usize = 1024 * 1024;
 /// Bytes of rows that lie together in memory; a longer row lies alone.
 const BLOCK: usize = MEBIBYTE;
-/// Bytes that are written to the disk at a time.
-const WRITTEN_AT_ONCE: usize = 4 * MEBIBYTE;
-/// Bytes of a key before its row's number.
-const PREFIX: usize = 1 + 4 + 16;
+/// Bytes of a key.
+const KEY: usize = 1 + 4 + 16;
 
 /// The hash of a value that links rows to one of the parent file; in halves, for the sake of their alignment.
 type Link = (u64, u64);
@@ -48,9 +48,14 @@ pub struct Scratch {
     /// The bytes of rows in memory, and how many they are.
     blocks: Vec<Vec<u8>>,
     bytes: usize,
-    /// Where all rows are once they were too many for memory, and how many those are.
-    db: Option<DB>,
-    spilled: u64,
+    /// Where all rows are once they were too many for memory.
+    disk: Option<Disk>,
+}
+
+/// Rows on the disk.
+struct Disk {
+    db: DB,
+    options: Options,
 }
 
 /// What is in memory of a file.
@@ -90,8 +95,7 @@ impl Scratch {
             files: BTreeMap::new(),
             blocks: Vec::new(),
             bytes: 0,
-            db: None,
-            spilled: 0,
+            disk: None,
         })
     }
 
@@ -119,22 +123,27 @@ impl Scratch {
 
     /// Writes a row's cells into the last block; answers where they are.
     fn write<'r>(&mut self, cells: impl Iterator<Item = &'r str> + Clone) -> (u32, u32) {
-        let size = encoded_size(cells.clone());
+        let length = cells.clone().map(|cell| packed_size(cell.len()) + cell.len()).sum();
+        let size = packed_size(length) + length;
         self.bytes += size;
         if self.blocks.last().is_none_or(|block| block.capacity() - block.len() < size) {
             self.blocks.push(Vec::with_capacity(size.max(BLOCK)));
         }
-        let number = number(self.blocks.len() - 1);
+        let number = u32::try_from(self.blocks.len() - 1).unwrap_or(u32::MAX);
         let Some(block) = self.blocks.last_mut() else { return (number, 0) };
         let from = block.len();
-        encode(cells, block);
+        pack_number(length as u64, block);
+        for cell in cells {
+            pack_number(cell.len() as u64, block);
+            block.extend_from_slice(cell.as_bytes());
+        }
         (number, u32::try_from(from).unwrap_or(u32::MAX))
     }
 
-    /// The bytes from where a row begins.
-    fn bytes_from(&self, row: &Row) -> &[u8] {
-        let block = self.blocks.get(row.block as usize);
-        block.and_then(|block| block.get(row.from as usize..)).unwrap_or_default()
+    /// A row's cells, packed.
+    fn row(&self, row: &Row) -> &[u8] {
+        let block = self.blocks.get(row.block as usize).and_then(|block| block.get(row.from as usize..));
+        each(block.unwrap_or_default()).next().unwrap_or_default()
     }
 
     /// Notes that rows of the parent file have these values.
@@ -163,38 +172,50 @@ impl Scratch {
     /// # Errors
     /// If the disk is full, or fails.
     pub fn complete(&mut self) -> Result<(), StoreError> {
-        if self.db.is_some() {
+        if self.disk.is_some() {
             return self.spill();
         }
         self.files.values_mut().for_each(Held::complete);
         Ok(())
     }
 
-    /// Writes what is in memory to the disk.
+    /// Writes what is in memory to the disk, as a table.
     fn spill(&mut self) -> Result<(), StoreError> {
-        let db = match self.db.take() {
-            Some(db) => db,
-            None => open(&self.path)?,
+        let disk = match self.disk.take() {
+            Some(disk) => disk,
+            None => Disk::create(&self.path)?,
         };
-        let mut batch = WriteBatch::default();
-        for (file, held) in std::mem::take(&mut self.files) {
-            let Held { mut rows, claims, .. } = held;
-            for link in claims {
-                batch.put(key(CLAIM, file, link), []);
-                write_full(&db, &mut batch)?;
-            }
-            // Sorted keys go into the tables several times faster than random ones.
-            rows.par_sort_unstable();
-            for row in &rows {
-                let number = self.spilled.to_be_bytes();
-                self.spilled += 1;
-                let (bytes, _) = split(self.bytes_from(row)).ok_or(DAMAGED)?;
-                batch.put([&key(ROW, file, row.link)[..], &number].concat(), bytes);
-                write_full(&db, &mut batch)?;
+        let mut files = std::mem::take(&mut self.files);
+        let table = self.path.join("rows");
+        let mut writer = SstFileWriter::create(&disk.options);
+        writer.open(&table)?;
+        let mut bytes = Vec::new();
+        // In the order of keys: all claims come before all rows.
+        for (file, held) in &mut files {
+            held.claims.par_sort_unstable();
+            held.claims.dedup();
+            held.claims.iter().try_for_each(|link| writer.put(key(CLAIM, *file, *link), []))?;
+        }
+        for (file, held) in &mut files {
+            held.rows.par_sort_unstable();
+            for rows in held.rows.chunk_by(|one, next| one.link == next.link) {
+                bytes.clear();
+                for row in rows.iter().map(|row| self.row(row)) {
+                    pack_number(row.len() as u64, &mut bytes);
+                    bytes.extend_from_slice(row);
+                }
+                let link = rows.first().map(|row| row.link).unwrap_or_default();
+                writer.merge(key(ROW, *file, link), &bytes)?;
             }
         }
-        db.write_opt(batch, &unlogged())?;
-        (self.blocks, self.bytes, self.db) = (Vec::new(), 0, Some(db));
+        if files.values().any(|held| !held.rows.is_empty() || !held.claims.is_empty()) {
+            writer.finish()?;
+            let mut options = IngestExternalFileOptions::default();
+            options.set_move_files(true);
+            disk.db.ingest_external_file_opts(&options, vec![table])?;
+        }
+        drop(writer);
+        (self.blocks, self.bytes, self.disk) = (Vec::new(), 0, Some(disk));
         Ok(())
     }
 
@@ -204,7 +225,7 @@ impl Scratch {
     /// If the disk is full, or fails.
     pub fn claim_complete(&self, file: u32, values: &[&str]) -> Result<(), StoreError> {
         let links = values.iter().map(|value| self.link(value));
-        if let Some(db) = &self.db {
+        if let Some(Disk { db, .. }) = &self.disk {
             let mut batch = WriteBatch::default();
             links.for_each(|link| batch.put(key(CLAIM, file, link), []));
             return Ok(db.write_opt(batch, &unlogged())?);
@@ -222,33 +243,27 @@ impl Scratch {
     pub fn find(&self, file: u32, values: &[&str], bytes: usize) -> Result<Vec<Vec<Column>>, StoreError> {
         let mut taken = 0;
         let mut take = |row: &[u8]| {
-            let (row, text) = split(row).ok_or(DAMAGED)?;
             taken += row.len();
             if taken > bytes {
                 return Err(StoreError::TooManyLinked { bytes });
             }
-            decode(row, text).ok_or(DAMAGED)
+            unpack(row).ok_or(DAMAGED)
         };
         let links = values.iter().map(|value| self.link(value));
-        let Some(db) = &self.db else {
+        let Some(disk) = &self.disk else {
             let Some(held) = self.files.get(&file) else { return Ok(vec![Vec::new(); values.len()]) };
-            let rows = |link| held.rows_of(link).map(|row| take(self.bytes_from(row))).collect();
+            let rows = |link| held.rows_of(link).map(|row| take(self.row(row))).collect();
             return links.map(rows).collect();
         };
         let mut found: Vec<Vec<Column>> = vec![Vec::new(); values.len()];
-        let mut sorted: Vec<_> = links.zip(&mut found).collect();
-        sorted.sort_unstable_by_key(|(link, _)| *link);
-        let mut rows = db.raw_iterator();
-        for (link, found) in sorted {
-            let prefix = key(ROW, file, link);
-            rows.seek(prefix);
-            while let (true, Some(key), Some(row)) = (rows.valid(), rows.key(), rows.value())
-                && key.starts_with(&prefix)
-            {
-                found.push(take(row)?);
-                rows.next();
-            }
-            rows.status()?;
+        let mut sorted: Vec<_> = links.map(|link| key(ROW, file, link)).zip(&mut found).collect();
+        sorted.sort_unstable_by_key(|(key, _)| *key);
+        let keys: Vec<_> = sorted.iter().map(|(key, _)| key).collect();
+        for (rows, (_, found)) in
+            disk.db.batched_multi_get_cf(disk.family()?, keys, true).into_iter().zip(sorted)
+        {
+            let Some(rows) = rows? else { continue };
+            *found = each(&rows).map(&mut take).collect::<Result<_, _>>()?;
         }
         Ok(found)
     }
@@ -258,28 +273,31 @@ impl Scratch {
     /// # Errors
     /// If the disk fails.
     pub fn orphans(&self, file: u32) -> Result<u64, StoreError> {
-        let Some(db) = &self.db else { return Ok(self.files.get(&file).map_or(0, Held::orphans)) };
+        let Some(Disk { db, .. }) = &self.disk else {
+            return Ok(self.files.get(&file).map_or(0, Held::orphans));
+        };
         let entries = |kind: u8| {
             let begin = [&[kind][..], &file.to_be_bytes()].concat();
             let entries = db.iterator(IteratorMode::From(&begin, Direction::Forward));
-            // All entries of a file, each by its link.
+            // All entries of a file: their links, and what is under them.
             entries
                 .map(move |entry| {
-                    let (key, _) = entry?;
-                    Ok(key.strip_prefix(begin.as_slice()).and_then(|rest| rest.first_chunk::<16>().copied()))
+                    let (key, rows) = entry?;
+                    let link = key.strip_prefix(begin.as_slice()).map(Box::<[u8]>::from);
+                    Ok(link.map(|link| (link, rows)))
                 })
                 .map_while(Result::<_, StoreError>::transpose)
         };
-        let (mut claims, mut claim, mut orphans) = (entries(CLAIM).fuse(), None, 0);
-        for link in entries(ROW) {
-            let link = link?;
-            while claim.is_none_or(|claim| claim < link) {
-                match claims.next().transpose()? {
-                    Some(next) => claim = Some(next),
-                    None => break,
-                }
+        let (mut claims, mut orphans) = (entries(CLAIM).fuse(), 0);
+        let mut claim = claims.next().transpose()?;
+        for entry in entries(ROW) {
+            let (link, rows) = entry?;
+            while claim.as_ref().is_some_and(|(claim, _)| *claim < link) {
+                claim = claims.next().transpose()?;
             }
-            orphans += u64::from(claim != Some(link));
+            if claim.as_ref().is_none_or(|(claim, _)| *claim != link) {
+                orphans += each(&rows).count() as u64;
+            }
         }
         Ok(orphans)
     }
@@ -287,7 +305,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if self.db.take().is_some() {
+        if self.disk.take().is_some() {
             // The next run takes away what is left.
             let _ = fs::remove_dir_all(&self.path);
         }
@@ -366,20 +384,35 @@ impl Held {
 
 const DAMAGED: StoreError = StoreError::Damaged("a row of a linked file");
 
-/// Opens the rows on the disk.
-fn open(path: &Path) -> Result<DB, StoreError> {
-    folder(path)?;
-    let mut table = BlockBasedOptions::default();
-    table.set_block_cache(&Cache::new_lru_cache(32 * MEBIBYTE));
-    table.set_block_size(16 * 1024);
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    options.set_block_based_table_factory(&table);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options.set_write_buffer_size(16 * MEBIBYTE);
-    options.set_max_write_buffer_number(2);
-    options.set_max_background_jobs(2);
-    Ok(DB::open(&options, path)?)
+impl Disk {
+    /// Makes room for rows in a folder of its own.
+    fn create(path: &Path) -> Result<Self, StoreError> {
+        folder(path)?;
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&Cache::new_lru_cache(32 * MEBIBYTE));
+        // A look-up reads a block of each table that may have the link, for a few rows that lie anywhere.
+        table.set_block_size(4 * 1024);
+        table.set_bloom_filter(10.0, false);
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.set_merge_operator_associative("rows", all_rows);
+        options.set_block_based_table_factory(&table);
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_write_buffer_size(16 * MEBIBYTE);
+        options.set_max_write_buffer_number(2);
+        options.set_max_background_jobs(2);
+        let family = ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, options.clone());
+        Ok(Self { db: DB::open_cf_descriptors(&options, path, [family])?, options })
+    }
+
+    fn family(&self) -> Result<&ColumnFamily, StoreError> {
+        self.db.cf_handle(DEFAULT_COLUMN_FAMILY_NAME).ok_or(DAMAGED)
+    }
+}
+
+/// The rows of a link that went to the disk at several times.
+fn all_rows(_: &[u8], before: Option<&[u8]>, after: &MergeOperands) -> Option<Vec<u8>> {
+    Some(before.into_iter().chain(after).collect::<Vec<_>>().concat())
 }
 
 /// The folder is gone after a crash anyway: nothing needs a log.
@@ -389,53 +422,36 @@ fn unlogged() -> WriteOptions {
     options
 }
 
-/// Writes a batch if much is in it.
-fn write_full(db: &DB, batch: &mut WriteBatch) -> Result<(), StoreError> {
-    if batch.size_in_bytes() < WRITTEN_AT_ONCE {
-        return Ok(());
-    }
-    Ok(db.write_opt(std::mem::take(batch), &unlogged())?)
-}
-
-fn key(kind: u8, file: u32, (high, low): Link) -> [u8; PREFIX] {
-    let mut key = [kind; PREFIX];
+fn key(kind: u8, file: u32, (high, low): Link) -> [u8; KEY] {
+    let mut key = [kind; KEY];
     let rest = file.to_be_bytes().into_iter().chain(high.to_be_bytes()).chain(low.to_be_bytes());
     key.iter_mut().skip(1).zip(rest).for_each(|(to, from)| *to = from);
     key
 }
 
-fn number(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
+/// Bytes that a length takes when it is packed.
+fn packed_size(length: usize) -> usize {
+    length.max(1).ilog2() as usize / 7 + 1
 }
 
-fn encoded_size<'r>(cells: impl Iterator<Item = &'r str>) -> usize {
-    cells.fold(4, |size, cell| size + 4 + cell.len())
+/// Rows that lie one after the other, without their lengths.
+fn each(rows: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Unpacker(rows);
+    std::iter::from_fn(move || {
+        let length = rest.length()?;
+        rest.take(length)
+    })
 }
 
-fn encode<'r>(cells: impl Iterator<Item = &'r str> + Clone, out: &mut Vec<u8>) {
-    out.extend_from_slice(&number(cells.clone().count()).to_le_bytes());
-    let mut end = 0;
-    for cell in cells.clone() {
-        end += cell.len();
-        out.extend_from_slice(&number(end).to_le_bytes());
+fn unpack(row: &[u8]) -> Option<Column> {
+    let (mut text, mut ends) = (Vec::with_capacity(row.len()), Vec::with_capacity(8));
+    let mut rest = Unpacker(row);
+    while !rest.0.is_empty() {
+        let length = rest.length()?;
+        text.extend_from_slice(rest.take(length)?);
+        ends.push(u32::try_from(text.len()).ok()?);
     }
-    cells.for_each(|cell| out.extend_from_slice(cell.as_bytes()));
-}
-
-/// The row that bytes begin with, and where its text begins.
-fn split(bytes: &[u8]) -> Option<(&[u8], usize)> {
-    let number = |bytes: &[u8; 4]| usize::try_from(u32::from_le_bytes(*bytes)).ok();
-    let text = number(bytes.first_chunk()?)?.checked_mul(4)?.checked_add(4)?;
-    let length = match bytes.get(4..text)?.last_chunk() {
-        Some(end) => number(end)?,
-        None => 0,
-    };
-    Some((bytes.get(..text.checked_add(length)?)?, text))
-}
-
-fn decode(row: &[u8], text: usize) -> Option<Column> {
-    let ends = row.get(4..text)?.chunks_exact(4).map(|end| end.try_into().map(u32::from_le_bytes));
-    Column::new(String::from_utf8(row.get(text..)?.to_vec()).ok()?, ends.collect::<Result<_, _>>().ok()?)
+    Column::new(String::from_utf8(text).ok()?, ends)
 }
 
 #[cfg(test)]
@@ -472,7 +488,8 @@ mod tests {
         let of = |places: &[usize]| places.iter().map(|place| row(&rows[*place].1)).collect::<Vec<_>>();
         assert_eq!(found, [of(&[1]), of(&[3]), of(&[0, 2, 5]), of(&[]), of(&[])]);
         assert_eq!(scratch.find(2, &["a"], 1 << 20).unwrap(), [vec![]]);
-        assert!(matches!(scratch.find(1, &["a"], 20), Err(StoreError::TooManyLinked { bytes: 20 })));
+        assert!(matches!(scratch.find(1, &["a"], 11), Err(StoreError::TooManyLinked { bytes: 11 })));
+        assert_eq!(scratch.find(1, &["a"], 12).unwrap().concat().len(), 3);
 
         assert_eq!(scratch.orphans(1).unwrap(), 5);
         scratch.claim_complete(1, &["a", "none"]).unwrap();
@@ -485,7 +502,16 @@ mod tests {
     fn rows_are_found_by_their_link_in_order() {
         check(1 << 20, false);
         check(0, true);
-        check(400, true);
+        check(200, true);
+    }
+
+    #[test]
+    fn the_size_of_a_packed_length_is_known() {
+        for length in [0, 1, 127, 128, 16_383, 16_384, 1 << 21, usize::MAX] {
+            let mut packed = Vec::new();
+            pack_number(length as u64, &mut packed);
+            assert_eq!(packed_size(length), packed.len(), "{length}");
+        }
     }
 
     #[test]
@@ -512,7 +538,7 @@ mod tests {
             }
             scratch.claim(3, model.keys().step_by(3).map(String::as_str)).unwrap();
             scratch.complete().unwrap();
-            assert_eq!(scratch.db.is_some(), most_bytes < usize::MAX);
+            assert_eq!(scratch.disk.is_some(), most_bytes < usize::MAX);
             let later: Vec<&str> = model.keys().skip(1).step_by(3).map(String::as_str).collect();
             scratch.claim_complete(3, &later).unwrap();
             let values: Vec<&str> = model.keys().map(String::as_str).collect();
