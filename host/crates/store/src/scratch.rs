@@ -3,7 +3,7 @@
 //!
 //! | key | value |
 //! | --- | --- |
-//! | `r` file u32, hash of the link u128 | the rows, one after the other: how many bytes follow of a row, then of each cell its length and its text |
+//! | `r` file u32, hash of the link u128, number of the row u64 | of each of the row's cells its length and its text |
 //! | `c` file u32, hash of the link u128 | present when a row of the parent file has this value |
 //!
 //! Integers in keys are big endian, others are packed as in records. Values are told apart by their hashes alone, SipHash-1-3 with 128 bits and a key of its own for each
@@ -16,9 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::slice::ParallelSliceMut;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DEFAULT_COLUMN_FAMILY_NAME, Direction, IngestExternalFileOptions, IteratorMode, MergeOperands, Options,
-    SstFileWriter, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IngestExternalFileOptions, IteratorMode,
+    Options, ReadOptions, SliceTransform, SstFileWriter, WriteBatch, WriteOptions,
 };
 use siphasher::sip128::SipHasher13;
 use sluicebox_model::Column;
@@ -32,8 +31,8 @@ const CLAIM: u8 = b'c';
 const MEBIBYTE: usize = 1024 * 1024;
 /// Bytes of rows that lie together in memory; a longer row lies alone.
 const BLOCK: usize = MEBIBYTE;
-/// Bytes of a key.
-const KEY: usize = 1 + 4 + 16;
+/// Bytes of a key before a row's number.
+const PREFIX: usize = 1 + 4 + 16;
 
 /// The hash of a value that links rows to one of the parent file; in halves, for the sake of their alignment.
 type Link = (u64, u64);
@@ -45,7 +44,7 @@ pub struct Scratch {
     /// Bytes that may be in memory.
     most_bytes: usize,
     files: BTreeMap<u32, Held>,
-    /// The bytes of rows in memory, and how many they are.
+    /// The bytes of rows in memory, and how much room is taken for them.
     blocks: Vec<Vec<u8>>,
     bytes: usize,
     /// Where all rows are once they were too many for memory.
@@ -56,6 +55,8 @@ pub struct Scratch {
 struct Disk {
     db: DB,
     options: Options,
+    /// How many they are.
+    rows: u64,
 }
 
 /// What is in memory of a file.
@@ -125,9 +126,9 @@ impl Scratch {
     fn write<'r>(&mut self, cells: impl Iterator<Item = &'r str> + Clone) -> (u32, u32) {
         let length = cells.clone().map(|cell| packed_size(cell.len()) + cell.len()).sum();
         let size = packed_size(length) + length;
-        self.bytes += size;
         if self.blocks.last().is_none_or(|block| block.capacity() - block.len() < size) {
             self.blocks.push(Vec::with_capacity(size.max(BLOCK)));
+            self.bytes += size.max(BLOCK);
         }
         let number = u32::try_from(self.blocks.len() - 1).unwrap_or(u32::MAX);
         let Some(block) = self.blocks.last_mut() else { return (number, 0) };
@@ -143,7 +144,8 @@ impl Scratch {
     /// A row's cells, packed.
     fn row(&self, row: &Row) -> &[u8] {
         let block = self.blocks.get(row.block as usize).and_then(|block| block.get(row.from as usize..));
-        each(block.unwrap_or_default()).next().unwrap_or_default()
+        let mut rest = Unpacker(block.unwrap_or_default());
+        rest.length().and_then(|length| rest.take(length)).unwrap_or_default()
     }
 
     /// Notes that rows of the parent file have these values.
@@ -181,7 +183,7 @@ impl Scratch {
 
     /// Writes what is in memory to the disk, as a table.
     fn spill(&mut self) -> Result<(), StoreError> {
-        let disk = match self.disk.take() {
+        let mut disk = match self.disk.take() {
             Some(disk) => disk,
             None => Disk::create(&self.path)?,
         };
@@ -189,7 +191,6 @@ impl Scratch {
         let table = self.path.join("rows");
         let mut writer = SstFileWriter::create(&disk.options);
         writer.open(&table)?;
-        let mut bytes = Vec::new();
         // In the order of keys: all claims come before all rows.
         for (file, held) in &mut files {
             held.claims.par_sort_unstable();
@@ -198,14 +199,10 @@ impl Scratch {
         }
         for (file, held) in &mut files {
             held.rows.par_sort_unstable();
-            for rows in held.rows.chunk_by(|one, next| one.link == next.link) {
-                bytes.clear();
-                for row in rows.iter().map(|row| self.row(row)) {
-                    pack_number(row.len() as u64, &mut bytes);
-                    bytes.extend_from_slice(row);
-                }
-                let link = rows.first().map(|row| row.link).unwrap_or_default();
-                writer.merge(key(ROW, *file, link), &bytes)?;
+            for row in &held.rows {
+                let number = disk.rows.to_be_bytes();
+                writer.put([&key(ROW, *file, row.link)[..], &number].concat(), self.row(row))?;
+                disk.rows += 1;
             }
         }
         if files.values().any(|held| !held.rows.is_empty() || !held.claims.is_empty()) {
@@ -250,20 +247,26 @@ impl Scratch {
             unpack(row).ok_or(DAMAGED)
         };
         let links = values.iter().map(|value| self.link(value));
-        let Some(disk) = &self.disk else {
+        let Some(Disk { db, .. }) = &self.disk else {
             let Some(held) = self.files.get(&file) else { return Ok(vec![Vec::new(); values.len()]) };
             let rows = |link| held.rows_of(link).map(|row| take(self.row(row))).collect();
             return links.map(rows).collect();
         };
         let mut found: Vec<Vec<Column>> = vec![Vec::new(); values.len()];
         let mut sorted: Vec<_> = links.map(|link| key(ROW, file, link)).zip(&mut found).collect();
-        sorted.sort_unstable_by_key(|(key, _)| *key);
-        let keys: Vec<_> = sorted.iter().map(|(key, _)| key).collect();
-        for (rows, (_, found)) in
-            disk.db.batched_multi_get_cf(disk.family()?, keys, true).into_iter().zip(sorted)
-        {
-            let Some(rows) = rows? else { continue };
-            *found = each(&rows).map(&mut take).collect::<Result<_, _>>()?;
+        sorted.sort_unstable_by_key(|(prefix, _)| *prefix);
+        let mut options = ReadOptions::default();
+        options.set_prefix_same_as_start(true);
+        let mut rows = db.raw_iterator_opt(options);
+        for (prefix, found) in sorted {
+            rows.seek(prefix);
+            while let (true, Some(key), Some(row)) = (rows.valid(), rows.key(), rows.value())
+                && key.starts_with(&prefix)
+            {
+                found.push(take(row)?);
+                rows.next();
+            }
+            rows.status()?;
         }
         Ok(found)
     }
@@ -276,28 +279,27 @@ impl Scratch {
         let Some(Disk { db, .. }) = &self.disk else {
             return Ok(self.files.get(&file).map_or(0, Held::orphans));
         };
+        // The links of all entries of a file.
         let entries = |kind: u8| {
             let begin = [&[kind][..], &file.to_be_bytes()].concat();
-            let entries = db.iterator(IteratorMode::From(&begin, Direction::Forward));
-            // All entries of a file: their links, and what is under them.
+            let mut options = ReadOptions::default();
+            options.set_total_order_seek(true);
+            let entries = db.iterator_opt(IteratorMode::From(&begin, Direction::Forward), options);
             entries
                 .map(move |entry| {
-                    let (key, rows) = entry?;
-                    let link = key.strip_prefix(begin.as_slice()).map(Box::<[u8]>::from);
-                    Ok(link.map(|link| (link, rows)))
+                    let (key, _) = entry?;
+                    Ok(key.strip_prefix(begin.as_slice()).and_then(|rest| rest.first_chunk::<16>().copied()))
                 })
                 .map_while(Result::<_, StoreError>::transpose)
         };
         let (mut claims, mut orphans) = (entries(CLAIM).fuse(), 0);
         let mut claim = claims.next().transpose()?;
-        for entry in entries(ROW) {
-            let (link, rows) = entry?;
-            while claim.as_ref().is_some_and(|(claim, _)| *claim < link) {
+        for link in entries(ROW) {
+            let link = link?;
+            while claim.is_some_and(|claim| claim < link) {
                 claim = claims.next().transpose()?;
             }
-            if claim.as_ref().is_none_or(|(claim, _)| *claim != link) {
-                orphans += each(&rows).count() as u64;
-            }
+            orphans += u64::from(claim != Some(link));
         }
         Ok(orphans)
     }
@@ -393,26 +395,17 @@ impl Disk {
         // A look-up reads a block of each table that may have the link, for a few rows that lie anywhere.
         table.set_block_size(4 * 1024);
         table.set_bloom_filter(10.0, false);
+        table.set_whole_key_filtering(false);
         let mut options = Options::default();
         options.create_if_missing(true);
-        options.set_merge_operator_associative("rows", all_rows);
+        options.set_prefix_extractor(SliceTransform::create_fixed_prefix(PREFIX));
         options.set_block_based_table_factory(&table);
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_write_buffer_size(16 * MEBIBYTE);
         options.set_max_write_buffer_number(2);
         options.set_max_background_jobs(2);
-        let family = ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, options.clone());
-        Ok(Self { db: DB::open_cf_descriptors(&options, path, [family])?, options })
+        Ok(Self { db: DB::open(&options, path)?, options, rows: 0 })
     }
-
-    fn family(&self) -> Result<&ColumnFamily, StoreError> {
-        self.db.cf_handle(DEFAULT_COLUMN_FAMILY_NAME).ok_or(DAMAGED)
-    }
-}
-
-/// The rows of a link that went to the disk at several times.
-fn all_rows(_: &[u8], before: Option<&[u8]>, after: &MergeOperands) -> Option<Vec<u8>> {
-    Some(before.into_iter().chain(after).collect::<Vec<_>>().concat())
 }
 
 /// The folder is gone after a crash anyway: nothing needs a log.
@@ -422,8 +415,8 @@ fn unlogged() -> WriteOptions {
     options
 }
 
-fn key(kind: u8, file: u32, (high, low): Link) -> [u8; KEY] {
-    let mut key = [kind; KEY];
+fn key(kind: u8, file: u32, (high, low): Link) -> [u8; PREFIX] {
+    let mut key = [kind; PREFIX];
     let rest = file.to_be_bytes().into_iter().chain(high.to_be_bytes()).chain(low.to_be_bytes());
     key.iter_mut().skip(1).zip(rest).for_each(|(to, from)| *to = from);
     key
@@ -432,15 +425,6 @@ fn key(kind: u8, file: u32, (high, low): Link) -> [u8; KEY] {
 /// Bytes that a length takes when it is packed.
 fn packed_size(length: usize) -> usize {
     length.max(1).ilog2() as usize / 7 + 1
-}
-
-/// Rows that lie one after the other, without their lengths.
-fn each(rows: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = Unpacker(rows);
-    std::iter::from_fn(move || {
-        let length = rest.length()?;
-        rest.take(length)
-    })
 }
 
 fn unpack(row: &[u8]) -> Option<Column> {
@@ -500,9 +484,9 @@ mod tests {
 
     #[test]
     fn rows_are_found_by_their_link_in_order() {
-        check(1 << 20, false);
+        check(usize::MAX, false);
         check(0, true);
-        check(200, true);
+        check(BLOCK + 200, true);
     }
 
     #[test]
@@ -527,7 +511,7 @@ mod tests {
     /// Rows of which many begin alike, on the disk and in memory, beside a model.
     #[test]
     fn many_rows_are_found_and_orphans_counted() {
-        for most_bytes in [usize::MAX, 100_000] {
+        for most_bytes in [usize::MAX, BLOCK + 100_000] {
             let folder = tempfile::tempdir().unwrap();
             let mut scratch = Scratch::new(&folder.path().join("scratch"), most_bytes).unwrap();
             let mut model: BTreeMap<String, Vec<Column>> = BTreeMap::new();
