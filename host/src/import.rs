@@ -282,7 +282,7 @@ impl Import<'_> {
         let few = records < FEW_RECORDS;
         let grows = shared && (few || rows > records * GROWS);
         let (whole, part, ahead) = if few && file.size < 8 * one_by_one as u64 {
-            let part = if shared { one_by_one / 4 * 3 } else { one_by_one / 5 };
+            let part = if shared { one_by_one / 4 * 3 } else { one_by_one / 3 };
             (part, part, 2)
         } else if grows {
             (bytes / 5, bytes / 5, 2)

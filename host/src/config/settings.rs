@@ -59,7 +59,7 @@ impl Tuning {
     fn share(&mut self, memory: u64) {
         self.rows_bytes = usize::try_from(memory.saturating_sub(150 << 20)).unwrap_or(usize::MAX);
         self.joined_bytes = self.rows_bytes / 4;
-        self.linked_bytes = self.rows_bytes / 2;
+        self.linked_bytes = self.rows_bytes / 3 * 2;
     }
 }
 

@@ -117,7 +117,7 @@ impl Scratch {
         for (value, cells) in rows {
             let link = self.link(value);
             let (block, from) = self.write(cells);
-            self.files.entry(file).or_default().rows.push(Row { link, block, from });
+            push(&mut self.files.entry(file).or_default().rows, Row { link, block, from });
         }
         self.relieve()
     }
@@ -159,7 +159,7 @@ impl Scratch {
     ) -> Result<(), StoreError> {
         for value in values {
             let link = self.link(value);
-            self.files.entry(file).or_default().claims.push(link);
+            push(&mut self.files.entry(file).or_default().claims, link);
         }
         self.relieve()
     }
@@ -420,6 +420,14 @@ fn key(kind: u8, file: u32, (high, low): Link) -> [u8; PREFIX] {
     let rest = file.to_be_bytes().into_iter().chain(high.to_be_bytes()).chain(low.to_be_bytes());
     key.iter_mut().skip(1).zip(rest).for_each(|(to, from)| *to = from);
     key
+}
+
+/// Appends to a list that takes little more memory than is in it: it grows by a quarter at a time, not to twice its size.
+fn push<T>(list: &mut Vec<T>, item: T) {
+    if list.len() == list.capacity() {
+        list.reserve_exact((list.len() / 4).max(4096));
+    }
+    list.push(item);
 }
 
 /// Bytes that a length takes when it is packed.
