@@ -404,6 +404,7 @@ impl Disk {
         options.set_write_buffer_size(16 * MEBIBYTE);
         options.set_max_write_buffer_number(2);
         options.set_max_background_jobs(2);
+        options.set_max_open_files(256);
         Ok(Self { db: DB::open(&options, path)?, options, rows: 0 })
     }
 }
@@ -425,7 +426,7 @@ fn key(kind: u8, file: u32, (high, low): Link) -> [u8; PREFIX] {
 /// Appends to a list that takes little more memory than is in it: it grows by a quarter at a time, not to twice its size.
 fn push<T>(list: &mut Vec<T>, item: T) {
     if list.len() == list.capacity() {
-        list.reserve_exact((list.len() / 4).max(4096));
+        list.reserve_exact((list.len() / 4).max(16));
     }
     list.push(item);
 }
