@@ -28,7 +28,7 @@ use crate::stretch::Stretch;
 use crate::unfinished::Unfinished;
 
 /// Batches between one thread and the next.
-const QUEUE: usize = 4;
+pub(crate) const QUEUE: usize = 4;
 
 /// About how many bytes of a file a row takes, to tell how large the store will be after it.
 const BYTES_OF_A_ROW: u64 = 128;

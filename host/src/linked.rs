@@ -10,7 +10,7 @@ use sluicebox_model::{Column, LinkedRow, LinkedRows, RecordBatch, RejectedRow, V
 use sluicebox_store::{Scratch, StoreError};
 
 use crate::error::Error;
-use crate::import::{Clock, Import, Work};
+use crate::import::{Clock, Import, QUEUE, Work};
 use crate::plan::{Link, LinkedColumns, Resolver};
 use crate::report;
 use crate::sets::FileSet;
@@ -238,7 +238,7 @@ impl Work for TakeRows {
     type Done = Loaded;
 
     fn ahead(&self) -> usize {
-        4
+        QUEUE
     }
 
     fn batch(&mut self, batch: RecordBatch) -> Result<Option<Loaded>, Error> {

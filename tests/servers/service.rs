@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::workspace::{Workspace, moved_so_far};
+use crate::workspace::{Workspace, kill_when, moved_so_far};
 
 /// Longer than anything that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -138,11 +138,7 @@ impl Service {
     /// Kills it when it has read and written so many bytes more.
     pub(crate) fn kill_after(mut self, bytes: u64) {
         let from = moved_so_far(&self.process);
-        while self.process.try_wait().unwrap().is_none() && moved_so_far(&self.process) < from + bytes {
-            thread::yield_now();
-        }
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+        kill_when(&mut self.process, |process| moved_so_far(process) >= from + bytes);
     }
 
     /// SIGTERM; answers with the exit code and the rest of the log.

@@ -72,12 +72,7 @@ impl Workspace {
 
     /// Kills a command when it is so; whether it was cut short.
     pub(crate) fn killed_when(&self, arguments: &[&str], is_so: impl Fn(&Child) -> bool) -> bool {
-        let mut child = self.silent(arguments);
-        while child.try_wait().unwrap().is_none() && !is_so(&child) {
-            std::thread::yield_now();
-        }
-        child.kill().unwrap();
-        !child.wait().unwrap().success()
+        kill_when(&mut self.silent(arguments), is_so)
     }
 
     fn silent(&self, arguments: &[&str]) -> Child {
@@ -123,6 +118,15 @@ impl Workspace {
         })
         .into_owned()
     }
+}
+
+/// Kills a process when it is so; whether it was cut short.
+pub(crate) fn kill_when(process: &mut Child, is_so: impl Fn(&Child) -> bool) -> bool {
+    while process.try_wait().unwrap().is_none() && !is_so(process) {
+        std::thread::yield_now();
+    }
+    process.kill().unwrap();
+    !process.wait().unwrap().success()
 }
 
 /// What the process has read and written by now (proc(5), `/proc/PID/io`): 0 when there is nothing left of it.

@@ -436,6 +436,13 @@ pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> StoreError + '_ 
     move |source| StoreError::Io { path: path.to_owned(), source }
 }
 
+/// A key for hashes that nobody can foresee; `path` is what it is for.
+pub(crate) fn random_key(path: &Path) -> Result<[u8; 16], StoreError> {
+    let mut key = [0; 16];
+    getrandom::fill(&mut key).map_err(|error| io(path)(std::io::Error::other(error.to_string())))?;
+    Ok(key)
+}
+
 /// People's data lies here: the folder is its owner's alone.
 pub(crate) fn folder(path: &Path) -> Result<(), StoreError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io(path))

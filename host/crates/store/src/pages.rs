@@ -8,7 +8,7 @@ use rocksdb::{DB, IteratorMode, MergeOperands, WriteBatch};
 use sluicebox_model::{Identifier, IdentifierHash, IdentifierHasher, PropertyId, RecordId, SpaceId, Value};
 
 use crate::keys::{FORMAT, HASH_KEY, IDENTIFIERS, PAGED};
-use crate::open::{LAYOUT, durable, io};
+use crate::open::{LAYOUT, durable, random_key};
 use crate::read::record_id;
 use crate::{Store, StoreError};
 
@@ -177,8 +177,7 @@ pub(crate) fn hasher(db: &DB) -> Result<IdentifierHasher, StoreError> {
         let key = key.as_slice().try_into().map_err(|_| StoreError::Damaged("the key of its identifiers"))?;
         return Ok(IdentifierHasher::new(key));
     }
-    let mut key = [0; 16];
-    getrandom::fill(&mut key).map_err(|error| io(db.path())(std::io::Error::other(error.to_string())))?;
+    let key = random_key(db.path())?;
     let mut batch = WriteBatch::default();
     batch.put(HASH_KEY, key);
     batch.put(FORMAT, LAYOUT.to_be_bytes());

@@ -24,7 +24,7 @@ use sluicebox_model::Column;
 use sluicebox_model::packed::{Unpacker, pack_number};
 
 use crate::StoreError;
-use crate::open::{folder, io};
+use crate::open::{folder, random_key};
 
 const ROW: u8 = b'r';
 const CLAIM: u8 = b'c';
@@ -87,11 +87,9 @@ impl Scratch {
     /// # Errors
     /// If the system has no random numbers.
     pub fn new(path: &Path, most_bytes: usize) -> Result<Self, StoreError> {
-        let mut key = [0; 16];
-        getrandom::fill(&mut key).map_err(|error| io(path)(std::io::Error::other(error.to_string())))?;
         Ok(Self {
             path: path.to_owned(),
-            hasher: SipHasher13::new_with_key(&key),
+            hasher: SipHasher13::new_with_key(&random_key(path)?),
             most_bytes,
             files: BTreeMap::new(),
             blocks: Vec::new(),
@@ -183,6 +181,9 @@ impl Scratch {
 
     /// Writes what is in memory to the disk, as a table.
     fn spill(&mut self) -> Result<(), StoreError> {
+        if self.files.is_empty() {
+            return Ok(());
+        }
         let mut disk = match self.disk.take() {
             Some(disk) => disk,
             None => Disk::create(&self.path)?,
@@ -205,13 +206,11 @@ impl Scratch {
                 disk.rows += 1;
             }
         }
-        if files.values().any(|held| !held.rows.is_empty() || !held.claims.is_empty()) {
-            writer.finish()?;
-            let mut options = IngestExternalFileOptions::default();
-            options.set_move_files(true);
-            disk.db.ingest_external_file_opts(&options, vec![table])?;
-        }
+        writer.finish()?;
         drop(writer);
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        disk.db.ingest_external_file_opts(&options, vec![table])?;
         (self.blocks, self.bytes, self.disk) = (Vec::new(), 0, Some(disk));
         Ok(())
     }
@@ -228,7 +227,7 @@ impl Scratch {
             return Ok(db.write_opt(batch, &unlogged())?);
         }
         if let Some(held) = self.files.get(&file) {
-            links.for_each(|link| held.claim(held.first(link)));
+            links.filter_map(|link| held.first(link)).for_each(|first| held.claim(first));
         }
         Ok(())
     }
@@ -307,10 +306,9 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if self.disk.take().is_some() {
-            // The next run takes away what is left.
-            let _ = fs::remove_dir_all(&self.path);
-        }
+        self.disk = None;
+        // Nothing is there if nothing went to the disk; the next run takes away what is left.
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
@@ -333,15 +331,23 @@ impl Held {
         }
         self.claimed = self.rows.iter().map(|_| AtomicBool::new(false)).collect();
         let mut claims = std::mem::take(&mut self.claims).into_iter().peekable();
-        let mut first = 0;
-        for rows in self.rows.chunk_by(|one, next| one.link == next.link) {
+        for (first, rows) in self.links() {
             let Some(link) = rows.first().map(|row| row.link) else { continue };
             while claims.next_if(|claim| *claim < link).is_some() {}
             if claims.peek() == Some(&link) {
-                self.claim(Some(first));
+                self.claim(first);
             }
-            first += rows.len();
         }
+    }
+
+    /// The rows of each link, with the place of the first of them.
+    fn links(&self) -> impl Iterator<Item = (usize, &[Row])> {
+        let mut next = 0;
+        self.rows.chunk_by(|one, next| one.link == next.link).map(move |rows| {
+            let first = next;
+            next += rows.len();
+            (first, rows)
+        })
     }
 
     /// The number that a link's first bits are.
@@ -363,19 +369,15 @@ impl Held {
     }
 
     /// Notes that a row of the parent file has the link of which this is the first row.
-    fn claim(&self, first: Option<usize>) {
-        let claimed = first.and_then(|first| self.claimed.get(first));
-        claimed.into_iter().for_each(|claimed| claimed.store(true, Ordering::Relaxed));
+    fn claim(&self, first: usize) {
+        if let Some(claimed) = self.claimed.get(first) {
+            claimed.store(true, Ordering::Relaxed);
+        }
     }
 
     fn orphans(&self) -> u64 {
-        let (mut first, mut orphans) = (0, 0);
-        for rows in self.rows.chunk_by(|one, next| one.link == next.link) {
-            let claimed = self.claimed.get(first).is_some_and(|claimed| claimed.load(Ordering::Relaxed));
-            orphans += if claimed { 0 } else { rows.len() as u64 };
-            first += rows.len();
-        }
-        orphans
+        let claimed = |first: usize| self.claimed.get(first).is_some_and(|is| is.load(Ordering::Relaxed));
+        self.links().filter(|(first, _)| !claimed(*first)).map(|(_, rows)| rows.len() as u64).sum()
     }
 
     /// Bytes of memory that it takes, and will take when it is complete.
