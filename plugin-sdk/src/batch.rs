@@ -1,7 +1,7 @@
 use crate::bindings::sluicebox::processor::types;
 use crate::columns::ColumnId;
 
-/// Some consecutive rows of the columns that a processor wanted. Reading a cell allocates nothing.
+/// Consecutive rows of the columns that a processor reads. Reading a cell allocates nothing.
 #[derive(Debug)]
 pub struct Batch {
     rows: usize,
@@ -11,8 +11,8 @@ pub struct Batch {
 
 impl Batch {
     pub(crate) fn new(inner: types::Batch) -> Self {
-        #[expect(unsafe_code, reason = "the host hands over UTF-8 alone: wit/processor.wit")]
-        // SAFETY: what crosses is what a `String` held: the host's batch of rows, or a test's cells.
+        #[expect(unsafe_code, reason = "the host passes only UTF-8: wit/processor.wit")]
+        // SAFETY: the bytes come from a `String`: the host's batch, or a test's cells.
         let data = unsafe { String::from_utf8_unchecked(inner.data) };
         Self { rows: inner.rows as usize, data, offsets: inner.offsets }
     }
@@ -22,7 +22,7 @@ impl Batch {
         self.rows
     }
 
-    /// The cells of a wanted column, one a row; empty = no value. A column that the processor adds has none.
+    /// The cells of a column, one a row; empty = no value. A column that the processor adds has no cells here.
     pub fn column(&self, column: ColumnId) -> Column<'_> {
         let ColumnId::Wanted(place) = column else { return Column { data: "", offsets: &[] } };
         let from = place as usize * (self.rows() + 1);
@@ -39,7 +39,7 @@ pub struct Column<'a> {
 }
 
 impl<'a> Column<'a> {
-    /// The cell of a row; empty = no value, and beyond the last row.
+    /// The cell of a row, counted from 0; empty = no value. Beyond the last row, cells are empty.
     #[inline]
     pub fn cell(&self, row: usize) -> &'a str {
         match self.offsets.get(row..) {

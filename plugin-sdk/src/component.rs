@@ -7,7 +7,7 @@ use crate::bindings::exports::sluicebox::processor::processor::{
 use crate::bindings::sluicebox::processor::types;
 use crate::{Batch, Columns, Failure, Output, Processor, configuration};
 
-/// What a component with the processor `P` exports: the adapter behind [`crate::register!`].
+/// The exports of a component with the processor `P`: the adapter behind [`crate::register!`].
 #[derive(Debug)]
 pub struct Component<P>(PhantomData<P>);
 
@@ -42,7 +42,7 @@ impl<P: Processor> GuestSession for Session<P> {
     }
 }
 
-/// A session, the places of the columns that it wants, and the names of those that it adds.
+/// A session, the places of the columns that it reads, and the names of the columns that it adds.
 type OpenSession<P> = (Session<P>, Vec<u32>, Vec<String>);
 
 pub(crate) fn open<P: Processor>(config: &str, header: Vec<String>) -> Result<OpenSession<P>, Failure> {

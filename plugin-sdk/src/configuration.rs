@@ -2,7 +2,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Failure;
 
-/// Reads a configuration. The error names the place and what is expected there, and never the value: it may
+/// Reads a configuration. An error names the key and what is expected there, and never the value: that may
 /// be a secret.
 pub(crate) fn parse<C: DeserializeOwned>(json: &str) -> Result<C, Failure> {
     let mut input = serde_json::Deserializer::from_str(json);

@@ -1,6 +1,6 @@
-//! What the author of a Sluicebox processor depends on.
+//! The library for writing a Sluicebox processor.
 //!
-//! A processor looks at the rows of a file, batch by batch. It may change cells, add columns, and drop or
+//! A processor reads the rows of a file, batch by batch. It may change cells, add columns, and drop or
 //! reject rows; it can touch nothing else. Write a struct, implement [`Processor`], and [`register!`] it:
 //!
 //! ```
@@ -8,16 +8,16 @@
 //! use serde::Deserialize;
 //! use sluicebox_sdk::{Batch, Cells, ColumnId, Columns, Failure, Output, Processor, register};
 //!
-//! /// The configuration: its JSON Schema is derived from these types and comments.
+//! /// The configuration. Its JSON Schema is derived from this type and its comments.
 //! #[derive(Deserialize, JsonSchema)]
 //! #[serde(deny_unknown_fields)]
 //! struct Config {
-//!     /// The column to shout.
-//!     column: String,
+//!     /// The columns to shout.
+//!     columns: Vec<String>,
 //! }
 //!
 //! struct Shout {
-//!     column: ColumnId,
+//!     columns: Vec<ColumnId>,
 //! }
 //!
 //! impl Processor for Shout {
@@ -27,34 +27,39 @@
 //!     type Config = Config;
 //!
 //!     fn open(config: Config, columns: &mut Columns) -> Result<Self, Failure> {
-//!         Ok(Self { column: columns.want(&config.column)? })
+//!         Ok(Self { columns: columns.want_all("columns", &config.columns)? })
 //!     }
 //!
 //!     fn process(&mut self, batch: &Batch, output: &mut Output) -> Result<(), Failure> {
-//!         let mut cells = Cells::for_rows(batch.rows());
-//!         for cell in batch.column(self.column) {
-//!             cells.push(&cell.to_uppercase());
+//!         for column in &self.columns {
+//!             let mut cells = Cells::for_rows(batch.rows());
+//!             for cell in batch.column(*column) {
+//!                 cells.push(&cell.to_uppercase());
+//!             }
+//!             output.change(*column, cells);
 //!         }
-//!         output.change(self.column, cells);
 //!         Ok(())
 //!     }
 //! }
 //!
 //! register!(Shout);
 //!
-//! // A test needs no WebAssembly:
-//! let result = sluicebox_sdk::testing::run::<Shout>(r#"{"column": "name"}"#, &["id", "name"], &[&["1", "ann"]]);
+//! // A test needs no WebAssembly.
+//! let config = r#"{"columns": ["name"]}"#;
+//! let result = sluicebox_sdk::testing::run::<Shout>(config, &["id", "name"], &[&["1", "ann"]]);
 //! assert_eq!(result.unwrap().kept(), [["1", "ANN"]]);
 //! # fn main() {}
 //! ```
 //!
-//! Build it for `wasm32-unknown-unknown` as a `cdylib`; what the linker of the Rust toolchain makes of it with
-//! `wasm-component-ld` is a component that imports nothing but the log.
+//! Build it for `wasm32-unknown-unknown` as a `cdylib` and link it with `wasm-component-ld`. The component imports nothing
+//! but the log.
 
 mod batch;
 mod columns;
 mod component;
 mod configuration;
+mod failure;
+mod invalid;
 pub mod log;
 mod output;
 pub mod testing;
@@ -62,9 +67,11 @@ pub mod testing;
 pub use batch::{Batch, Column};
 pub use columns::{ColumnId, Columns};
 pub use component::Component;
+pub use failure::Failure;
+pub use invalid::Invalid;
 pub use output::{Cells, Output};
 
-/// What the WIT contract makes of Rust. A processor needs it only through [`register!`].
+/// The WIT contract as Rust. A processor needs it only through [`register!`].
 #[doc(hidden)]
 pub mod bindings {
     wit_bindgen::generate!({
@@ -75,53 +82,32 @@ pub mod bindings {
     });
 }
 
-/// Why a processor cannot go on. The goal fails with this message, so it must not quote a cell or a secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The configuration is wrong, or does not go with the file's columns.
-    Config(String),
-    /// The data is such that no verdict on single rows would do.
-    Data(String),
-}
-
-impl Failure {
-    /// A failure of the configuration.
-    pub fn config(message: impl Into<String>) -> Self {
-        Self::Config(message.into())
-    }
-
-    /// A failure of the data.
-    pub fn data(message: impl Into<String>) -> Self {
-        Self::Data(message.into())
-    }
-}
-
-/// A processor, as it is while it works on one file.
+/// A processor at work on one file.
 pub trait Processor: Sized + 'static {
-    /// The name that goals give: `[a-z0-9-]`.
+    /// The name by which goals refer to it: `[a-z0-9-]`.
     const NAME: &'static str;
-    /// The version: semantic versioning.
+    /// Its version: semantic versioning.
     const VERSION: &'static str;
     /// What it does, in one line.
     const SUMMARY: &'static str;
 
-    /// The configuration of a goal. Its JSON Schema is what `sluicebox plugin inspect` shows.
+    /// The configuration in a goal. `sluicebox plugin inspect` shows its JSON Schema.
     type Config: serde::de::DeserializeOwned + schemars::JsonSchema;
 
-    /// Begins a file: says which columns it wants to see and which it adds.
+    /// Begins a file: chooses the columns to read and the columns to add.
     ///
     /// # Errors
-    /// If the configuration does not go with the columns.
+    /// If the configuration is wrong, or does not fit the columns.
     fn open(config: Self::Config, columns: &mut Columns) -> Result<Self, Failure>;
 
-    /// Looks at about a thousand rows, those before them done. Rows keep their number and their order.
+    /// Processes the next batch, about 1,000 rows. Batches arrive in the order of the file.
     ///
     /// # Errors
-    /// If no verdict on single rows would do: the goal fails at this batch.
+    /// If the data is wrong in a way that no verdict on single rows can express. The goal fails at this batch.
     fn process(&mut self, batch: &Batch, output: &mut Output) -> Result<(), Failure>;
 }
 
-/// Makes a [`Processor`] the one that the component exports. Once in a crate.
+/// Exports a [`Processor`] from the component. Call it once in a crate.
 #[macro_export]
 macro_rules! register {
     ($processor:ty) => {

@@ -1,4 +1,4 @@
-//! Messages for the operator. The host limits their number and size; they should not quote cells.
+//! Messages for the operator. The host limits their number and size. They must not quote cells.
 
 #[cfg(target_arch = "wasm32")]
 use crate::bindings::sluicebox::processor::log::{Level, write};
@@ -17,6 +17,6 @@ macro_rules! level {
 
 level!(trace, Trace, "Steps, for the plugin's author.");
 level!(debug, Debug, "Details, for the plugin's author.");
-level!(info, Info, "What an operator may want to know.");
-level!(warn, Warn, "What an operator should look at.");
-level!(error, Error, "What went wrong.");
+level!(info, Info, "Information for the operator.");
+level!(warn, Warn, "Something that the operator should look at.");
+level!(error, Error, "Something that went wrong.");

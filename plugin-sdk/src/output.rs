@@ -18,7 +18,7 @@ impl Default for Cells {
 }
 
 impl Cells {
-    /// Room for so many rows.
+    /// No cells yet, with room for `rows`.
     pub fn for_rows(rows: usize) -> Self {
         let mut offsets = Vec::with_capacity(rows + 1);
         offsets.push(0);
@@ -32,7 +32,7 @@ impl Cells {
         self.end();
     }
 
-    /// Appends a cell that is written piece by piece, without a string of its own.
+    /// Appends a cell that `write` appends to the text, without a string of its own.
     #[inline]
     pub fn push_with(&mut self, write: impl FnOnce(&mut String)) {
         write(&mut self.data);
@@ -63,7 +63,7 @@ impl<'a> FromIterator<&'a str> for Cells {
     }
 }
 
-/// What a processor makes of a batch. Left alone, it keeps every row as it is.
+/// The result of a batch. By default, every row is kept unchanged.
 #[derive(Debug)]
 pub struct Output {
     rows: usize,
@@ -83,29 +83,28 @@ impl Output {
     fn judge(&mut self, row: usize, verdict: u8) -> bool {
         self.verdicts.resize(self.rows, 0);
         match self.verdicts.get_mut(row) {
-            Some(held) if *held == 0 => {
-                *held = verdict;
+            Some(current) if *current == 0 => {
+                *current = verdict;
                 true
             }
             _ => false,
         }
     }
 
-    /// Drops a row: it goes no further, by intention. The first word on a row stands.
+    /// Drops a row on purpose: nothing after this processor sees it. The first verdict on a row counts.
     pub fn drop(&mut self, row: usize) {
         self.judge(row, DROP);
     }
 
-    /// Rejects a row: it is wrong, and is written to the rejected rows. `code` is for programs
-    /// (`[a-z0-9-]`, at most 64 bytes), `reason` for people; it should not quote the cell. The first word on
-    /// a row stands.
+    /// Rejects a row that is wrong: it goes to the rejected rows. `code` is for programs (`[a-z0-9-]`, at most
+    /// 64 bytes), `reason` for people; it must not quote the cell. The first verdict on a row counts.
     pub fn reject(&mut self, row: usize, column: Option<ColumnId>, code: &str, reason: impl Into<String>) {
         if self.judge(row, REJECT) {
             self.rejections.push((row, column, code.to_owned(), reason.into()));
         }
     }
 
-    /// Puts the cells in place of a column's. There must be one for each row, rejected and dropped ones too.
+    /// Replaces the cells of a column. There must be one for each row, also for rejected and dropped rows.
     pub fn change(&mut self, column: ColumnId, cells: Cells) {
         self.columns.insert(column, cells);
     }
@@ -120,7 +119,7 @@ impl Output {
         let mut changed = Vec::with_capacity(self.columns.len());
         for (column, cells) in self.columns {
             changed.push(place(column));
-            // The first column is handed on as it is.
+            // The first column is passed on without a copy.
             if values.offsets.is_empty() {
                 values.data = cells.data.into_bytes();
                 values.offsets = cells.offsets;

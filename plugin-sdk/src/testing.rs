@@ -3,28 +3,28 @@
 use crate::bindings::sluicebox::processor::types;
 use crate::{Failure, Processor, component};
 
-/// What became of the rows.
+/// The rows after a processor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Processed {
-    /// The columns of the file, then those that were added.
+    /// The columns of the file, then the added columns.
     pub header: Vec<String>,
-    /// Each row with its cells as they are now.
+    /// Each row with its verdict and its cells.
     pub rows: Vec<(Verdict, Vec<String>)>,
 }
 
-/// What the processor says of a row.
+/// The verdict on a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It goes on.
+    /// The row goes on.
     Keep,
-    /// It goes no further.
+    /// The row is dropped.
     Drop,
-    /// It is wrong: the code and the reason.
+    /// The row is rejected: the code and the reason.
     Reject(String, String),
 }
 
 impl Processed {
-    /// The rows that go on.
+    /// The cells of the rows that go on.
     pub fn kept(&self) -> Vec<&[String]> {
         let kept = self.rows.iter().filter(|(verdict, _)| *verdict == Verdict::Keep);
         kept.map(|(_, cells)| cells.as_slice()).collect()
@@ -34,7 +34,7 @@ impl Processed {
 /// Opens a file with the header `header` and processes `rows` as one batch.
 ///
 /// # Errors
-/// What the processor fails with.
+/// The failure of the processor.
 pub fn run<P: Processor>(config: &str, header: &[&str], rows: &[&[&str]]) -> Result<Processed, Failure> {
     let mut header: Vec<String> = header.iter().map(|&name| name.to_owned()).collect();
     let (session, wanted, added) = component::open::<P>(config, header.clone())?;
@@ -58,8 +58,8 @@ pub fn run<P: Processor>(config: &str, header: &[&str], rows: &[&[&str]]) -> Res
     Ok(Processed { header, rows: verdicts.zip(cells).collect() })
 }
 
-/// Measures a processor without the sandbox, for `sluicebox plugin bench`, which runs it as `examples/native.rs` and
-/// says on stdin what to measure. Prints `{"ns_per_call": …}`.
+/// Measures a processor without the sandbox. `sluicebox plugin bench` runs it as `examples/native.rs`, with the rows to measure on
+/// stdin. Prints `{"ns_per_call": …}`.
 pub fn bench<P: Processor>() {
     #[derive(serde::Deserialize)]
     struct Input {
@@ -89,14 +89,14 @@ pub fn bench<P: Processor>() {
             round(input.warm_up)?;
             (0..input.rounds).try_fold(u128::MAX, |best, _| Ok(best.min(round(input.calls)?)))
         });
-    #[expect(clippy::print_stdout, reason = "its answer")]
+    #[expect(clippy::print_stdout, reason = "it prints its result")]
     match measured {
         Ok(nanoseconds) => println!("{{\"ns_per_call\": {nanoseconds}}}"),
         Err(failure) => println!("{{\"failure\": {:?}}}", format!("{failure:?}")),
     }
 }
 
-/// The wanted columns of some rows.
+/// The columns `wanted` of some rows.
 fn batch<'a>(wanted: &[u32], rows: impl ExactSizeIterator<Item = &'a [&'a str]> + Clone) -> types::Batch {
     let mut input = types::Batch {
         rows: u32::try_from(rows.len()).unwrap_or(u32::MAX),
@@ -118,7 +118,7 @@ fn end(data: &[u8]) -> u32 {
     u32::try_from(data.len()).unwrap_or(u32::MAX)
 }
 
-/// Puts the changed cells in place; `places` are those of the session's columns in the rows.
+/// Replaces the changed cells; `places` are the places of the session's columns in the rows.
 fn apply(outcome: &types::Outcome, places: &[usize], rows: &mut [Vec<String>]) {
     let Some(values) = &outcome.values else { return };
     let columns = values.offsets.chunks_exact(rows.len() + 1);
@@ -140,7 +140,7 @@ fn verdict(outcome: &types::Outcome, row: u32) -> Verdict {
         Some(_) => {
             let rejection = outcome.rejections.iter().find(|rejection| rejection.row == row);
             let (code, reason) =
-                rejection.map(|said| (said.code.clone(), said.reason.clone())).unwrap_or_default();
+                rejection.map(|found| (found.code.clone(), found.reason.clone())).unwrap_or_default();
             Verdict::Reject(code, reason)
         }
     }

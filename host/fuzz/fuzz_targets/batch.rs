@@ -1,4 +1,4 @@
-//! Any cells cross the boundary.
+//! Passes any cells through the boundary.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| sluicebox_processors::fuzz::batch(bytes));

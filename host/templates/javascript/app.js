@@ -7,12 +7,12 @@ const encoder = new TextEncoder();
 
 const schema = {
   type: 'object',
-  properties: { column: { type: 'string', description: 'The column that is changed.' } },
+  properties: { column: { type: 'string', description: 'The column to change.' } },
   required: ['column'],
   additionalProperties: false,
 };
 
-// The work on the rows of one file.
+// Processes the rows of one file.
 class Session {
   static open(config, header) {
     const { column } = JSON.parse(config);
@@ -38,7 +38,7 @@ class Session {
   }
 }
 
-// One column as it crosses the boundary: the cells' bytes, and where each begins and ends.
+// One column in the form of the contract: the bytes of the cells, and where each begins and ends.
 function columnOf(cells) {
   const encoded = cells.map((cell) => encoder.encode(cell));
   const offsets = new Uint32Array(cells.length + 1);

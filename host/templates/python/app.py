@@ -7,14 +7,14 @@ from wit_world.exports.processor import Description
 
 SCHEMA = {
     "type": "object",
-    "properties": {"column": {"type": "string", "description": "The column that is changed."}},
+    "properties": {"column": {"type": "string", "description": "The column to change."}},
     "required": ["column"],
     "additionalProperties": False,
 }
 
 
 class Processor(exports.Processor):
-    """What the plugin says of itself."""
+    """Describes the plugin."""
 
     def describe(self) -> Description:
         return Description("{{name}}", "0.1.0", "Writes a column in capital letters.", json.dumps(SCHEMA))

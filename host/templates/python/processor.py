@@ -1,4 +1,4 @@
-"""What the plugin does with the rows of one file; the module's name is that of the interface."""
+"""Processes the rows of one file. The module has the name of the interface."""
 
 import json
 
@@ -27,7 +27,7 @@ class Session(exports.processor.Session):
 
 
 def column_of(cells: list[str]) -> Batch:
-    """One column as it crosses the boundary: the cells' bytes, and where each begins and ends."""
+    """One column in the form of the contract: the bytes of the cells, and where each begins and ends."""
     encoded = [cell.encode() for cell in cells]
     offsets = [0]
     for cell in encoded:

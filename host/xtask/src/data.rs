@@ -1,4 +1,4 @@
-//! Example data: customers as the benchmark and the demo import them.
+//! Example data for the benchmark and the demo: customers.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -19,7 +19,7 @@ pub(crate) fn customers(path: &Path, rows: u64, round: u64) -> anyhow::Result<()
     some_customers(path, rows, rows, round)
 }
 
-/// Writes `count` of as many customers as `rows` says.
+/// Writes `count` of `rows` customers.
 pub(crate) fn some_customers(path: &Path, count: u64, rows: u64, round: u64) -> anyhow::Result<()> {
     let file = File::create(path).with_context(|| path.display().to_string())?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
@@ -27,7 +27,7 @@ pub(crate) fn some_customers(path: &Path, count: u64, rows: u64, round: u64) -> 
         out,
         "id,email,first_name,last_name,phone,city,country,birthdate,lifetime_spend,score,tags,updated_at"
     )?;
-    // A step that has no factor in common with the number of rows visits each customer once, in no order.
+    // A step that has no factor in common with the number of rows visits each customer once, in a mixed order.
     let step = if round == 0 { 1 } else { coprime(rows, rows / 3 * 2 + 7919 * round) };
     let mut id = round % rows.max(1);
     for _ in 0..count {
@@ -36,7 +36,7 @@ pub(crate) fn some_customers(path: &Path, count: u64, rows: u64, round: u64) -> 
         writeln!(
             out,
             "{id},{first}.{id}@Example{}.com,{first},{last},+316{:08},\"{}, {}\",{},{}-{:02}-{:02},{}.{:02},{},{}|{},2026-{:02}-{:02}T{:02}:{:02}:00Z",
-            // An address stays the same, whatever else changes.
+            // The address stays the same in every round.
             mix(id) % 97,
             n % 100_000_000,
             pick(&CITIES, n >> 3),
@@ -66,7 +66,7 @@ fn pick<'a>(choices: &[&'a str], number: u64) -> &'a str {
     choices.get(place).copied().unwrap_or_default()
 }
 
-/// SplitMix64: numbers that look random and are the same everywhere.
+/// SplitMix64: pseudorandom numbers that are the same everywhere.
 fn mix(seed: u64) -> u64 {
     let mut n = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,4 +1,4 @@
-//! The main job on example data, from nothing.
+//! An import of example data into a new working folder.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -41,7 +41,7 @@ pub(crate) fn run(rows: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A second processor: a new column out of another.
+/// A second processor, which adds a column.
 const ADDED: &str = r#"
 [[import_profiles.processors]]
 plugin = "field-transform"

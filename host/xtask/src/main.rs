@@ -1,11 +1,11 @@
-//! What developers run: `cargo xtask setup | build-plugins | demo | test | bench`.
-#![expect(clippy::print_stdout, reason = "a developer reads it")]
+//! Tasks for developers: `cargo xtask setup | build-plugins | demo | test | bench`.
+#![expect(clippy::print_stdout, reason = "output for a developer")]
 
 mod bench;
 mod data;
 mod demo;
-// The same search as `sluicebox plugin build`.
-#[path = "../../src/guest.rs"]
+// The search for a compiler that `sluicebox plugin build` uses too.
+#[path = "../../src/plugins/guest.rs"]
 mod guest;
 mod plugins;
 mod setup;
@@ -24,37 +24,37 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Finds or installs what building needs, and says which.
+    /// Finds or installs the tools that building needs, and lists them.
     Setup,
-    /// Builds the bundled plugins as components, into plugins/built.
+    /// Builds the bundled plugins as components in plugins/built.
     BuildPlugins {
-        /// Those that attack the host in its tests too, into tests/hostile/built.
+        /// Also builds the plugins that attack the host in tests, in tests/hostile/built.
         #[arg(long)]
         hostile: bool,
     },
-    /// Imports a file of a million rows through two processors and looks profiles up.
+    /// Imports a file of a million rows through two processors, and queries the profiles.
     Demo {
-        /// How many rows the file has.
+        /// The number of rows in the file.
         #[arg(long, default_value_t = 1_000_000)]
         rows: u64,
     },
     /// Checks everything: formatting, lints, licences, and all tests.
     Test,
-    /// Measures imports and exports beside DuckDB and a Python script at the same work, and writes docs/bench.md.
+    /// Measures imports and exports, with DuckDB and a Python script at the same work, and writes docs/bench.md.
     Bench {
-        /// Only one import after the other, with the time of each stage: create, update, re-import; with 0, 1 and 3 processors.
+        /// Measures the stages of imports instead: create, update and re-import, with 0, 1 and 3 processors.
         #[arg(long, conflicts_with_all = ["s3", "export"])]
         stages: bool,
-        /// Imports while 200 readers look at the service, and without them.
+        /// Measures imports with and without 200 readers of the service instead.
         #[arg(long, conflicts_with_all = ["s3", "export", "stages"])]
         readers: bool,
-        /// How many rows the file has.
+        /// The number of rows in the file.
         #[arg(long, default_value_t = 1_000_000)]
         rows: u64,
-        /// The same file from a folder and from a bucket of SeaweedFS instead. 16000000 rows are 2 GB.
+        /// Measures imports from a folder and from a bucket of SeaweedFS instead. 16000000 rows are 2 GB.
         #[arg(long)]
         s3: bool,
-        /// Exports of all profiles and of a thousand that changed instead.
+        /// Measures exports of all profiles and of a thousand changed ones instead.
         #[arg(long, conflicts_with = "s3")]
         export: bool,
     },

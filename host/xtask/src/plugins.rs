@@ -6,7 +6,7 @@ use anyhow::Context;
 use crate::setup::{component, guest_cargo};
 use crate::shell::{root, run};
 
-/// Builds every bundled plugin as a component, into plugins/built, from where the host takes them up.
+/// Builds the bundled plugins as components in plugins/built, where the build of the host finds them.
 pub(crate) fn build() -> anyhow::Result<()> {
     build_from(&root().join("plugins"))
 }
@@ -16,7 +16,7 @@ pub(crate) fn build_hostile() -> anyhow::Result<()> {
     build_from(&root().join("tests/hostile"))
 }
 
-/// Builds each crate in a folder, into `built` in it.
+/// Builds each crate in a folder; the components go to its subfolder `built`.
 fn build_from(folder: &Path) -> anyhow::Result<()> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -26,7 +26,7 @@ fn build_from(folder: &Path) -> anyhow::Result<()> {
         }
     }
     names.sort();
-    // One by one: built together, each would get the features that any of them asks for, and take longer to compile.
+    // One by one: in one build, each crate would get the features that any of them needs, and compile longer.
     for name in &names {
         run(guest_cargo()?.args(["--package", name]))?;
     }
@@ -35,7 +35,7 @@ fn build_from(folder: &Path) -> anyhow::Result<()> {
     for name in &names {
         let (from, to) = (component(name)?, built.join(format!("{name}.wasm")));
         let component = fs::read(&from).with_context(|| from.display().to_string())?;
-        // The host is built again only if a plugin changed.
+        // A file that is written again causes a new build of the host.
         if fs::read(&to).ok().as_ref() != Some(&component) {
             fs::write(&to, &component)?;
         }

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use crate::guest::{Guest, TARGET, linkers, output};
 use crate::shell::{install, root, run, target};
 
-/// Finds or installs everything that any task needs.
+/// Finds or installs the tools of all tasks.
 pub(crate) fn everything() -> anyhow::Result<()> {
     clang()?;
     guest()?;
@@ -22,7 +22,7 @@ pub(crate) fn everything() -> anyhow::Result<()> {
     cargo_deny().map(|_| ())
 }
 
-/// The other side of OpenPGP, for tests.
+/// Another implementation of OpenPGP, for tests.
 pub(crate) fn gnupg() -> anyhow::Result<()> {
     match output(Command::new("gpg").arg("--version")) {
         Some(version) => {
@@ -58,7 +58,7 @@ pub(crate) fn registry() -> anyhow::Result<()> {
     }
 }
 
-/// Sets the clock of a single program, for tests.
+/// A tool that sets the clock of one program, for tests.
 pub(crate) fn faketime() -> anyhow::Result<()> {
     match output(Command::new("faketime").arg("--version")) {
         Some(version) => {
@@ -69,7 +69,7 @@ pub(crate) fn faketime() -> anyhow::Result<()> {
     }
 }
 
-/// A Python with DuckDB, which tests have read what was exported.
+/// A Python with DuckDB, with which tests read exports.
 pub(crate) fn duckdb() -> anyhow::Result<PathBuf> {
     const VERSION: &str = "2.0.1";
     let place = target()?.join("tools/duckdb");
@@ -83,7 +83,7 @@ pub(crate) fn duckdb() -> anyhow::Result<PathBuf> {
     Ok(python)
 }
 
-/// The tools that make components of Python and JavaScript, for tests; answers with their folders as `PATH` has them.
+/// The tools that make components of Python and JavaScript, for tests; answers with their folders in the form of `PATH`.
 pub(crate) fn componentize() -> anyhow::Result<String> {
     const PYTHON: &str = "0.25.1";
     const JAVASCRIPT: &str = "0.19.3";
@@ -109,7 +109,7 @@ pub(crate) fn componentize() -> anyhow::Result<String> {
     Ok(format!("{}:{}", python.join("bin").display(), tools.display()))
 }
 
-/// A Python with a mail server, a maker of certificates, and what tries an API by its description, for tests.
+/// A Python with a mail server, a generator of certificates, and a tester of APIs, for tests.
 pub(crate) fn service() -> anyhow::Result<PathBuf> {
     const PACKAGES: [&str; 3] = ["aiosmtpd==1.4.6", "trustme==1.2.1", "schemathesis==4.32.5"];
     let place = target()?.join("tools/service");
@@ -126,7 +126,7 @@ pub(crate) fn service() -> anyhow::Result<PathBuf> {
     Ok(python)
 }
 
-/// A browser, and what drives and judges it, for tests; answers with the folder of the packages.
+/// A browser with packages that control it and check accessibility, for tests; answers with the folder of the packages.
 pub(crate) fn browser() -> anyhow::Result<PathBuf> {
     const PACKAGES: [&str; 2] = ["playwright-core@1.65.1", "axe-core@4.14.1"];
     match output(Command::new("chromium").arg("--version")) {
@@ -160,7 +160,7 @@ fn venv(place: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// RocksDB is compiled with clang, and its bindings are made with libclang.
+/// Clang, which compiles RocksDB, and libclang, which generates its bindings.
 pub(crate) fn clang() -> anyhow::Result<()> {
     let found = output(Command::new("clang").arg("--version"));
     let library = env::var_os("LIBCLANG_PATH").is_some() || has_libclang();
@@ -184,8 +184,8 @@ fn has_libclang() -> bool {
     })
 }
 
-/// A compiler for plugins with its standard library: the one that is installed; or rustup installs the library; or
-/// Debian's compiler builds it.
+/// A compiler for plugins with its standard library. If none is installed, rustup installs the library, or Debian's compiler
+/// builds it.
 pub(crate) fn guest() -> anyhow::Result<Guest> {
     match Guest::find() {
         Some(guest) => {
@@ -194,7 +194,7 @@ pub(crate) fn guest() -> anyhow::Result<Guest> {
         }
         None => {
             println!(
-                "{TARGET}: rustup cannot get it; using Debian's compiler, which builds it from its sources"
+                "{TARGET}: rustup cannot install it; using Debian's compiler, which builds it from its sources"
             );
             install(&["rustc-web", "cargo-web", "rust-web-src"])?;
             Ok(Guest::Debian)
@@ -202,13 +202,13 @@ pub(crate) fn guest() -> anyhow::Result<Guest> {
     }
 }
 
-/// A cargo that builds the bundled plugins; the linker makes components.
+/// A cargo that builds the bundled plugins. The linker makes components.
 pub(crate) fn guest_cargo() -> anyhow::Result<Command> {
     let mut command = guest()?.cargo();
     let tools = linkers().context("there is no rustc; install Rust with rustup")?;
     let (linker, wasm_ld) = (tools.join("wasm-component-ld"), tools.join("gcc-ld/wasm-ld"));
     if !linker.exists() {
-        bail!("{} is missing: the Rust toolchain is not whole", linker.display());
+        bail!("{} is missing: the Rust toolchain is incomplete", linker.display());
     }
     command
         .args(["--profile", "plugin"])
@@ -222,7 +222,7 @@ pub(crate) fn guest_cargo() -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Where that cargo leaves a component.
+/// The path of a component that this cargo built.
 pub(crate) fn component(name: &str) -> anyhow::Result<PathBuf> {
     let folder = target()?.join("plugins").join(TARGET).join("plugin");
     Ok(folder.join(format!("{}.wasm", name.replace('-', "_"))))

@@ -6,14 +6,14 @@ use anyhow::{Context, bail};
 
 use crate::guest::output;
 
-/// The root of the repository that cargo runs this for: clones share one folder of built programs, so the path
-/// that was compiled in may be another's.
+/// The root of the repository in which cargo runs. Clones share a target folder, so the path at compile time may be that of
+/// another clone.
 pub(crate) fn root() -> PathBuf {
     let manifest = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     Path::new(&manifest).join("../..")
 }
 
-/// Where everything is built: one folder for all clones on a machine, since RocksDB takes long to compile.
+/// The target folder. All clones on a machine share one, because RocksDB takes long to compile.
 pub(crate) fn target() -> anyhow::Result<PathBuf> {
     if let Some(folder) = env::var_os("CARGO_TARGET_DIR") {
         return Ok(folder.into());
@@ -26,7 +26,7 @@ pub(crate) fn target() -> anyhow::Result<PathBuf> {
 pub(crate) fn cargo(arguments: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root()).env("CARGO_TARGET_DIR", target()?);
-    // What the outer cargo told this program of itself would have crates built again whose build depends on it.
+    // Some crates depend on these variables of the outer cargo, and would be built again.
     let of_outer = |name: &str| {
         ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"]
             .iter()
@@ -38,7 +38,7 @@ pub(crate) fn cargo(arguments: &[&str]) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Says what it runs, runs it, and fails if it fails.
+/// Prints a command, runs it, and fails if it fails.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     println!("$ {}", line(command));
     let status = command.status().with_context(|| line(command))?;
@@ -54,7 +54,9 @@ fn line(command: &Command) -> String {
 pub(crate) fn install(packages: &[&str]) -> anyhow::Result<()> {
     let list = packages.join(" ");
     if output(Command::new("apt-get").arg("--version")).is_none() {
-        bail!("needed, and this is no Debian or Ubuntu to install them on: {list}");
+        bail!(
+            "these packages are missing, and cannot be installed because this is not Debian or Ubuntu: {list}"
+        );
     }
     let root = output(Command::new("id").arg("-u")).as_deref() == Some("0");
     let apt = || {

@@ -1,4 +1,4 @@
-//! Everything that must hold.
+//! All checks and tests.
 
 use std::process::Command;
 
@@ -20,7 +20,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut tests = cargo(&["test", "--release", "--workspace"])?;
     tests.env("SLUICEBOX_PYTHON", setup::duckdb()?);
     tests.env("SLUICEBOX_SERVICE_PYTHON", setup::service()?).env("SLUICEBOX_BROWSER", setup::browser()?);
-    // Where tests leave pictures of the page.
+    // Tests save pictures of the page here.
     tests.env("SLUICEBOX_SCREENSHOTS", target()?.join("screenshots"));
     tests.env("SLUICEBOX_WEED", weed).env("SLUICEBOX_COMPONENTIZE", setup::componentize()?);
     run_command(&mut tests)?;
@@ -30,8 +30,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     deny()
 }
 
-/// Licences, sources and versions of everything that is linked; and its known vulnerabilities, where their list can be
-/// had.
+/// Checks licences, sources and versions of all dependencies; and known vulnerabilities, if their list can be
+/// downloaded.
 fn deny() -> anyhow::Result<()> {
     let program = setup::cargo_deny()?;
     let deny = |arguments: &[&str]| {
@@ -43,6 +43,6 @@ fn deny() -> anyhow::Result<()> {
     if output(&mut deny(&["fetch", "db"])).is_some() {
         return run_command(&mut deny(&["check", "--hide-inclusion-graph", "advisories"]));
     }
-    println!("known vulnerabilities: NOT CHECKED, their list cannot be fetched on this machine");
+    println!("known vulnerabilities: NOT CHECKED, this machine cannot download their list");
     Ok(())
 }

@@ -4,8 +4,8 @@ use crate::Rules;
 use crate::plain::{self, Plain};
 
 /// RFC 5321, 4.5.3.1.
-const LONGEST_LOCAL: usize = 64;
-const LONGEST_ADDRESS: usize = 254;
+const MAX_LOCAL_BYTES: usize = 64;
+const MAX_ADDRESS_BYTES: usize = 254;
 
 /// Providers where what follows a `+` in the local part is ignored.
 const PLUS_TAGS: [&str; 10] = [
@@ -21,7 +21,7 @@ const PLUS_TAGS: [&str; 10] = [
     "pm.me",
 ];
 
-/// Appends the normalized address; `None` if the cell holds none (something may be appended then).
+/// Appends the normalized address. `None` if the cell holds no address; the caller then removes what was appended.
 pub(crate) fn normalize(cell: &str, rules: &Rules, out: &mut String) -> Option<()> {
     let address = bare(trim(cell))?;
     if address.len() < cell.len() {
@@ -34,7 +34,7 @@ pub(crate) fn normalize(cell: &str, rules: &Rules, out: &mut String) -> Option<(
     normalize_bare(address, rules, out)
 }
 
-/// The same of an address without anything around it.
+/// As [`normalize`], for an address with nothing around it.
 pub(crate) fn normalize_bare(address: &str, rules: &Rules, out: &mut String) -> Option<()> {
     let start = out.len();
     let (local, domain) = address.rsplit_once('@')?;
@@ -65,12 +65,12 @@ pub(crate) fn normalize_bare(address: &str, rules: &Rules, out: &mut String) -> 
             }
         }
     }
-    if out.len() - start > LONGEST_LOCAL {
+    if out.len() - start > MAX_LOCAL_BYTES {
         return None;
     }
     out.push('@');
     out.push_str(domain);
-    (out.len() - start <= LONGEST_ADDRESS).then_some(())
+    (out.len() - start <= MAX_ADDRESS_BYTES).then_some(())
 }
 
 /// The address of `Ann Lee <ann@example.com>`, of `mailto:ann@example.com`, or the cell itself.
@@ -81,19 +81,19 @@ fn bare(cell: &str) -> Option<&str> {
     }
 }
 
-/// The cell without white space around it, which one look at its ends tells of nearly all.
+/// The cell without white space around it. Most cells have none, which their first and last byte show.
 pub(crate) fn trim(cell: &str) -> &str {
     let plain = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_graphic);
     let bytes = cell.as_bytes();
     if plain(bytes.first()) && plain(bytes.last()) { cell } else { cell.trim() }
 }
 
-/// The domain in small letters and, where it has letters beyond ASCII, in its IDNA form (UTS 46). It needs a
-/// dot: an address at a bare host name is a mistake.
+/// The domain in lower case and, where it is not ASCII, in its IDNA form (UTS 46). It needs a dot: an address at a bare
+/// host name is a mistake.
 fn domain_to_ascii(domain: &str) -> Option<Cow<'_, str>> {
     let domain = domain.strip_suffix('.').unwrap_or(domain);
     let simple = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
-    // Almost every domain is plain letters, which only have to be small.
+    // Almost every domain is ASCII and needs no IDNA.
     let plain = domain.bytes().all(simple)
         && !domain.as_bytes().windows(4).any(|four| four.eq_ignore_ascii_case(b"xn--"));
     let ascii = match (plain, domain.bytes().any(|byte| byte.is_ascii_uppercase())) {
@@ -106,7 +106,7 @@ fn domain_to_ascii(domain: &str) -> Option<Cow<'_, str>> {
     (ascii.contains('.') && ascii.len() <= 253 && ascii.split('.').all(label)).then_some(ascii)
 }
 
-/// RFC 5322, 3.2.3, with the letters beyond ASCII of RFC 6532. Quoted local parts are not used in practice.
+/// RFC 5322, 3.2.3, with the non-ASCII letters of RFC 6532. Quoted local parts are not used in practice.
 fn is_dot_atom(local: &str) -> bool {
     let ascii = |byte: u8| {
         byte.is_ascii_alphanumeric()

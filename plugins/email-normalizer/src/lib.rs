@@ -1,17 +1,19 @@
-//! Brings e-mail addresses into one form, so that they identify. The README shows what it does to which cell.
+//! Normalizes e-mail addresses, so that equal addresses are equal text. The README shows what becomes of which cell.
 
 mod address;
+mod invisible;
 mod look;
 mod plain;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sluicebox_sdk::{Batch, Cells, ColumnId, Columns, Failure, Output, Processor, register};
+use sluicebox_sdk::{Batch, Cells, ColumnId, Columns, Failure, Invalid, Output, Processor, register};
 
 use crate::address::{normalize, trim};
+use crate::invisible::without_invisible;
 use crate::plain::Plain;
 
-/// Which columns, and how far to go.
+/// The columns, and how far to normalize.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -19,40 +21,26 @@ pub struct Config {
     columns: Vec<String>,
     /// What separates several addresses in one cell; absent = a cell holds one.
     separator: Option<String>,
-    /// What becomes of a cell that is no address.
+    /// What to do with a cell that is not an address. `reject` gives the code `invalid-email`.
     #[serde(default)]
     invalid: Invalid,
     #[serde(flatten)]
     rules: Rules,
 }
 
-/// What becomes of a cell that is no address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-enum Invalid {
-    /// The cell is emptied.
-    #[default]
-    Empty,
-    /// The row is rejected, with the code `invalid-email`.
-    Reject,
-    /// The cell stays as it is.
-    Keep,
-}
-
-/// How far the local part, before the `@`, is changed. The domain is always brought into its ASCII form in
-/// small letters.
+/// How far to change the local part, before the `@`. The domain is always written in ASCII (IDNA) and in lower case.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 struct Rules {
-    /// Writes the local part in small letters. RFC 5321 allows it to matter; no large provider lets it.
+    /// Writes the local part in lower case. RFC 5321 allows case to matter; at no large provider does it.
     #[serde(default)]
     lowercase_local: bool,
-    /// Takes away what providers ignore: dots and plus-tags at gmail.com, plus-tags at outlook.com and others,
-    /// and writes googlemail.com as gmail.com.
+    /// Removes what providers ignore: dots and plus-tags at gmail.com, plus-tags at outlook.com and others. Writes
+    /// googlemail.com as gmail.com.
     #[serde(default)]
     provider_rules: bool,
 }
 
-/// The processor, as it is while it works on one file.
+/// The processor at work on one file.
 #[derive(Debug)]
 pub struct EmailNormalizer {
     columns: Vec<ColumnId>,
@@ -64,19 +52,15 @@ pub struct EmailNormalizer {
 impl Processor for EmailNormalizer {
     const NAME: &'static str = "email-normalizer";
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
-    const SUMMARY: &'static str = "Brings e-mail addresses into one form, so that they identify.";
+    const SUMMARY: &'static str = "Normalizes e-mail addresses, so that equal addresses are equal text.";
     type Config = Config;
 
     fn open(config: Config, columns: &mut Columns) -> Result<Self, Failure> {
-        if config.columns.is_empty() {
-            return Err(Failure::config("columns: expected at least one name"));
-        }
         if config.separator.as_deref() == Some("") {
-            return Err(Failure::config("separator: expected at least one character"));
+            return Err(Failure::expected("separator", "at least one character"));
         }
-        let wanted: Result<Vec<_>, _> = config.columns.iter().map(|name| columns.want(name)).collect();
         Ok(Self {
-            columns: wanted?,
+            columns: columns.want_all("columns", &config.columns)?,
             separator: config.separator,
             invalid: config.invalid,
             rules: config.rules,
@@ -100,7 +84,7 @@ impl Processor for EmailNormalizer {
 }
 
 impl EmailNormalizer {
-    /// Appends the normalized cell. `false` if it, or one of its addresses, is none.
+    /// Appends the normalized cell. `false` if the cell, or a part of it, is not an address.
     #[inline(always)]
     fn write(&self, cell: &str, out: &mut String) -> bool {
         match &self.separator {
@@ -140,19 +124,18 @@ impl EmailNormalizer {
     #[cold]
     fn look_closer(&self, cell: &str, out: &mut String) -> bool {
         let start = out.len();
-        if trim(cell).is_empty() || normalize(cell, &self.rules, out).is_some() {
+        let visible = without_invisible(cell);
+        if trim(&visible).is_empty() || normalize(&visible, &self.rules, out).is_some() {
             return true;
         }
         out.truncate(start);
         self.refuse(cell, out)
     }
 
-    /// What becomes of a cell that is no address.
+    /// Appends what stands in place of a cell that is not an address.
     #[cold]
     fn refuse(&self, cell: &str, out: &mut String) -> bool {
-        if self.invalid == Invalid::Keep {
-            out.push_str(cell);
-        }
+        out.push_str(self.invalid.replacement(cell));
         false
     }
 }
@@ -177,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn brings_addresses_into_one_form() {
+    fn normalizes_addresses() {
         for (input, expected) in [
             ("  Ann@Example.COM ", "Ann@example.com"),
             ("Ann Lee <ann@example.com>", "ann@example.com"),
@@ -194,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn empties_what_is_no_address() {
+    fn empties_cells_that_are_not_addresses() {
         for input in [
             "ann",
             "ann@",
@@ -219,7 +202,28 @@ mod tests {
     }
 
     #[test]
-    fn goes_as_far_as_told() {
+    fn removes_invisible_characters() {
+        for input in [
+            "\u{feff}ann@example.com",
+            "ann@example.com\u{200b}",
+            "an\u{ad}n@exam\u{200d}ple.com",
+            "\u{a0}ann@example.com\u{a0}",
+            "\u{202a}ann@example.com\u{202c}",
+            "\u{200e}Ann <\u{2060}ann@example.com>\u{200f}",
+            "\u{200b} ann@example.com \u{feff}",
+        ] {
+            check("", input, "ann@example.com");
+        }
+        for input in ["\u{200b}", "\u{a0}\u{feff}"] {
+            check("", input, "");
+            assert_eq!(cell(r#", "invalid": "reject""#, input).0, Verdict::Keep);
+        }
+        check(r#", "invalid": "keep""#, "an\u{200b}n", "an\u{200b}n");
+        check("", "an\u{a0}n@example.com", "");
+    }
+
+    #[test]
+    fn applies_the_rules_that_are_on() {
         let provider = r#", "lowercase_local": true, "provider_rules": true"#;
         check(r#", "lowercase_local": true"#, "ANN.Lee@Example.com", "ann.lee@example.com");
         check(provider, "Ann.Lee+news@GoogleMail.com", "annlee@gmail.com");
@@ -232,18 +236,19 @@ mod tests {
     fn splits_several_addresses() {
         let several = r#", "separator": ";""#;
         check(several, "a@x.example; B@X.example;;", "a@x.example;B@x.example");
-        check(several, "nobody; a@x.example", "a@x.example");
+        check(several, "none; a@x.example", "a@x.example");
+        check(several, "\u{200b}; a@x.example", "a@x.example");
     }
 
     #[test]
-    fn rejects_the_row_where_asked() {
+    fn rejects_the_row_if_configured() {
         let (verdict, _) = cell(r#", "invalid": "reject""#, "ann");
         assert!(matches!(verdict, Verdict::Reject(code, _) if code == "invalid-email"));
         assert_eq!(cell(r#", "invalid": "reject""#, "").0, Verdict::Keep);
     }
 
     #[test]
-    fn says_what_is_wrong_with_its_configuration() {
+    fn reports_configuration_errors() {
         let check = |config: &str, expected: &str| {
             let failure = run::<EmailNormalizer>(config, &["email"], &[]).unwrap_err();
             assert_eq!(failure, Failure::config(expected));

@@ -1,20 +1,20 @@
-//! Where in a cell the bytes are that matter to an address, and the cell in small letters.
+//! Finds the bytes of a cell that matter to an address, and writes the cell in lower case.
 
-/// The longest cell that is looked at: a bit for each byte.
-const LONGEST: usize = 64;
+/// Bytes of a cell at most: a `u64` has one bit for each.
+const MAX_BYTES: usize = 64;
 
-/// Where bytes of a kind are, a bit for each.
+/// The places of each kind of byte, one bit a byte.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Seen {
     pub ats: u64,
     pub dots: u64,
     pub hyphens: u64,
-    /// Neither letters, digits nor any of the above.
+    /// All other bytes, except letters and digits.
     pub others: u64,
 }
 
-/// Looks at 8 to 64 bytes and appends them in small letters; `None` if they are fewer or more, or one is not ASCII. What
-/// was appended by then is for the caller to take away.
+/// Classifies 8 to 64 bytes and appends them in lower case. `None` for fewer or more bytes, or if one is not ASCII; the
+/// caller then removes what was appended.
 #[inline(always)]
 pub(crate) fn look(bytes: &[u8], out: &mut Vec<u8>) -> Option<Seen> {
     #[cfg(target_feature = "simd128")]
@@ -24,7 +24,7 @@ pub(crate) fn look(bytes: &[u8], out: &mut Vec<u8>) -> Option<Seen> {
     walk(bytes, out, words::look)
 }
 
-/// Looks at a cell in pieces, the last of which may overlap the one before: what is seen twice is the same.
+/// Classifies a cell in pieces. The last piece may overlap the one before, with the same result.
 #[inline(always)]
 fn walk<const WIDTH: usize>(
     bytes: &[u8],
@@ -32,7 +32,7 @@ fn walk<const WIDTH: usize>(
     look: impl Fn([u8; WIDTH]) -> Option<([u8; WIDTH], Seen)>,
 ) -> Option<Seen> {
     let (first, last) = (bytes.first_chunk::<WIDTH>()?, bytes.last_chunk::<WIDTH>()?);
-    if bytes.len() > LONGEST {
+    if bytes.len() > MAX_BYTES {
         return None;
     }
     let (start, last_from) = (out.len(), bytes.len() - WIDTH);
@@ -64,21 +64,21 @@ impl Seen {
     }
 }
 
-/// Eight bytes at a time.
+/// 8 bytes at a time.
 mod words {
     use super::Seen;
 
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
 
-    /// What is seen in these bytes, and they in small letters; `None` if one is not ASCII.
+    /// These bytes in lower case, and the kinds of them. `None` if one is not ASCII.
     #[inline(always)]
     pub(super) fn look(bytes: [u8; 8]) -> Option<([u8; 8], Seen)> {
         let word = u64::from_le_bytes(bytes);
         if word & HIGH != 0 {
             return None;
         }
-        // The bit that small letters have, and capitals lack.
+        // Bit 5 makes lower case of upper case.
         let letter = range(word | (ONES * 0x20), b'a', b'z');
         let (at, dot, hyphen) = (equal(word, b'@'), equal(word, b'.'), equal(word, b'-'));
         let other = HIGH & !(letter | range(word, b'0', b'9') | at | dot | hyphen);
@@ -86,14 +86,14 @@ mod words {
         Some(((word | (letter >> 2)).to_le_bytes(), seen))
     }
 
-    /// The high bit of each ASCII byte that lies between two others.
+    /// The high bit of each ASCII byte from `from` to `to`.
     const fn range(word: u64, from: u8, to: u8) -> u64 {
         let at_least = word.wrapping_add(ONES.wrapping_mul((0x80 - from) as u64));
         let above = word.wrapping_add(ONES.wrapping_mul((0x7f - to) as u64));
         at_least & !above & HIGH
     }
 
-    /// The high bit of each ASCII byte that is this one.
+    /// The high bit of each ASCII byte that equals `byte`.
     const fn equal(word: u64, byte: u8) -> u64 {
         !(word ^ ONES.wrapping_mul(byte as u64)).wrapping_add(!HIGH) & HIGH
     }
@@ -104,7 +104,7 @@ mod words {
     }
 }
 
-/// Sixteen bytes at a time, as WebAssembly has instructions for.
+/// 16 bytes at a time, with the vector instructions of WebAssembly.
 #[cfg(target_feature = "simd128")]
 mod vectors {
     use std::arch::wasm32::{
@@ -114,7 +114,7 @@ mod vectors {
 
     use super::Seen;
 
-    /// What is seen in these bytes, and they in small letters; `None` if one is not ASCII.
+    /// These bytes in lower case, and the kinds of them. `None` if one is not ASCII.
     #[inline(always)]
     pub(super) fn look(bytes: [u8; 16]) -> Option<([u8; 16], Seen)> {
         let bytes = u128::from_le_bytes(bytes);
@@ -123,7 +123,7 @@ mod vectors {
             return None;
         }
         let all = u8x16_splat;
-        // The bit that small letters have, and capitals lack.
+        // Bit 5 makes lower case of upper case.
         let letter = u8x16_lt(u8x16_sub(v128_or(bytes, all(0x20)), all(b'a')), all(26));
         let digit = u8x16_lt(u8x16_sub(bytes, all(b'0')), all(10));
         let [at, dot, hyphen] = [b'@', b'.', b'-'].map(|byte| u8x16_eq(bytes, all(byte)));

@@ -1,34 +1,34 @@
-//! Addresses of plain ASCII without a display name, which nearly every cell is: many bytes at a time, for in the sandbox
-//! each turn of a loop costs a look at the clock.
+//! A fast path for ASCII addresses without a display name, as nearly every cell is. It works on many bytes at a time: in the
+//! sandbox, each iteration of a loop also checks the deadline.
 
 use crate::Rules;
 use crate::look::look;
 
-/// What is told of a cell.
+/// The result of the fast path.
 pub(crate) enum Plain {
-    /// It is an address, and was appended.
+    /// The cell is an address. It was appended.
     Written,
-    /// It is none.
+    /// The cell is not an address.
     NoAddress,
-    /// It has something in it that needs a closer look.
+    /// The cell needs the general path.
     Unknown,
 }
 
-/// Appends the normalized address, if the cell is one of the plain kind.
+/// Appends the normalized address, if the fast path can decide.
 #[inline(always)]
 pub(crate) fn write(cell: &str, rules: &Rules, out: &mut String) -> Plain {
     let start = out.len();
-    #[expect(unsafe_code, reason = "only words are appended of which each byte was found to be ASCII")]
-    // SAFETY: see the reason: what is appended is UTF-8 by itself.
+    #[expect(unsafe_code, reason = "only bytes that are ASCII are appended")]
+    // SAFETY: ASCII is UTF-8.
     let bytes = unsafe { out.as_mut_vec() };
-    let told = append(cell.as_bytes(), rules, bytes);
-    if !matches!(told, Plain::Written) {
+    let result = append(cell.as_bytes(), rules, bytes);
+    if !matches!(result, Plain::Written) {
         bytes.truncate(start);
     }
-    told
+    result
 }
 
-/// Appends the cell in small letters while it is looked at; what is there stands only if it was an address.
+/// Appends the cell in lower case while it classifies the bytes. The caller keeps the text only if the cell is an address.
 #[inline(always)]
 fn append(bytes: &[u8], rules: &Rules, out: &mut Vec<u8>) -> Plain {
     let (start, length) = (out.len(), bytes.len());
@@ -40,12 +40,12 @@ fn append(bytes: &[u8], rules: &Rules, out: &mut Vec<u8>) -> Plain {
     let (first, last) = (1_u64 << (at + 1), 1_u64 << (length - 1));
     let local = (1_u64 << at) - 1;
     let domain = (last - first) | last;
-    // RFC 5322, 3.2.3: no dot at an end, no two in a row; and no label of the domain begins or ends with a hyphen.
+    // RFC 5322, 3.2.3: no dot at an end, no two dots in a row. No label of the domain begins or ends with a hyphen.
     let (dots, hyphens) = (seen.dots, seen.hyphens & domain);
     let edges = 1 | (1 << (at - 1)) | first;
     let begins = (dots << 1) | first;
     let ends = (dots >> 1) | last;
-    // Two hyphens may be an IDNA label, and a domain may end with a dot.
+    // Two hyphens may begin an IDNA label. A domain may end with a dot.
     let plain = hyphens & (hyphens << 1) == 0 && dots & last == 0 && seen.others & domain == 0;
     if !plain || (seen.others != 0 && !atoms(bytes, seen.others & local)) {
         return Plain::Unknown;
@@ -66,14 +66,14 @@ fn append(bytes: &[u8], rules: &Rules, out: &mut Vec<u8>) -> Plain {
     Plain::Written
 }
 
-/// Whether a provider may ignore something of the address.
+/// Whether a provider may ignore parts of the address.
 fn provider(bytes: &[u8], at: usize, others: u64) -> bool {
     let host = bytes.get(at + 1..).unwrap_or_default();
     let tagged = others != 0 && bytes.contains(&b'+');
     tagged || host.eq_ignore_ascii_case(b"gmail.com") || host.eq_ignore_ascii_case(b"googlemail.com")
 }
 
-/// Whether the bytes at these places may stand in a local part besides letters, digits and hyphens.
+/// Whether the bytes at these places are allowed in a local part.
 fn atoms(bytes: &[u8], mut places: u64) -> bool {
     while places != 0 {
         let byte = bytes.get(places.trailing_zeros() as usize);
@@ -94,14 +94,14 @@ mod tests {
     use super::*;
     use crate::address;
 
-    /// What is told of a cell here is what the closer look tells.
+    /// The fast path decides as the general path does.
     fn check(cell: &str) {
         for number in 0..4 {
             let rules = Rules { lowercase_local: number & 1 == 1, provider_rules: number & 2 == 2 };
             let (mut plain, mut whole) = (String::from("x"), String::from("x"));
-            let told = write(cell, &rules, &mut plain);
+            let result = write(cell, &rules, &mut plain);
             let valid = address::normalize_bare(cell, &rules, &mut whole);
-            match told {
+            match result {
                 Plain::Written => assert_eq!((valid, &plain), (Some(()), &whole), "{cell}"),
                 Plain::NoAddress => assert_eq!((valid, plain.as_str()), (None, "x"), "{cell}"),
                 Plain::Unknown => assert_eq!(plain, "x", "{cell}"),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn every_short_cell_is_told_as_by_the_closer_look() {
+    fn the_fast_path_agrees_with_the_general_path() {
         let letters =
             ["a", "Z", "0", ".", "-", "@", "+", "_", "<", "\"", " ", "é", "xn--", "gmail.com", "@b.c"];
         let mut state = 1_u64;
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn most_addresses_are_plain() {
+    fn most_addresses_take_the_fast_path() {
         let rules = Rules { lowercase_local: true, provider_rules: false };
         let long = format!("{}@{}.example", "a".repeat(20), "b".repeat(35));
         for cell in ["Ann.Lee@Example.COM", "a_b+c'd@x-y.example", "12345@mail.example", &long] {

@@ -1,5 +1,7 @@
-//! Changes cells by steps that follow each other. The README shows every step.
+//! Changes cells in steps. The README shows every step.
 
+mod date;
+mod number;
 mod step;
 
 use std::collections::BTreeMap;
@@ -10,7 +12,7 @@ use sluicebox_sdk::{Batch, Cells, ColumnId, Columns, Failure, Output, Processor,
 
 use crate::step::{Step, StepConfig};
 
-/// The steps, in order: each sees what those before it left.
+/// The steps, in order. Each sees the result of those before it.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Config {
@@ -20,11 +22,11 @@ struct Config {
 
 struct FieldTransform {
     steps: Vec<Step>,
-    /// Every column that a step reads or writes.
+    /// All columns that a step reads or writes.
     columns: Vec<ColumnId>,
-    /// Places in `columns` of those that are written.
+    /// The places in `columns` of those that a step writes.
     written: Vec<usize>,
-    /// The cells of the row at hand, by place in `columns`.
+    /// The cells of the current row, by their place in `columns`.
     row: Vec<String>,
 }
 
@@ -37,7 +39,7 @@ impl Processor for FieldTransform {
 
     fn open(config: Config, columns: &mut Columns) -> Result<Self, Failure> {
         if config.steps.is_empty() {
-            return Err(Failure::config("steps: expected at least one"));
+            return Err(Failure::expected("steps", "at least one"));
         }
         let mut places = BTreeMap::new();
         let mut ids = Vec::new();
@@ -50,10 +52,7 @@ impl Processor for FieldTransform {
                 })
             };
             let step = step.compile(columns, &mut place);
-            steps.push(step.map_err(|failure| match failure {
-                Failure::Config(message) => Failure::Config(format!("steps[{number}]: {message}")),
-                failure @ Failure::Data(_) => failure,
-            })?);
+            steps.push(step.map_err(|failure| failure.at(&format!("steps[{number}]")))?);
         }
         let mut written: Vec<usize> = steps.iter().map(|step| step.into).collect();
         written.sort_unstable();
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_change() {
+    fn changes_text() {
         check(r#""trim": true"#, " a b ", "a b");
         check(r#""case": "upper""#, "jörg", "JÖRG");
         check(r#""case": "lower""#, "JÖRG", "jörg");
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_map() {
+    fn maps_by_a_table() {
         check(r#""map": {"table": {"m": "male", "f": "female"}}"#, "f", "female");
         check(r#""map": {"table": {"m": "male"}}"#, "x", "x");
         check(r#""map": {"table": {"m": "male"}, "otherwise": ""}"#, "x", "");
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_and_numbers_change_their_form() {
+    fn rewrites_dates_and_numbers() {
         let date = r#""date": {"from": "%d-%m-%Y", "to": "%Y-%m-%d"}"#;
         check(date, "31-12-2025", "2025-12-31");
         check(date, "", "");
@@ -142,13 +141,99 @@ mod tests {
             "2026-01-02T03:04:05+0100",
             "03:04",
         );
-        check(r#""number": {"decimal": ",", "thousands": "."}"#, "1.234,50", "1234.50");
         check(r#""number": {"decimals": 2}"#, "1.005", "1.01");
         check(r#""number": {"decimals": 2}"#, "-3", "-3.00");
         check(r#""number": {}"#, "1e5", "");
         let (verdict, _) =
             transform(&format!(r#"{{"column": "a", {date}, "invalid": "reject"}}"#), &["a"], &["x"]);
         assert!(matches!(verdict, Verdict::Reject(code, _) if code == "invalid-date"));
+    }
+
+    #[test]
+    fn separators_of_a_number_stand_where_they_belong() {
+        let european = r#""number": {"decimal": ",", "thousands": "."}"#;
+        let american = r#""number": {"thousands": ","}"#;
+        for (cell, expected) in [
+            ("1.234,50", "1234.50"),
+            ("1.234.567", "1234567"),
+            ("-583,28", "-583.28"),
+            ("+12", "12"),
+            ("1234567,8", "1234567.8"),
+            ("13.75", ""),
+            ("9.00", ""),
+            ("1.2.3", ""),
+            ("1.2345", ""),
+            ("1234.567", ""),
+            (".123", ""),
+            ("0.125", ""),
+            ("1,234.5", ""),
+            ("1,2,3", ""),
+            ("5,", ""),
+            (",5", ""),
+            ("1..234", ""),
+            ("1-2", ""),
+            ("--1", ""),
+            ("", ""),
+        ] {
+            check(european, cell, expected);
+        }
+        for (cell, expected) in [
+            ("1,234.50", "1234.50"),
+            ("1,234,567.89", "1234567.89"),
+            ("12", "12"),
+            ("9,00", ""),
+            ("13,75", ""),
+            ("1,2,3", ""),
+            ("1.234,5", ""),
+        ] {
+            check(american, cell, expected);
+        }
+        check(r#""number": {}"#, "1,234", "");
+        check(r#""number": {"decimal": "٫"}"#, "1٫5", "1.5");
+        check(r#""number": {"thousands": " "}"#, " 1 234.5 ", "1234.5");
+    }
+
+    #[test]
+    fn years_have_all_their_digits() {
+        let date = |from: &str| format!(r#""date": {{"from": "{from}", "to": "%Y-%m-%d"}}"#);
+        for (from, cell, expected) in [
+            ("%d/%m/%Y", "03/04/2025", "2025-04-03"),
+            ("%d/%m/%Y", "3/4/2025", "2025-04-03"),
+            ("%d/%m/%Y", "03/04/25", ""),
+            ("%d/%m/%Y", "03/04/991", ""),
+            ("%d/%m/%Y", "03/04/20255", ""),
+            ("%d/%m/%Y", "03/04/-2025", ""),
+            ("%d%m%Y", "03042025", "2025-04-03"),
+            ("%d%m%Y", "031991", ""),
+            ("%Y%m%d", "20250403", "2025-04-03"),
+            ("%F", "2025-04-03", "2025-04-03"),
+            ("%F", "25-04-03", ""),
+            ("%d.%m.%y", "02.11.22", "2022-11-02"),
+            ("%d.%m.%y", "31.12.69", "1969-12-31"),
+            ("%d.%m.%y", "02.11.2022", ""),
+            ("%d.%m.%y", "02.11.2", ""),
+            ("%D", "04/03/25", "2025-04-03"),
+            ("%D", "04/03/2025", ""),
+            ("%%Y %Y-%m-%d", "%Y 2025-04-03", "2025-04-03"),
+        ] {
+            check(&date(from), cell, expected);
+        }
+    }
+
+    #[test]
+    fn offsets_have_three_forms() {
+        let date = r#""date": {"from": "%Y-%m-%dT%H:%M:%S%z", "to": "%H:%M %:z"}"#;
+        for (cell, expected) in [
+            ("2026-01-02T03:04:05+01:00", "03:04 +01:00"),
+            ("2026-01-02T03:04:05+0100", "03:04 +01:00"),
+            ("2026-01-02T03:04:05-0530", "03:04 -05:30"),
+            ("2026-01-02T03:04:05Z", "03:04 +00:00"),
+            ("2026-01-02T03:04:05", ""),
+            ("2026-01-02T03:04:05+01:00:", ""),
+            ("2026-01-02T03:04:05Zulu", ""),
+        ] {
+            check(date, cell, expected);
+        }
     }
 
     #[test]
@@ -164,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong_with_its_configuration() {
+    fn reports_configuration_errors() {
         let check = |steps: &str, expected: &str| {
             let config = format!(r#"{{"steps": [{steps}]}}"#);
             assert_eq!(run::<FieldTransform>(&config, &["a"], &[]).err(), Some(Failure::config(expected)));
@@ -179,6 +264,10 @@ mod tests {
         check(
             r#"{"column": "a", "split": {"separator": "", "part": 1}}"#,
             "steps[0]: separator: expected at least one character",
+        );
+        check(
+            r#"{"column": "a", "number": {"thousands": "."}}"#,
+            "steps[0]: number: expected different signs for `decimal` and `thousands`, neither a digit nor `+` or `-`",
         );
     }
 }

@@ -1,56 +1,45 @@
 use std::collections::HashMap;
 
-use jiff::fmt::strtime::BrokenDownTime;
 use regex::Regex;
-use rust_decimal::{Decimal, RoundingStrategy};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sluicebox_sdk::{ColumnId, Columns, Failure};
+use sluicebox_sdk::{ColumnId, Columns, Failure, Invalid};
 
-/// A column and exactly one thing to do with it.
+use crate::date::{DateForm, Rewrite};
+use crate::number::NumberForm;
+
+/// A column and exactly one change.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StepConfig {
-    /// The column that is read; `concatenate` and `constant` do without.
+    /// The column to read. `concatenate` and `constant` need none.
     column: Option<String>,
-    /// The column that is written: another one, or a new one. Without it, the one that is read.
+    /// The column to write: another column, or a new one. Without it, the column that is read.
     into: Option<String>,
-    /// What becomes of a cell that is no date or number.
+    /// What to do with a cell that is not a date or number of the given form. `reject` gives the code `invalid-date` or
+    /// `invalid-number`.
     #[serde(default)]
     invalid: Invalid,
-    /// Takes away white space around the text.
+    /// Removes white space around the text.
     trim: Option<bool>,
-    /// Writes the text in capitals, small letters, or with a capital at the start of each word.
+    /// Writes the text in upper case, in lower case, or with an upper-case letter at the start of each word.
     case: Option<Case>,
-    /// Replaces what a regular expression finds; `$1` is its first group.
+    /// Replaces the matches of a regular expression; `$1` is its first group.
     replace: Option<Replace>,
     /// Takes one part of the text.
     split: Option<Split>,
-    /// Joins several columns; those without a value are left out.
+    /// Joins several columns, without empty cells.
     concatenate: Option<Concatenate>,
-    /// The text for cells without a value.
+    /// The text for empty cells.
     default: Option<String>,
-    /// Replaces whole cells by a table.
+    /// Replaces whole cells according to a table.
     map: Option<Map>,
     /// Writes a date in another form.
     date: Option<DateForm>,
-    /// Writes a number with a decimal point and without thousands separators.
+    /// Writes a number with a decimal point and no thousands separators.
     number: Option<NumberForm>,
     /// The text for every cell.
     constant: Option<String>,
-}
-
-/// What becomes of a cell that is no date or number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-enum Invalid {
-    /// It is emptied.
-    #[default]
-    Empty,
-    /// It stays as it is.
-    Keep,
-    /// The row is rejected.
-    Reject,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
@@ -66,14 +55,14 @@ enum Case {
 struct Replace {
     /// The regular expression.
     pattern: String,
-    /// The text in place of what it finds.
+    /// The text in place of each match.
     with: String,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Split {
-    /// What lies between the parts.
+    /// The text between the parts.
     separator: String,
     /// Which part: 1 is the first, -1 the last.
     part: i32,
@@ -84,7 +73,7 @@ struct Split {
 struct Concatenate {
     /// The columns, in order.
     columns: Vec<String>,
-    /// What goes between them.
+    /// The text between them.
     #[serde(default)]
     separator: String,
 }
@@ -94,33 +83,8 @@ struct Concatenate {
 struct Map {
     /// From cell to cell.
     table: HashMap<String, String>,
-    /// What a cell becomes that is not in the table; absent = it stays.
+    /// The text for a cell that is not in the table; absent = the cell stays.
     otherwise: Option<String>,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct DateForm {
-    /// How it is written: `strptime` directives.
-    from: String,
-    /// How it will be written.
-    to: String,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct NumberForm {
-    /// The decimal sign.
-    #[serde(default = "point")]
-    decimal: char,
-    /// The thousands separator, which is taken away.
-    thousands: Option<char>,
-    /// Rounds, half away from zero, and fills up to so many decimals.
-    decimals: Option<u32>,
-}
-
-fn point() -> char {
-    '.'
 }
 
 /// A step on the cells of a row.
@@ -139,7 +103,7 @@ enum Operation {
     Concatenate(Vec<usize>, String),
     Default(String),
     Map(Map),
-    Date(DateForm),
+    Date(Rewrite),
     Number(NumberForm),
     Constant(String),
 }
@@ -151,7 +115,7 @@ pub(crate) struct Misfit {
 }
 
 impl StepConfig {
-    /// `place` gives each column its place among the cells of a row.
+    /// `place` answers with the place of a column among the cells of a row.
     pub(crate) fn compile(
         self,
         columns: &mut Columns,
@@ -180,11 +144,11 @@ impl StepConfig {
         let expected = "expected exactly one of trim, case, replace, split, concatenate, default, map, date, number and constant";
         let replace = |replace: Replace| match Regex::new(&replace.pattern) {
             Ok(regex) => Ok(Operation::Replace(regex, replace.with)),
-            Err(_) => Err(Failure::config("pattern: expected a regular expression")),
+            Err(_) => Err(Failure::expected("pattern", "a regular expression")),
         };
         let split = |split: Split| match split {
             Split { separator, .. } if separator.is_empty() => {
-                Err(Failure::config("separator: expected at least one character"))
+                Err(Failure::expected("separator", "at least one character"))
             }
             Split { part: 0, .. } => Err(Failure::config("part: the first is 1, the last -1")),
             Split { separator, part } => Ok(Operation::Split(separator, part)),
@@ -201,8 +165,8 @@ impl StepConfig {
             self.concatenate.map(&mut concatenate),
             self.default.map(|text| Ok(Operation::Default(text))),
             self.map.map(|map| Ok(Operation::Map(map))),
-            self.date.map(|date| Ok(Operation::Date(date))),
-            self.number.map(|number| Ok(Operation::Number(number))),
+            self.date.map(|date| Ok(Operation::Date(date.compile()))),
+            self.number.map(|number| Ok(Operation::Number(number.checked()?))),
             self.constant.map(|text| Ok(Operation::Constant(text))),
         ];
         let mut given = operations.into_iter().flatten();
@@ -234,19 +198,17 @@ impl Step {
             }
             Operation::Constant(text) => text.clone(),
             Operation::Date(_) | Operation::Number(_) if cell.is_empty() => String::new(),
-            Operation::Date(form) => {
-                let changed =
-                    BrokenDownTime::parse(&form.from, cell).and_then(|time| time.to_string(&form.to));
+            Operation::Date(rewrite) => {
                 let misfit =
-                    Misfit { code: "invalid-date", reason: "the cell is not a date of the form expected" };
-                self.or_invalid(changed.ok(), cell, misfit)?
+                    Misfit { code: "invalid-date", reason: "the cell is not a date of the expected form" };
+                self.or_invalid(rewrite.apply(cell), cell, misfit)?
             }
             Operation::Number(form) => {
                 let misfit = Misfit {
                     code: "invalid-number",
-                    reason: "the cell is not a number of the form expected",
+                    reason: "the cell is not a number of the expected form",
                 };
-                self.or_invalid(number(cell, form), cell, misfit)?
+                self.or_invalid(form.rewrite(cell), cell, misfit)?
             }
         };
         if let Some(into) = row.get_mut(self.into) {
@@ -258,9 +220,8 @@ impl Step {
     fn or_invalid(&self, changed: Option<String>, cell: &str, misfit: Misfit) -> Result<String, Misfit> {
         match (changed, self.invalid) {
             (Some(changed), _) => Ok(changed),
-            (None, Invalid::Empty) => Ok(String::new()),
-            (None, Invalid::Keep) => Ok(cell.to_owned()),
             (None, Invalid::Reject) => Err(misfit),
+            (None, invalid) => Ok(invalid.replacement(cell).to_owned()),
         }
     }
 }
@@ -283,26 +244,4 @@ fn split<'a>(cell: &'a str, separator: &str, part: i32) -> &'a str {
     let place = usize::try_from(part.unsigned_abs()).unwrap_or(usize::MAX) - 1;
     let found = if part > 0 { cell.split(separator).nth(place) } else { cell.rsplit(separator).nth(place) };
     found.unwrap_or_default().trim()
-}
-
-fn number(cell: &str, form: &NumberForm) -> Option<String> {
-    let plain: String = cell
-        .trim()
-        .chars()
-        .filter(|character| Some(*character) != form.thousands)
-        .map(|character| if character == form.decimal { '.' } else { character })
-        .collect();
-    let digits = |character: char| character.is_ascii_digit() || matches!(character, '.' | '-' | '+');
-    if !plain.chars().all(digits) {
-        return None;
-    }
-    let number: Decimal = plain.parse().ok()?;
-    Some(match form.decimals {
-        Some(decimals) => {
-            let mut rounded = number.round_dp_with_strategy(decimals, RoundingStrategy::MidpointAwayFromZero);
-            rounded.rescale(decimals);
-            rounded.to_string()
-        }
-        None => number.to_string(),
-    })
 }

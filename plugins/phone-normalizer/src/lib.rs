@@ -1,36 +1,23 @@
-//! Brings telephone numbers into E.164: `+31612345678`. The README shows what it does to which cell.
+//! Writes telephone numbers in E.164: `+31612345678`. The README shows what becomes of which cell.
 
 use rlibphonenumber::{PHONE_NUMBER_UTIL, PhoneNumberFormat, Region};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sluicebox_sdk::{Batch, Cells, ColumnId, Columns, Failure, Output, Processor, register};
+use sluicebox_sdk::{Batch, Cells, ColumnId, Columns, Failure, Invalid, Output, Processor, register};
 
-/// Which columns, and where numbers without a country code are from.
+/// The columns, and the country of numbers without a country code.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Config {
     /// The columns that hold telephone numbers.
     columns: Vec<String>,
-    /// The country of numbers without a country code: two letters (ISO 3166). Without it such numbers are invalid.
+    /// The country of numbers without a country code: two letters (ISO 3166). Without it, such numbers are invalid.
     country: Option<String>,
-    /// The column that holds the country of each row; `country` is for rows where it is empty.
+    /// The column with the country of each row. `country` applies to rows where it is empty.
     country_column: Option<String>,
-    /// What becomes of a cell that is no telephone number.
+    /// What to do with a cell that is not a telephone number. `reject` gives the code `invalid-phone`.
     #[serde(default)]
     invalid: Invalid,
-}
-
-/// What becomes of a cell that is no telephone number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-enum Invalid {
-    /// The cell is emptied.
-    #[default]
-    Empty,
-    /// The row is rejected, with the code `invalid-phone`.
-    Reject,
-    /// The cell stays as it is.
-    Keep,
 }
 
 struct PhoneNormalizer {
@@ -43,23 +30,23 @@ struct PhoneNormalizer {
 impl Processor for PhoneNormalizer {
     const NAME: &'static str = "phone-normalizer";
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
-    const SUMMARY: &'static str = "Brings telephone numbers into E.164.";
+    const SUMMARY: &'static str = "Writes telephone numbers in E.164.";
     type Config = Config;
 
     fn open(config: Config, columns: &mut Columns) -> Result<Self, Failure> {
-        if config.columns.is_empty() {
-            return Err(Failure::config("columns: expected at least one name"));
-        }
         let country = match config.country {
-            Some(country) => Some(
-                region(&country)
-                    .ok_or_else(|| Failure::config("country: expected two letters such as NL"))?,
-            ),
+            Some(country) => {
+                let expected = || Failure::expected("country", "two letters such as NL");
+                Some(region(&country).ok_or_else(expected)?)
+            }
             None => None,
         };
-        let wanted: Result<Vec<_>, _> = config.columns.iter().map(|name| columns.want(name)).collect();
-        let country_column = config.country_column.map(|name| columns.want(&name)).transpose()?;
-        Ok(Self { columns: wanted?, country, country_column, invalid: config.invalid })
+        Ok(Self {
+            columns: columns.want_all("columns", &config.columns)?,
+            country,
+            country_column: columns.want_if_named(config.country_column.as_deref())?,
+            invalid: config.invalid,
+        })
     }
 
     fn process(&mut self, batch: &Batch, output: &mut Output) -> Result<(), Failure> {
@@ -78,7 +65,7 @@ impl Processor for PhoneNormalizer {
                             let reason = "the cell is not a telephone number";
                             output.reject(row, Some(*column), "invalid-phone", reason);
                         }
-                        cells.push(if self.invalid == Invalid::Keep { cell } else { "" });
+                        cells.push(self.invalid.replacement(cell));
                     }
                 }
             }
@@ -102,7 +89,7 @@ fn region(country: &str) -> Option<Region> {
 
 /// The number in E.164 if it is valid in its numbering plan.
 fn e164(cell: &str, country: Option<Region>) -> Option<String> {
-    // `00` is the international prefix of most countries, and what people write where there is no `+`.
+    // Without a country, `00` stands for `+`: it is the international prefix of most countries.
     let international =
         cell.trim().strip_prefix("00").filter(|_| country.is_none()).map(|rest| format!("+{rest}"));
     let number = PHONE_NUMBER_UTIL.parse(international.as_deref().unwrap_or(cell), country).ok()?;
@@ -127,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn brings_numbers_into_e164() {
+    fn writes_numbers_in_e164() {
         let dutch = r#", "country": "nl""#;
         check(dutch, "06 12 34 56 78", "+31612345678");
         check(dutch, "06-12345678", "+31612345678");
@@ -139,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn empties_what_is_no_number() {
+    fn empties_cells_that_are_not_numbers() {
         for cell in ["call me", "123", "+31 6 1"] {
             check(r#", "country": "NL""#, cell, "");
             check(r#", "country": "NL", "invalid": "keep""#, cell, cell);
@@ -148,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_the_country_of_the_row() {
+    fn uses_the_country_of_the_row() {
         let config = r#"{"columns": ["phone"], "country": "NL", "country_column": "country"}"#;
         let rows: [&[&str]; 2] = [&["030 901820", "de"], &["0612345678", ""]];
         let processed = run::<PhoneNormalizer>(config, &["phone", "country"], &rows).unwrap();
@@ -156,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_the_row_where_asked() {
+    fn rejects_the_row_if_configured() {
         let config = r#"{"columns": ["phone"], "invalid": "reject"}"#;
         let processed = run::<PhoneNormalizer>(config, &["phone"], &[&["x"], &[""]]).unwrap();
         assert!(matches!(&processed.rows[0].0, Verdict::Reject(code, _) if code == "invalid-phone"));
@@ -164,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong_with_its_configuration() {
+    fn reports_configuration_errors() {
         let failure =
             run::<PhoneNormalizer>(r#"{"columns": ["p"], "country": "XX"}"#, &["p"], &[]).unwrap_err();
         assert_eq!(failure, Failure::config("country: expected two letters such as NL"));

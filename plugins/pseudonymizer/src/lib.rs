@@ -1,5 +1,4 @@
-//! Replaces cells by a keyed hash, so that they still identify and no longer tell. The README says what that does
-//! and does not protect.
+//! Replaces cells with a keyed hash. The README says what that protects, and what it does not protect.
 
 use hmac::{Hmac, KeyInit, Mac};
 use schemars::JsonSchema;
@@ -7,7 +6,7 @@ use serde::Deserialize;
 use sha2::Sha256;
 use sluicebox_sdk::{Batch, Cells, ColumnId, Columns, Failure, Output, Processor, register};
 
-/// Which columns, and the key.
+/// The columns and the key.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Config {
@@ -15,16 +14,17 @@ struct Config {
     columns: Vec<String>,
     /// The secret key: at least 16 bytes. Give it as `{ env = "NAME" }` or `{ file = "path" }`.
     key: String,
-    /// Keeps the columns, and puts the hashes into new ones with this after their names.
+    /// Keeps the columns and adds new ones for the hashes, named as the columns with this suffix.
     suffix: Option<String>,
-    /// Hashes capitals and small letters alike.
+    /// Gives upper and lower case the same hash.
     #[serde(default)]
     ignore_case: bool,
 }
 
-const SHORTEST_KEY: usize = 16;
+const MIN_KEY_BYTES: usize = 16;
 
 struct Pseudonymizer {
+    /// The columns to read and the columns to write.
     columns: Vec<(ColumnId, ColumnId)>,
     keyed: Hmac<Sha256>,
     ignore_case: bool,
@@ -34,21 +34,17 @@ impl Processor for Pseudonymizer {
     const NAME: &'static str = "pseudonymizer";
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
     const SUMMARY: &'static str =
-        "Replaces cells by a keyed hash, so that they still identify and no longer tell.";
+        "Replaces cells with a keyed hash: equal cells stay equal, and cannot be read.";
     type Config = Config;
 
     fn open(config: Config, columns: &mut Columns) -> Result<Self, Failure> {
-        if config.columns.is_empty() {
-            return Err(Failure::config("columns: expected at least one name"));
-        }
-        if config.key.len() < SHORTEST_KEY {
-            return Err(Failure::config(format!("key: expected at least {SHORTEST_KEY} bytes")));
+        if config.key.len() < MIN_KEY_BYTES {
+            return Err(Failure::expected("key", &format!("at least {MIN_KEY_BYTES} bytes")));
         }
         let keyed = Hmac::<Sha256>::new_from_slice(config.key.as_bytes())
-            .map_err(|_| Failure::config("key: it cannot be used"))?;
+            .map_err(|_| Failure::expected("key", "a key for HMAC-SHA-256"))?;
         let mut pairs = Vec::new();
-        for name in &config.columns {
-            let from = columns.want(name)?;
+        for (from, name) in columns.want_all("columns", &config.columns)?.into_iter().zip(&config.columns) {
             let into = match &config.suffix {
                 Some(suffix) => columns.add(&format!("{name}{suffix}"))?,
                 None => from,
@@ -71,7 +67,7 @@ impl Processor for Pseudonymizer {
 }
 
 impl Pseudonymizer {
-    /// HMAC-SHA-256 (RFC 2104) as 64 hexadecimal digits. A cell without a value stays without one.
+    /// Appends the HMAC-SHA-256 (RFC 2104) as 64 hexadecimal digits. An empty cell stays empty.
     fn write(&self, cell: &str, out: &mut String) {
         if cell.is_empty() {
             return;
@@ -122,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_the_column_where_asked() {
+    fn keeps_the_column_with_a_suffix() {
         let cells = hashed(r#", "suffix": "_hash""#, "ann@example.com");
         assert_eq!(cells, ["ann@example.com".to_owned(), hashed("", "ann@example.com").remove(0)]);
     }

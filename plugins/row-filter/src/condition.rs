@@ -13,23 +13,23 @@ use sluicebox_sdk::{Batch, ColumnId, Columns, Failure};
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ConditionConfig {
-    /// Holds if all of these do.
+    /// True if all of these are.
     all: Option<Vec<ConditionConfig>>,
-    /// Holds if any of these does.
+    /// True if any of these is.
     any: Option<Vec<ConditionConfig>>,
-    /// Holds if this does not.
+    /// True if this is false.
     not: Option<Box<ConditionConfig>>,
-    /// The column that the test is about.
+    /// The column to test.
     column: Option<String>,
     /// The cell is this text.
     equals: Option<String>,
     /// The cell is one of these texts.
     #[serde(rename = "in")]
     one_of: Option<Vec<String>>,
-    /// Whether `equals` and `in` take capitals and small letters for the same.
+    /// Whether `equals` and `in` ignore upper and lower case.
     #[serde(default)]
     ignore_case: bool,
-    /// The regular expression is found in the cell.
+    /// The regular expression matches a part of the cell.
     regex: Option<String>,
     /// Whether the cell has no value.
     empty: Option<bool>,
@@ -41,13 +41,13 @@ pub(crate) struct ConditionConfig {
     greater_than: Option<f64>,
     /// The cell is a number of at least this.
     at_least: Option<f64>,
-    /// The cell is a day or moment before this one (ISO 8601).
+    /// The cell is a date or time before this one (ISO 8601).
     before: Option<String>,
-    /// The cell is a day or moment after this one.
+    /// The cell is a date or time after this one.
     after: Option<String>,
 }
 
-/// A condition that is ready to be asked. A cell without a value passes no test but `empty`.
+/// A compiled condition. An empty cell passes only the test `empty`.
 pub(crate) enum Condition {
     All(Vec<Condition>),
     Any(Vec<Condition>),
@@ -89,22 +89,19 @@ impl ConditionConfig {
     }
 
     fn test(self, column: &str) -> Result<Test, Failure> {
-        let wrong = |expected: &str| Failure::config(format!("a condition on `{column}`: {expected}"));
+        let wrong = |expected: &str| Failure::expected(&format!("a condition on `{column}`"), expected);
         let number = |bound: f64, less, or_equal| {
-            // The shortest text of a float is what was written.
-            let bound =
-                bound.to_string().parse().map_err(|_| wrong("expected a number of up to 28 digits"))?;
+            // The shortest text of a float is the number in the configuration.
+            let bound = bound.to_string().parse().map_err(|_| wrong("a number of up to 28 digits"))?;
             Ok(Test::Number { bound, less, or_equal })
         };
-        let moment =
-            |text: String| moment(&text).ok_or_else(|| wrong("expected a day or moment such as 2026-01-31"));
+        let moment = |text: String| moment(&text).ok_or_else(|| wrong("a date or time such as 2026-01-31"));
         let ignore_case = self.ignore_case;
         let tests: Vec<Option<Result<Test, Failure>>> = vec![
             self.equals.map(|text| Ok(Test::OneOf { texts: vec![text], ignore_case })),
             self.one_of.map(|texts| Ok(Test::OneOf { texts, ignore_case })),
-            self.regex.map(|regex| {
-                Regex::new(&regex).map(Test::Regex).map_err(|_| wrong("expected a regular expression"))
-            }),
+            self.regex
+                .map(|regex| Regex::new(&regex).map(Test::Regex).map_err(|_| wrong("a regular expression"))),
             self.empty.map(|empty| Ok(Test::Empty(empty))),
             self.less_than.map(|bound| number(bound, true, false)),
             self.at_most.map(|bound| number(bound, true, true)),
@@ -159,7 +156,7 @@ impl Test {
     }
 }
 
-/// A moment in RFC 3339, or in UTC where it says no zone; a day is its first moment.
+/// A time in RFC 3339, in UTC where it has no zone. A date is its first moment.
 fn moment(text: &str) -> Option<Timestamp> {
     let text = text.trim();
     let in_utc = |moment: civil::DateTime| TimeZone::UTC.to_timestamp(moment).ok();

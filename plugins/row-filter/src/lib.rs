@@ -12,16 +12,16 @@ use crate::condition::{Condition, ConditionConfig};
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Config {
-    /// Rows for which this does not hold are dropped.
+    /// Drops the rows for which this is false.
     keep_if: Option<ConditionConfig>,
-    /// Rows for which this holds are dropped.
+    /// Drops the rows for which this is true.
     drop_if: Option<ConditionConfig>,
-    /// Rows for which this holds are rejected: they are written to the rejected rows.
+    /// Rejects the rows for which this is true: they go to the rejected rows.
     reject_if: Option<ConditionConfig>,
     /// The code of rejected rows: `[a-z0-9-]`.
     #[serde(default = "default_code")]
     code: String,
-    /// The reason that rejected rows are given.
+    /// The reason of rejected rows.
     #[serde(default = "default_reason")]
     reason: String,
 }
@@ -31,7 +31,7 @@ fn default_code() -> String {
 }
 
 fn default_reason() -> String {
-    "the row is of a kind that the goal rejects".to_owned()
+    "a filter of the goal rejects the row".to_owned()
 }
 
 enum Action {
@@ -54,7 +54,7 @@ impl Processor for RowFilter {
     fn open(config: Config, columns: &mut Columns) -> Result<Self, Failure> {
         let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if !(1..=64).contains(&config.code.len()) || !config.code.bytes().all(fits) {
-            return Err(Failure::config("code: expected 1 to 64 of a-z, 0-9 and `-`"));
+            return Err(Failure::expected("code", "1 to 64 of a-z, 0-9 and `-`"));
         }
         let (condition, action) = match (config.keep_if, config.drop_if, config.reject_if) {
             (Some(condition), None, None) => (condition, Action::Keep),
@@ -95,7 +95,7 @@ mod tests {
         &["", "many", "2026-02-30"],
     ];
 
-    /// The rows, by number, for which the condition holds.
+    /// Compares the rows, by number, for which the condition is true.
     fn check(condition: &str, expected: &[usize]) {
         let processed = run::<RowFilter>(&format!(r#"{{"drop_if": {condition}}}"#), &HEADER, &ROWS).unwrap();
         let dropped = processed.rows.iter().enumerate().filter(|(_, (verdict, _))| *verdict == Verdict::Drop);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_hold_for_the_right_rows() {
+    fn tests_of_cells() {
         check(r#"{"column": "country", "equals": "NL"}"#, &[0]);
         check(r#"{"column": "country", "equals": "DE"}"#, &[]);
         check(r#"{"column": "country", "equals": "DE", "ignore_case": true}"#, &[1]);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_dates_compare_as_such() {
+    fn numbers_and_dates_compare() {
         check(r#"{"column": "spent", "less_than": 10}"#, &[1]);
         check(r#"{"column": "spent", "at_least": 10.50}"#, &[0]);
         check(r#"{"column": "spent", "at_most": 10.5}"#, &[0, 1]);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong_with_its_configuration() {
+    fn reports_configuration_errors() {
         let check = |config: &str, expected: &str| {
             assert_eq!(run::<RowFilter>(config, &HEADER, &[]).unwrap_err(), Failure::config(expected));
         };

@@ -1,4 +1,4 @@
-//! A batch into the sandbox and out of it: `cargo bench --package sluicebox-processors`, after `cargo xtask build-plugins`.
+//! Measures a batch on its way through the sandbox: `cargo bench --package sluicebox-processors`, after `cargo xtask build-plugins`.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark")]
 
 use std::path::Path;
@@ -26,7 +26,7 @@ fn batch() -> RecordBatch {
 
 fn boundary(criterion: &mut Criterion) {
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../plugins/built/email-normalizer.wasm");
-    let component = std::fs::read(place).expect("`cargo xtask build-plugins` makes it");
+    let component = std::fs::read(place).expect("`cargo xtask build-plugins` builds it");
     let runtime = Runtime::new(None).unwrap();
     let plugin = runtime.load("email-normalizer", &component, Limits::default()).unwrap();
     let header = ["email".to_owned(), "name".to_owned()];

@@ -1,15 +1,16 @@
-use sluicebox_model::RecordBatch;
+use sluicebox_model::{OrNever, RecordBatch};
 
 use crate::bindings::Batch;
 
-/// Copies columns of a batch into the form in which they cross the boundary: `batch` in `wit/processor.wit`.
+/// Copies columns of a batch into a `batch` of `wit/processor.wit`.
 pub(crate) fn fill(batch: &RecordBatch, columns: &[usize], input: &mut Batch) {
     input.data.clear();
     input.offsets.clear();
     input.validity.clear();
     let rows = batch.rows();
-    input.rows = u32::try_from(rows).unwrap_or(u32::MAX);
+    input.rows = u32::try_from(rows).or_never("the number of rows as 32 bits");
     for column in columns {
+        // A batch of 4 GiB is larger than any memory: the session refuses it.
         let start = u32::try_from(input.data.len()).unwrap_or(u32::MAX);
         input.offsets.reserve(rows + 1);
         input.offsets.push(start);
@@ -20,7 +21,7 @@ pub(crate) fn fill(batch: &RecordBatch, columns: &[usize], input: &mut Batch) {
             batch.copy_unchanged(*column, &mut input.data, &mut input.offsets);
         }
     }
-    // A cell has a value if it is not empty. Where each has one, nothing need be said.
+    // A cell has a value if it is not empty. Where every cell has one, `validity` stays empty.
     let cells =
         || input.offsets.chunks_exact(rows + 1).map(|ends| ends.array_windows().map(|[from, to]| from != to));
     if cells().flatten().all(|value| value) {

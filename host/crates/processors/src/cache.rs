@@ -10,8 +10,8 @@ const MAC: usize = 32;
 
 /// Compiled components, in a folder that only its owner may enter.
 ///
-/// Loading one trusts its bytes as machine code: each entry carries a keyed hash, whose key lies beside it and is
-/// readable by the owner alone. What was changed by anyone who cannot read the key is compiled again.
+/// Loading an entry trusts its bytes as machine code. Each entry therefore carries a keyed hash, whose key lies beside it and is
+/// readable only by the owner. An entry that was changed without the key is compiled again.
 #[derive(Debug)]
 pub(crate) struct Cache {
     folder: PathBuf,
@@ -33,7 +33,7 @@ impl Cache {
         Ok(Self { folder: folder.to_owned(), key })
     }
 
-    /// Where the compiled form of a component lies: another engine or another version has another place.
+    /// The file of a compiled component. Another engine or another version has another file.
     fn place(&self, engine: &Engine, digest: &[u8; 32]) -> PathBuf {
         use std::hash::{Hash, Hasher};
         struct Compatibility(blake3::Hasher);
@@ -62,13 +62,13 @@ impl Cache {
         }
         #[expect(
             unsafe_code,
-            reason = "these bytes came from `serialize`, in a process that held the key of their hash"
+            reason = "the hash shows that `serialize` wrote these bytes, in a process that had the key"
         )]
         let component = unsafe { Component::deserialize(engine, compiled) };
         component.ok()
     }
 
-    /// Keeps a component; a cache that cannot be written to only costs time.
+    /// Keeps a component. A cache that cannot be written to only costs time.
     pub(crate) fn put(&self, engine: &Engine, digest: &[u8; 32], component: &Component) {
         let place = self.place(engine, digest);
         let written = component
@@ -80,7 +80,7 @@ impl Cache {
         }
     }
 
-    /// The place is part of it, so that no entry can stand in for another.
+    /// The file name is part of the hash, so that no entry can replace another.
     fn mac(&self, place: &Path, compiled: &[u8]) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(place.file_name().unwrap_or_default().as_encoded_bytes());
@@ -89,7 +89,7 @@ impl Cache {
     }
 }
 
-/// Writes a file that is there whole or not at all.
+/// Writes a file by renaming a complete one.
 fn write_whole(place: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let temporary = place.with_extension(format!("{}.tmp", std::process::id()));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;

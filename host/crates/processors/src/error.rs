@@ -2,30 +2,30 @@ use std::time::Duration;
 
 use crate::OutcomeError;
 
-/// What a plugin did wrong, or what is wrong with it.
+/// A plugin that failed or cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("plugin {plugin}: {fault}")]
 pub struct PluginError {
-    /// The plugin, as the goal names it.
+    /// The name of the plugin in the goal.
     pub plugin: String,
     /// What is wrong.
     pub fault: Fault,
 }
 
-/// What is wrong with a plugin. No message quotes a cell; what a plugin itself says is shortened and its control
-/// characters are escaped.
+/// What is wrong with a plugin. No message quotes a cell. Text of the plugin is shortened, and its control characters are
+/// escaped.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// The file is something else, or broken.
+    /// The file is not a component, or damaged.
     #[error("not a WebAssembly component: {0}")]
     NotAComponent(String),
-    /// A core module, which lacks what makes it a component.
+    /// A core module, without the types that make it a component.
     #[error(
         "a WebAssembly core module, not a component; build it with wasm-component-ld or wasm-tools component new"
     )]
     CoreModule,
     /// The file is larger than any plugin needs to be.
-    #[error("{size} bytes are more than the {limit} that a plugin may have")]
+    #[error("the plugin has {size} bytes, more than the {limit} that a plugin may have")]
     TooLarge {
         /// Its size.
         size: usize,
@@ -43,9 +43,9 @@ pub enum Fault {
         /// The names of what it exports.
         found: String,
     },
-    /// It was built for a version of the contract that this host does not speak.
+    /// It was built for a version of the contract that this host does not support.
     #[error(
-        "it was built for sluicebox:processor {found}; this host supports {supported} and older ones of 1.x: build \
+        "it was built for sluicebox:processor {found}; this host supports {supported} and older versions of 1.x. Build \
          it with the SDK of this host, or use a newer sluicebox"
     )]
     Version {
@@ -54,13 +54,21 @@ pub enum Fault {
         /// The host's.
         supported: &'static str,
     },
-    /// It asks for what no processor gets.
-    #[error("it imports what no processor gets: {0}")]
+    /// It exports the interface with other types.
+    #[error("its exports do not match {expected}: {found}")]
+    Types {
+        /// The interface.
+        expected: String,
+        /// The difference.
+        found: String,
+    },
+    /// It imports interfaces that the host does not offer.
+    #[error("it imports interfaces that the host does not offer: {0}")]
     Imports(String),
-    /// It answers that its configuration is wrong.
+    /// It reports a wrong configuration.
     #[error("configuration: {0}")]
     Config(String),
-    /// It answers that the data is wrong.
+    /// It reports wrong data.
     #[error("{0}")]
     Data(String),
     /// A call took too long.
@@ -68,56 +76,64 @@ pub enum Fault {
     Time {
         /// The function.
         call: &'static str,
-        /// How long it may take.
+        /// The limit.
         limit: Duration,
     },
-    /// It needs more memory than it may have.
-    #[error("it needs more than the {limit} bytes of memory that it may have")]
+    /// It needs more memory than it may use.
+    #[error("it needs more than the {limit} bytes of memory that it may use")]
     Memory {
-        /// How much it may have.
+        /// The limit.
         limit: usize,
     },
-    /// It needs larger tables than it may have.
-    #[error("it needs more than the {limit} table elements that it may have")]
+    /// It needs larger tables than it may use.
+    #[error("it needs more than the {limit} table elements that it may use")]
     Tables {
-        /// How many it may have.
+        /// The limit.
         limit: usize,
     },
     /// Its calls nest too deeply.
     #[error("its stack overflowed in `{0}`")]
     Stack(&'static str),
-    /// It hands over more than a batch can be.
-    #[error("it answered `{0}` with more data than the host takes")]
+    /// Its answer is larger than its memory may be.
+    #[error("its answer to `{0}` is larger than the host accepts")]
     TooMuch(&'static str),
-    /// It broke off.
-    #[error("it broke off in `{call}`: {trap}")]
+    /// It trapped.
+    #[error("it crashed in `{call}`: {trap}")]
     Trap {
         /// The function.
         call: &'static str,
         /// Why, and where in the plugin.
         trap: String,
     },
-    /// What it answered does not go with what it was asked.
+    /// Its answer breaks the contract.
     #[error("its answer is malformed: {0}")]
     Outcome(#[from] OutcomeError),
-    /// `open` answered with columns that cannot be.
+    /// Its answer to `open` breaks the contract.
     #[error("its answer to `open` is malformed: {0}")]
     Opened(String),
-    /// The batch is larger than the plugin's memory.
-    #[error("the batch of {size} bytes does not fit into the {limit} bytes of memory that it may have")]
-    Batch {
-        /// The size of the wanted columns.
+    /// The description is larger than the host accepts.
+    #[error("the JSON Schema of its configuration has {size} bytes, more than the {limit} that it may have")]
+    Schema {
+        /// Its size.
         size: usize,
-        /// How much memory it may have.
+        /// The limit.
         limit: usize,
     },
-    /// The host's own trouble.
+    /// The batch is larger than the plugin's memory.
+    #[error("the batch of {size} bytes does not fit into the {limit} bytes of memory that it may use")]
+    Batch {
+        /// The size of the columns that it reads.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A failure of the host.
     #[error("{0}")]
     Host(String),
 }
 
 impl Fault {
-    /// Whether it broke off or was stopped while it ran.
+    /// Whether it trapped or was stopped while it ran.
     pub fn is_trap(&self) -> bool {
         matches!(
             self,
@@ -131,17 +147,17 @@ impl Fault {
     }
 }
 
-/// A plugin's words, as they may be shown.
+/// Text of a plugin in a form that is safe to show: escaped, and at most 1,000 characters long.
 pub(crate) fn shown(words: &str) -> String {
-    const LONGEST: usize = 1000;
+    const MAX_CHARACTERS: usize = 1000;
     let mut shown = String::new();
-    for character in words.chars().take(LONGEST) {
-        // Whoever reads a log must not be steered by it: no escape sequences, no turned text.
-        let steers = character.is_control()
+    for character in words.chars().take(MAX_CHARACTERS) {
+        // A terminal must not obey a plugin: no escape sequences, no marks that turn the text.
+        let is_control = character.is_control()
             || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if steers { shown.extend(character.escape_unicode()) } else { shown.push(character) }
+        if is_control { shown.extend(character.escape_unicode()) } else { shown.push(character) }
     }
-    if words.chars().nth(LONGEST).is_some() {
+    if words.chars().nth(MAX_CHARACTERS).is_some() {
         shown.push('…');
     }
     shown

@@ -1,4 +1,4 @@
-//! What the fuzz targets in `host/fuzz` run. Each takes any bytes and must never panic; the tests run the corpus.
+//! The fuzz targets in `host/fuzz` call these functions. Each accepts any bytes and must never panic. The tests run the corpus.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,22 +10,22 @@ use crate::arena;
 use crate::bindings::{Batch, Outcome, Rejection};
 use crate::outcome::validate;
 
-const MANY: usize = 40;
+const MAX_ROWS: usize = 40;
 
-/// An answer to a batch: whatever passes is what the contract allows, by rules written down a second time.
+/// An answer to a batch: an answer that passes is one that the contract allows, by a second, naive implementation.
 pub fn outcome(bytes: &[u8]) {
     let mut input = Unstructured::new(bytes);
     let Ok((rows, columns, outcome)) = any_outcome(&mut input) else { return };
     let (verdicts, changed) = (outcome.verdicts.clone(), outcome.changed.clone());
     let values = outcome.values.clone();
-    let Ok(valid) = validate(outcome, rows, columns) else { return };
+    let Ok(valid) = validate(outcome, rows, &names(columns)) else { return };
     for (row, verdict) in &valid.verdicts {
-        let said = verdicts.get(*row).copied();
-        assert!(matches!((said, verdict), (Some(1), Verdict::Drop) | (Some(2), Verdict::Reject { .. })));
+        let answered = verdicts.get(*row).copied();
+        assert!(matches!((answered, verdict), (Some(1), Verdict::Drop) | (Some(2), Verdict::Reject { .. })));
     }
     let judged: BTreeSet<usize> = valid.verdicts.iter().map(|(row, _)| *row).collect();
-    assert_eq!(judged.len(), valid.verdicts.len(), "a row is judged once");
-    assert_eq!(judged.len(), verdicts.iter().filter(|verdict| **verdict != 0).count(), "no verdict is lost");
+    assert_eq!(judged.len(), valid.verdicts.len(), "a row has two verdicts");
+    assert_eq!(judged.len(), verdicts.iter().filter(|verdict| **verdict != 0).count(), "a verdict is lost");
     let places: Vec<usize> = changed.iter().map(|column| *column as usize).collect();
     assert_eq!(valid.columns.iter().map(|(place, _)| *place).collect::<Vec<_>>(), places);
     assert!(places.iter().all(|place| *place < columns));
@@ -34,7 +34,7 @@ pub fn outcome(bytes: &[u8]) {
     }
 }
 
-/// The cells of a changed column are what its offsets and bits say.
+/// Checks the cells of a changed column against its offsets and bits.
 fn check_column(values: Option<&Batch>, place: usize, rows: usize, column: &Column) {
     assert_eq!(column.rows(), rows);
     let Some(values) = values else { unreachable!("a column without values") };
@@ -43,7 +43,7 @@ fn check_column(values: Option<&Batch>, place: usize, rows: usize, column: &Colu
     }
 }
 
-/// A cell as the contract's comment says.
+/// A cell according to the comments of the contract.
 fn naive_cell(batch: &Batch, column: usize, row: usize) -> &str {
     let rows = batch.rows as usize;
     let bit = column * rows.div_ceil(8) * 8 + row;
@@ -53,7 +53,7 @@ fn naive_cell(batch: &Batch, column: usize, row: usize) -> &str {
     if valid { std::str::from_utf8(bytes).expect("a text") } else { "" }
 }
 
-/// A batch on its way in: the plugin reads the cells that the batch holds, and handed back they are the same.
+/// A batch for a plugin: the plugin reads the same cells as the host, and the host reads the same cells from an echo.
 pub fn batch(bytes: &[u8]) {
     let mut input = Unstructured::new(bytes);
     let Ok((batch, wanted)) = any_batch(&mut input) else { return };
@@ -68,14 +68,19 @@ pub fn batch(bytes: &[u8]) {
     let changed: Vec<u32> = (0..wanted.len()).map(|place| place as u32).collect();
     let values = (!changed.is_empty()).then_some(arena);
     let echo = Outcome { verdicts: vec![], rejections: vec![], changed, values };
-    let valid = validate(echo, batch.rows(), wanted.len()).expect("what the host writes, it takes");
+    let valid = validate(echo, batch.rows(), &names(wanted.len())).expect("an echo is a valid answer");
     for ((_, cells), column) in valid.columns.iter().zip(&wanted) {
         assert!((0..batch.rows()).all(|row| cells.cell(row) == batch.cell(row, *column)));
     }
 }
 
+/// The names of some columns.
+fn names(columns: usize) -> Vec<String> {
+    (0..columns).map(|column| column.to_string()).collect()
+}
+
 fn any_outcome(input: &mut Unstructured<'_>) -> Result<(usize, usize, Outcome)> {
-    let (rows, columns) = (input.int_in_range(0..=MANY)?, input.int_in_range(0..=6)?);
+    let (rows, columns) = (input.int_in_range(0..=MAX_ROWS)?, input.int_in_range(0..=6)?);
     let verdicts: Vec<u8> = match input.ratio(1, 3)? {
         true => input.arbitrary()?,
         false => (0..rows).map(|_| input.int_in_range(0..=2)).collect::<Result<_>>()?,
@@ -103,7 +108,7 @@ fn any_outcome(input: &mut Unstructured<'_>) -> Result<(usize, usize, Outcome)> 
     Ok((rows, columns, Outcome { verdicts, rejections, changed, values }))
 }
 
-/// Values that are nearly right: ends that rise, over text.
+/// Values that are almost valid: rising offsets into text.
 fn any_values(input: &mut Unstructured<'_>, rows: usize, columns: usize) -> Result<Option<Batch>> {
     if columns == 0 {
         return Ok(None);
@@ -128,12 +133,9 @@ fn any_values(input: &mut Unstructured<'_>, rows: usize, columns: usize) -> Resu
 }
 
 fn any_batch(input: &mut Unstructured<'_>) -> Result<(RecordBatch, Vec<usize>)> {
-    let (rows, columns) = (input.int_in_range(0..=MANY)?, input.int_in_range(1..=6)?);
-    let header = Header {
-        columns: (0..columns).map(|column| column.to_string()).collect(),
-        trim: input.arbitrary()?,
-        null_values: input.arbitrary()?,
-    };
+    let (rows, columns) = (input.int_in_range(0..=MAX_ROWS)?, input.int_in_range(1..=6)?);
+    let header =
+        Header { columns: names(columns), trim: input.arbitrary()?, null_values: input.arbitrary()? };
     let (mut text, mut ends) = (String::new(), Vec::new());
     for _ in 0..rows * columns {
         text.push_str(input.arbitrary()?);
@@ -142,7 +144,7 @@ fn any_batch(input: &mut Unstructured<'_>) -> Result<(RecordBatch, Vec<usize>)> 
     let places = (0..rows as u64).map(|row| (row, row + 2)).collect();
     let batch = RecordBatch::new(Arc::new(header), text, ends, places, vec![], rows as u64);
     let mut batch = batch.expect("the counts agree");
-    // A column that a processor before changed, or added.
+    // A column that an earlier processor changed or added.
     if input.arbitrary()? {
         let cells = (0..rows).map(|_| input.arbitrary::<&str>()).collect::<Result<Vec<_>>>()?;
         batch.put_column(input.int_in_range(0..=columns)?, cells.into_iter().collect());
@@ -156,7 +158,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// Every input that once took a path of its own through the code.
+    /// Runs every input that once reached new code.
     fn check(target: &str, run: fn(&[u8])) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
         let mut inputs = 0;

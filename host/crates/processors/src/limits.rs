@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::ResourceLimiter;
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, ResourceTable, WasiCtx, WasiCtxView, WasiView};
@@ -6,24 +6,24 @@ use wasmtime_wasi::{HostMonotonicClock, HostWallClock, ResourceTable, WasiCtx, W
 use wasmtime_wasi::random::Deterministic;
 
 use crate::bindings::{log, types};
-use crate::error::shown;
+use crate::messages::Messages;
 
-/// What a processor may use.
+/// The limits of a processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of all its memories together.
     pub memory: usize,
-    /// The time that one call of `process` may take.
+    /// The time of one call of `process`.
     pub batch_time: Duration,
-    /// The time that `describe` and `open` may take, the instance's start included.
+    /// The time of the start of an instance, of `describe` and of `open`, each.
     pub open_time: Duration,
-    /// The messages that it may write while it works on one file.
+    /// Messages while it works on one file: of the log, and lines of standard output and error.
     pub log_lines: u32,
-    /// What it gets besides its rows.
+    /// What it may use besides its rows.
     pub grants: Grants,
 }
 
-/// What a processor gets besides its rows. Without a grant clocks stand still and random numbers are always the same, so
+/// What a processor may use besides its rows. Without a grant, clocks stand still and random numbers are always the same, so
 /// that a run can be repeated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
@@ -46,27 +46,22 @@ impl Default for Limits {
     }
 }
 
-/// Bytes of all messages of a plugin while it works on one file.
-const LOG_BYTES: usize = 256 << 10;
-/// Elements of all tables together. Tables hold functions; large programs have some ten thousand.
-pub(crate) const TABLE_ELEMENTS: usize = 200_000;
+/// Elements of all tables together. Tables hold functions; large programs have some tens of thousands.
+pub(crate) const MAX_TABLE_ELEMENTS: usize = 200_000;
+/// Resources of WASI that an instance may hold, such as streams and pollables.
+const MAX_RESOURCES: usize = 1000;
 
-/// What an instance has besides its memory: the host's side of the sandbox.
+/// The host's side of an instance.
 pub(crate) struct State {
-    plugin: String,
-    /// The goal that it works for; empty outside of one.
-    goal: String,
-    /// The number of the batch that it works on, from 1; 0 before the first.
-    pub batch: u64,
+    pub messages: Messages,
+    /// When the time of the current call ends.
+    pub deadline: Instant,
     limits: Limits,
     /// The bytes of its memories, which never shrink.
     pub memory: usize,
     table_elements: usize,
-    /// Which growth was refused, if any was: a plugin that breaks off afterwards broke off for that.
+    /// The growth that was refused last. A plugin that traps afterwards trapped because of it.
     pub refused: Option<Refused>,
-    log_lines: u32,
-    log_bytes: usize,
-    silenced: bool,
     wasi: WasiCtx,
     resources: ResourceTable,
 }
@@ -80,7 +75,9 @@ pub(crate) enum Refused {
 impl State {
     /// An empty WASI: no folders, environment, arguments or sockets.
     pub(crate) fn new(plugin: &str, goal: &str, limits: Limits) -> Self {
+        let messages = Messages::new(plugin, goal, limits.log_lines);
         let mut wasi = WasiCtx::builder();
+        wasi.stdout(messages.stream(log::Level::Info)).stderr(messages.stream(log::Level::Warn));
         wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false).max_random_size(64 << 10);
         if !limits.grants.clock {
             wasi.wall_clock(StoppedClock).monotonic_clock(StoppedClock);
@@ -89,20 +86,23 @@ impl State {
             wasi.secure_random(same_numbers()).insecure_random(same_numbers()).insecure_random_seed(0);
         }
         let wasi = wasi.build();
+        let mut resources = ResourceTable::new();
+        resources.set_max_capacity(MAX_RESOURCES);
         Self {
-            plugin: plugin.to_owned(),
-            goal: goal.to_owned(),
-            batch: 0,
+            messages,
+            deadline: Instant::now(),
             limits,
             memory: 0,
             table_elements: 0,
             refused: None,
-            log_lines: 0,
-            log_bytes: 0,
-            silenced: false,
             wasi,
-            resources: ResourceTable::new(),
+            resources,
         }
+    }
+
+    /// What a wait needs: the resources, and the end of the time.
+    pub(crate) fn waits(&mut self) -> (&mut ResourceTable, Instant) {
+        (&mut self.resources, self.deadline)
     }
 }
 
@@ -119,7 +119,7 @@ impl ResourceLimiter for State {
 
     fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         let total = self.table_elements.saturating_add(desired.saturating_sub(current));
-        if total > TABLE_ELEMENTS {
+        if total > MAX_TABLE_ELEMENTS {
             self.refused = Some(Refused::Tables);
             return Ok(false);
         }
@@ -150,23 +150,7 @@ impl types::Host for State {}
 
 impl log::Host for State {
     fn write(&mut self, level: log::Level, message: String) {
-        self.log_lines = self.log_lines.saturating_add(1);
-        self.log_bytes = self.log_bytes.saturating_add(message.len());
-        let (plugin, goal, batch) = (&self.plugin, &self.goal, self.batch);
-        if self.log_lines > self.limits.log_lines || self.log_bytes > LOG_BYTES {
-            if !std::mem::replace(&mut self.silenced, true) {
-                tracing::warn!(goal, plugin, batch, "further messages of the plugin are not shown");
-            }
-            return;
-        }
-        let message = shown(&message);
-        match level {
-            log::Level::Trace => tracing::trace!(goal, plugin, batch, "{message}"),
-            log::Level::Debug => tracing::debug!(goal, plugin, batch, "{message}"),
-            log::Level::Info => tracing::info!(goal, plugin, batch, "{message}"),
-            log::Level::Warn => tracing::warn!(goal, plugin, batch, "{message}"),
-            log::Level::Error => tracing::error!(goal, plugin, batch, "{message}"),
-        }
+        self.messages.write(level, &message);
     }
 }
 

@@ -13,21 +13,24 @@ use crate::cache::Cache;
 use crate::error::shown;
 use crate::limits::State;
 use crate::session::{Call, Instance};
-use crate::{Fault, Limits, PluginError, Session};
+use crate::{Fault, Limits, PluginError, Session, wait};
 
-/// How often running calls are asked whether their time is up.
+/// How often running calls check whether their time is up.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
-/// Python's and JavaScript's components, which carry their interpreter, are the largest.
-const LARGEST_COMPONENT: usize = 64 << 20;
-const COMPILE_TIME: Duration = Duration::from_secs(60);
-const STACK: usize = 512 << 10;
-/// How many of a plugin's functions a trap's message names.
-const FRAMES: usize = 40;
+/// Bytes of a component. Those of Python and JavaScript, with their interpreter, are the largest.
+pub const MAX_COMPONENT: usize = 64 << 20;
+/// Bytes of the JSON Schema of a configuration.
+const MAX_SCHEMA: usize = 256 << 10;
+const MAX_COMPILE_TIME: Duration = Duration::from_secs(60);
+/// Bytes.
+const MAX_STACK: usize = 512 << 10;
+/// Functions of a plugin that a backtrace holds.
+const MAX_FRAMES: usize = 40;
 const INTERFACE: &str = "sluicebox:processor/processor";
-/// The contract's version that this host speaks, and with it every older one of the same major number.
+/// The version of the contract that this host supports, with all older ones of the same major version.
 const VERSION: &str = "1.0.0";
 
-/// The engine that compiles and runs plugins. One a process.
+/// The engine that compiles and runs plugins. A process has one.
 pub struct Runtime {
     engine: Engine,
     linker: Linker<State>,
@@ -44,7 +47,7 @@ pub struct Plugin {
     pre: WorldPre<State>,
 }
 
-/// What a plugin says of itself.
+/// The description of a plugin, by the plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
     /// Its name.
@@ -58,7 +61,7 @@ pub struct Description {
 }
 
 impl Runtime {
-    /// An engine. `cache` is the folder for compiled plugins; if it cannot be used they are compiled each time.
+    /// An engine. `cache` is the folder for compiled plugins; if it cannot be used, each load compiles the plugin.
     ///
     /// # Errors
     /// If this machine cannot run WebAssembly.
@@ -68,6 +71,7 @@ impl Runtime {
         let mut linker = Linker::new(&engine);
         World::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut State| state).map_err(host)?;
         wasmtime_wasi::p2::add_to_linker_sync(&mut linker).map_err(host)?;
+        wait::add_to_linker(&mut linker).map_err(host)?;
         let ticks = engine.weak();
         let ticker = thread::Builder::new().name("plugin-clock".to_owned());
         let ticker = ticker.spawn(move || {
@@ -77,36 +81,36 @@ impl Runtime {
                 thread::sleep(TICK);
             }
         });
-        ticker.map_err(|error| Fault::Host(format!("no thread can be started: {error}")))?;
+        ticker.map_err(|error| Fault::Host(format!("cannot start a thread: {error}")))?;
         let cache = cache.and_then(|folder| match Cache::open(folder) {
             Ok(cache) => Some(cache),
             Err(error) => {
-                tracing::warn!(folder = %folder.display(), %error, "compiled plugins are not kept");
+                tracing::warn!(folder = %folder.display(), %error, "compiled plugins are not cached");
                 None
             }
         });
         Ok(Self { engine, linker, cache })
     }
 
-    /// Compiles a plugin and checks that it asks for nothing that it does not get. None of its code is run.
+    /// Compiles a plugin and checks its imports and exports. None of its code runs.
     ///
     /// # Errors
-    /// [`Fault::NotAComponent`], [`Fault::World`], [`Fault::Imports`] and their like.
+    /// [`Fault::NotAComponent`], [`Fault::World`], [`Fault::Imports`] and similar.
     pub fn load(&self, name: &str, bytes: &[u8], limits: Limits) -> Result<Plugin, PluginError> {
         let failed = |fault| PluginError { plugin: name.to_owned(), fault };
         let digest = blake3::hash(bytes).into();
         let component = self.component(bytes, &digest).map_err(failed)?;
         let imports = self.check_world(&component).map_err(failed)?;
-        let pre = self.linker.instantiate_pre(&component).and_then(WorldPre::new);
-        let pre = pre.map_err(|error| {
-            failed(Fault::World { expected: format!("{INTERFACE}@{VERSION}"), found: chain(&error) })
-        })?;
+        let pre = self.linker.instantiate_pre(&component);
+        let pre = pre.map_err(|error| failed(Fault::Imports(chain(&error))))?;
+        let types = |error| failed(Fault::Types { expected: contract(), found: chain(&error) });
+        let pre = WorldPre::new(pre).map_err(types)?;
         Ok(Plugin { name: name.into(), digest, limits, imports: imports.into(), pre })
     }
 
     fn component(&self, bytes: &[u8], digest: &[u8; 32]) -> Result<Component, Fault> {
-        if bytes.len() > LARGEST_COMPONENT {
-            return Err(Fault::TooLarge { size: bytes.len(), limit: LARGEST_COMPONENT });
+        if bytes.len() > MAX_COMPONENT {
+            return Err(Fault::TooLarge { size: bytes.len(), limit: MAX_COMPONENT });
         }
         if bytes.starts_with(b"\0asm\x01\0\0\0") {
             return Err(Fault::CoreModule);
@@ -124,26 +128,26 @@ impl Runtime {
         Ok(component)
     }
 
-    /// The compiler cannot be stopped: it works on a thread of its own, which is left behind when it takes too long.
+    /// Compiles on a thread of its own: the compiler cannot be stopped, so a thread that takes too long is abandoned.
     fn compile(&self, bytes: &[u8]) -> Result<Component, Fault> {
         let (send, receive) = mpsc::sync_channel(1);
         let (engine, bytes) = (self.engine.clone(), bytes.to_owned());
         let compiler = thread::Builder::new().name("plugin-compiler".to_owned());
         let compile = move || {
-            // Nobody listens any more once the time is up.
+            // Once the time is up, nothing receives the component.
             let _ = send.send(Component::from_binary(&engine, &bytes));
         };
-        compiler.spawn(compile).map_err(|error| Fault::Host(format!("no thread can be started: {error}")))?;
-        match receive.recv_timeout(COMPILE_TIME) {
+        compiler.spawn(compile).map_err(|error| Fault::Host(format!("cannot start a thread: {error}")))?;
+        match receive.recv_timeout(MAX_COMPILE_TIME) {
             Ok(component) => component.map_err(|error| Fault::NotAComponent(chain(&error))),
-            Err(mpsc::RecvTimeoutError::Timeout) => Err(Fault::CompileTime(COMPILE_TIME)),
+            Err(mpsc::RecvTimeoutError::Timeout) => Err(Fault::CompileTime(MAX_COMPILE_TIME)),
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 Err(Fault::NotAComponent("the compiler failed on it".to_owned()))
             }
         }
     }
 
-    /// Answers with the names of what the component imports.
+    /// Checks what the component imports and exports; answers with the names of its imports.
     fn check_world(&self, component: &Component) -> Result<Vec<String>, Fault> {
         let world = component.component_type();
         let exports: Vec<String> = world.exports(&self.engine).map(|(name, _)| shown(name)).collect();
@@ -154,7 +158,7 @@ impl Runtime {
         }
         if version.is_none() {
             let found = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
-            return Err(Fault::World { expected: format!("{INTERFACE}@{VERSION}"), found });
+            return Err(Fault::World { expected: contract(), found });
         }
         let imports: Vec<String> = world.imports(&self.engine).map(|(name, _)| shown(name)).collect();
         let foreign: Vec<&str> =
@@ -164,7 +168,7 @@ impl Runtime {
 }
 
 impl Plugin {
-    /// The name that the goal gives it.
+    /// Its name in the goal.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -174,32 +178,36 @@ impl Plugin {
         &self.digest
     }
 
-    /// What it imports, by the names of the interfaces.
+    /// The names of the interfaces that it imports.
     pub fn imports(&self) -> &[String] {
         &self.imports
     }
 
-    /// Asks the plugin what it is.
+    /// Calls `describe`.
     ///
     /// # Errors
-    /// If it breaks off or reaches a limit.
+    /// If the plugin crashes or reaches a limit.
     pub fn describe(&self) -> Result<Description, PluginError> {
         let failed = |fault| PluginError { plugin: self.name().to_owned(), fault };
         let mut instance = Instance::start(&self.pre, &self.name, "", self.limits).map_err(failed)?;
-        let said =
+        let description =
             instance.call(Call::Describe, |guest, store| guest.call_describe(store)).map_err(failed)?;
+        let size = description.config_schema.len();
+        if size > MAX_SCHEMA {
+            return Err(failed(Fault::Schema { size, limit: MAX_SCHEMA }));
+        }
         Ok(Description {
-            name: shown(&said.name),
-            version: shown(&said.version),
-            summary: shown(&said.summary),
-            config_schema: said.config_schema,
+            name: shown(&description.name),
+            version: shown(&description.version),
+            summary: shown(&description.summary),
+            config_schema: description.config_schema,
         })
     }
 
-    /// Begins a file with the columns `header`, for a goal that its messages name. `config` is JSON.
+    /// Begins a file with the columns `header`. Log messages name `goal`. `config` is JSON.
     ///
     /// # Errors
-    /// If the plugin refuses its configuration, breaks off, or reaches a limit.
+    /// If the plugin refuses its configuration, crashes, or reaches a limit.
     pub fn open(&self, goal: &str, config: &str, header: &[String]) -> Result<Session, PluginError> {
         let opened = Instance::start(&self.pre, &self.name, goal, self.limits)
             .and_then(|instance| Session::open(instance, self.limits, config, header));
@@ -210,7 +218,12 @@ impl Plugin {
     }
 }
 
-/// Whether a processor may import this: the log, and of WASI 0.2 what every program expects, which is empty here.
+/// The interface that a plugin exports, with its version.
+pub(crate) fn contract() -> String {
+    format!("{INTERFACE}@{VERSION}")
+}
+
+/// Whether a processor may import this: the log, and those interfaces of WASI 0.2 that programs expect. Here, they offer nothing.
 fn is_offered(import: &str) -> bool {
     const WASI: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
     let wasi = import.strip_prefix("wasi:").and_then(|name| name.split_once('/'));
@@ -220,7 +233,7 @@ fn is_offered(import: &str) -> bool {
     }
 }
 
-/// Whether a plugin of this version of the contract runs here: the same major number, and no newer minor one.
+/// Whether a plugin of this version of the contract runs here: the same major version, and no newer minor version.
 fn runs(version: &str) -> bool {
     let numbers = |version: &str| {
         let mut numbers = version.split('.').map(|number| number.parse::<u32>().ok());
@@ -232,55 +245,60 @@ fn runs(version: &str) -> bool {
     }
 }
 
-/// What a processor does not need is off: less code that could be wrong stands between it and the host.
+/// Features that a processor does not need are off: that leaves less code that could have a fault.
 fn config() -> Config {
     let mut config = Config::new();
     config.epoch_interruption(true);
-    config.max_wasm_stack(STACK);
+    config.max_wasm_stack(MAX_STACK);
     config.wasm_component_model(true);
     config.wasm_relaxed_simd(false);
     config.wasm_memory64(false);
     config.wasm_multi_memory(false);
     config.wasm_tail_call(false);
     config.wasm_backtrace_details(WasmBacktraceDetails::Enable);
-    config.wasm_backtrace_max_frames(NonZero::new(FRAMES));
+    config.wasm_backtrace_max_frames(NonZero::new(MAX_FRAMES));
     config
 }
 
-/// An error with its causes, in one line.
+/// An error with its causes, on one line.
 pub(crate) fn chain(error: &wasmtime::Error) -> String {
     let causes: Vec<String> = error.chain().map(|cause| cause.to_string().replace('\n', " ")).collect();
     shown(&causes.join(": "))
 }
 
-/// Why a plugin broke off, and the functions in which it did, innermost first; those of Rust's own panics are left out.
+/// Why a plugin crashed, and in which functions, innermost first, without those of Rust's own panics.
 pub(crate) fn trap(error: &wasmtime::Error) -> String {
     let mut text = error.root_cause().to_string();
     let frames: Vec<String> = error
         .downcast_ref::<WasmBacktrace>()
         .iter()
         .flat_map(|trace| trace.frames())
-        .map(|frame| {
-            let symbol = frame.symbols().first();
-            let name = symbol.and_then(|symbol| symbol.name()).or(frame.func_name()).unwrap_or("a function");
-            let mut shown = format!("{:#}", rustc_demangle::demangle(name));
-            if let Some((file, line)) = symbol.and_then(|symbol| symbol.file().zip(symbol.line())) {
-                // Writing to a String does not fail.
-                let _ = write!(shown, " ({file}:{line})");
-            }
-            shown
+        .flat_map(|frame| {
+            // A function that was inlined has a symbol, and no frame of its own.
+            let inlined =
+                frame.symbols().iter().map(|symbol| (symbol.name(), symbol.file().zip(symbol.line())));
+            let whole = frame.symbols().is_empty().then_some((None, None));
+            inlined.chain(whole).map(move |(name, place)| {
+                let name = name.or(frame.func_name()).unwrap_or("a function");
+                let mut shown = format!("{:#}", rustc_demangle::demangle(name));
+                if let Some((file, line)) = place {
+                    // Writing to a String does not fail.
+                    let _ = write!(shown, " ({file}:{line})");
+                }
+                shown
+            })
         })
         .collect();
     let of_panic = |frame: &&String| PANIC.iter().any(|start| frame.starts_with(start));
     let from = frames.iter().take_while(of_panic).count();
     let own = frames.get(from..).filter(|own| !own.is_empty()).unwrap_or(&frames);
-    own.iter().take(SHOWN_FRAMES).for_each(|frame| {
+    own.iter().take(MAX_SHOWN_FRAMES).for_each(|frame| {
         let _ = write!(text, "; in {frame}");
     });
     shown(&text)
 }
 
-/// How the names of functions begin in which a panic of Rust ends.
+/// Prefixes of the functions in which a panic of Rust ends.
 const PANIC: [&str; 6] = ["__rustc::", "std::", "core::", "<core::", "<std::", "rust_"];
-/// Frames that a message has.
-const SHOWN_FRAMES: usize = 8;
+/// Frames in a message.
+const MAX_SHOWN_FRAMES: usize = 8;

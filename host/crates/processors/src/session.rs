@@ -1,18 +1,19 @@
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use sluicebox_model::{RecordBatch, Verdict};
+use sluicebox_model::{OrNever, RecordBatch, Verdict, never};
 use wasmtime::component::ResourceAny;
-use wasmtime::{Store, Trap};
+use wasmtime::{Store, Trap, WasmBacktrace};
 
 use crate::arena;
 use crate::bindings::{Batch, Failure, Guest, World, WorldPre};
 use crate::error::shown;
-use crate::limits::{Refused, State, TABLE_ELEMENTS};
+use crate::limits::{MAX_TABLE_ELEMENTS, Refused, State};
 use crate::outcome::validate;
-use crate::runtime::{TICK, trap};
+use crate::runtime::{TICK, chain, contract, trap};
 use crate::{Fault, Limits, PluginError};
 
-/// What the host asks of a plugin.
+/// A call of the host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Call {
     Start,
@@ -56,7 +57,7 @@ impl Instance {
     ) -> Result<Self, Fault> {
         let mut store = Store::new(pre.engine(), State::new(name, goal, limits));
         store.limiter(|state| state);
-        // Nothing that is handed over can be larger than the memory that it comes from; aliased lists could.
+        // An answer comes from the memory, but lists in it may alias. Together they must not be larger than the memory.
         store.set_hostcall_fuel(limits.memory);
         deadline(&mut store, Call::Start, &limits);
         match pre.instantiate(&mut store) {
@@ -79,51 +80,61 @@ impl Instance {
 
 fn deadline(store: &mut Store<State>, call: Call, limits: &Limits) {
     let ticks = call.time(limits).as_millis().div_ceil(TICK.as_millis());
-    // The tick under way is not a whole one.
+    // The current tick is not a whole one.
     store.set_epoch_deadline(u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1));
+    let now = Instant::now();
+    // A limit beyond what the clock can count is none.
+    let far = now + Duration::from_secs(u32::MAX.into());
+    store.data_mut().deadline = now.checked_add(call.time(limits)).unwrap_or(far);
 }
 
-/// What made a call fail.
+/// Why a call failed.
 fn fault(store: &Store<State>, limits: &Limits, call: Call, error: &wasmtime::Error) -> Fault {
     let name = call.name();
     match (error.downcast_ref::<Trap>(), store.data().refused) {
         (Some(Trap::Interrupt), _) => Fault::Time { call: name, limit: call.time(limits) },
         (Some(Trap::StackOverflow), _) => Fault::Stack(name),
-        // Whoever gets no memory usually breaks off by `unreachable`; an instance that starts with too much fails.
+        // A plugin that gets no memory usually traps with `unreachable`. An instance that starts with too much fails.
         (Some(Trap::UnreachableCodeReached) | None, Some(Refused::Memory)) => {
             Fault::Memory { limit: limits.memory }
         }
         (Some(Trap::UnreachableCodeReached) | None, Some(Refused::Tables)) => {
-            Fault::Tables { limit: TABLE_ELEMENTS }
+            Fault::Tables { limit: MAX_TABLE_ELEMENTS }
         }
         (None, None) if format!("{error:#}").contains("fuel allocated for hostcalls") => Fault::TooMuch(name),
+        (None, None) if matches!(call, Call::Start) && error.downcast_ref::<WasmBacktrace>().is_none() => {
+            Fault::Types { expected: contract(), found: chain(error) }
+        }
         _ => Fault::Trap { call: name, trap: trap(error) },
     }
 }
 
-/// A plugin at work on one file. After an error it is of no use any more.
+/// A plugin at work on one file. After an error it must not be used again.
 pub struct Session {
     instance: Instance,
     resource: ResourceAny,
+    /// The number of columns of the file, with those that earlier processors added.
     header: usize,
-    /// The places of its columns in the batch: those that it wanted, then those that it added.
+    /// The places of its columns in the batch: those that it reads, then those that it adds.
     columns: Vec<usize>,
+    /// Their names.
+    names: Vec<String>,
+    /// The number of columns that it reads.
     wanted: usize,
-    added: Vec<String>,
     input: Batch,
     usage: Usage,
 }
 
-/// What a plugin did, and what it took.
+/// The work of a plugin, and its cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Rows that it saw, without those that were taken out before.
+    /// Rows that it read, without those that earlier processors dropped or rejected.
     pub rows: u64,
-    /// Rows of them that it dropped.
+    /// Rows that it dropped.
     pub dropped: u64,
-    /// Rows of them that it rejected.
+    /// Rows that it rejected.
     pub rejected: u64,
-    /// The time of its calls, the host's copies included.
+    /// The time of its calls, with the host's copies.
     pub time: Duration,
     /// Bytes of its memories, at most.
     pub peak_memory: u64,
@@ -136,41 +147,25 @@ impl Session {
         config: &str,
         header: &[String],
     ) -> Result<Self, Fault> {
-        debug_assert_eq!(instance.limits, limits);
+        never!(instance.limits != limits, "a session has other limits than its instance");
         let opened = instance
             .call(Call::Open, |guest, store| guest.session().call_open(store, config, header))?
             .map_err(failure)?;
-        let mut columns: Vec<usize> = opened.wanted.iter().map(|place| *place as usize).collect();
-        let mut sorted = columns.clone();
-        sorted.sort_unstable();
-        if let Some(place) = sorted.last().filter(|place| **place >= header.len()) {
-            let count = header.len();
-            return Err(Fault::Opened(format!("it wants column {place}; there are {count}")));
-        }
-        if sorted.windows(2).any(|pair| matches!(pair, [a, b] if a == b)) {
-            return Err(Fault::Opened("it wants a column twice".to_owned()));
-        }
-        for (place, name) in opened.added.iter().enumerate() {
-            let known = header.iter().chain(opened.added.iter().take(place)).any(|column| column == name);
-            if known || name.is_empty() || name.len() > 1000 {
-                return Err(Fault::Opened(
-                    "it adds a column without a name, or one that is there".to_owned(),
-                ));
-            }
-        }
-        if opened.added.len() > 10_000 {
-            return Err(Fault::Opened(format!("it adds {} columns", opened.added.len())));
-        }
+        let mut columns = places(&opened.wanted, header).map_err(Fault::Opened)?;
+        check_added(&opened.added, header).map_err(Fault::Opened)?;
+        let mut names: Vec<String> = columns.iter().filter_map(|place| header.get(*place)).cloned().collect();
+        never!(names.len() != columns.len(), "a column of a session has no name");
         let wanted = columns.len();
         columns.extend(header.len()..header.len() + opened.added.len());
+        names.extend(opened.added);
         let input = Batch { rows: 0, data: Vec::new(), offsets: Vec::new(), validity: Vec::new() };
         Ok(Self {
             instance,
             resource: opened.session,
             header: header.len(),
             columns,
+            names,
             wanted,
-            added: opened.added,
             input,
             usage: Usage::default(),
         })
@@ -178,25 +173,25 @@ impl Session {
 
     /// The names of the columns that it adds after the last.
     pub fn added(&self) -> &[String] {
-        &self.added
+        self.names.get(self.wanted..).or_never("the names of the added columns")
     }
 
-    /// The columns of the batches that it sees, without those that it adds.
+    /// The number of columns of its batches, without those that it adds.
     pub fn header_len(&self) -> usize {
         self.header
     }
 
-    /// What it did so far.
+    /// Its work so far.
     pub fn usage(&self) -> Usage {
         Usage { peak_memory: self.instance.store.data().memory as u64, ..self.usage }
     }
 
-    /// Has the plugin look at a batch, and applies what it says.
+    /// Passes a batch to the plugin and applies its answer.
     ///
     /// # Errors
-    /// If it fails, breaks off, reaches a limit or answers against the contract; the batch is as it was.
+    /// If the plugin fails, crashes, reaches a limit or breaks the contract. The batch is then unchanged.
     pub fn process(&mut self, batch: &mut RecordBatch) -> Result<(), PluginError> {
-        self.instance.store.data_mut().batch += 1;
+        self.instance.store.data().messages.next_batch();
         let begun = Instant::now();
         let result = self.run(batch);
         self.usage.time += begun.elapsed();
@@ -207,7 +202,8 @@ impl Session {
         if batch.rows() == 0 {
             return Ok(());
         }
-        arena::fill(batch, self.columns.get(..self.wanted).unwrap_or_default(), &mut self.input);
+        let wanted = self.columns.get(..self.wanted).or_never("the columns that a session reads");
+        arena::fill(batch, wanted, &mut self.input);
         let size = self.input.data.len() + self.input.offsets.len() * 4;
         let limit = self.instance.limits.memory;
         if size > limit {
@@ -218,7 +214,7 @@ impl Session {
             .instance
             .call(Call::Process, |guest, store| guest.session().call_process(store, resource, input))?
             .map_err(failure)?;
-        let valid = validate(outcome, batch.rows(), self.columns.len())?;
+        let valid = validate(outcome, batch.rows(), &self.names)?;
         self.usage.rows += batch.kept().count() as u64;
         for (row, verdict) in valid.verdicts {
             match (batch.verdict(row), &verdict) {
@@ -229,8 +225,11 @@ impl Session {
             batch.judge(row, verdict);
         }
         for (column, cells) in valid.columns {
-            if let Some(place) = self.columns.get(column) {
-                batch.put_column(*place, cells);
+            let place = self.columns.get(column).copied();
+            if !never!(place.is_none(), "a checked answer changes a column of another session")
+                && let Some(place) = place
+            {
+                batch.put_column(place, cells);
             }
         }
         Ok(())
@@ -242,4 +241,50 @@ fn failure(failure: Failure) -> Fault {
         Failure::Config(message) => Fault::Config(shown(&message)),
         Failure::Data(message) => Fault::Data(shown(&message)),
     }
+}
+
+/// Columns that a plugin may add to a file.
+const MAX_ADDED: usize = 10_000;
+/// Bytes of the name of an added column.
+const MAX_NAME: usize = 1000;
+
+/// The places of the columns that a plugin reads, or what is wrong with them. The work is bounded by the file's columns,
+/// however many the plugin names.
+fn places(wanted: &[u32], header: &[String]) -> Result<Vec<usize>, String> {
+    let mut is_wanted = vec![false; header.len()];
+    let mut places = Vec::new();
+    for place in wanted {
+        let place = *place as usize;
+        match (is_wanted.get_mut(place), header.get(place)) {
+            (Some(is_wanted), _) if !*is_wanted => *is_wanted = true,
+            (Some(_), Some(name)) => return Err(format!("it reads column `{}` twice", shown(name))),
+            _ => return Err(format!("it reads column {place}, and the file has {}", columns(header.len()))),
+        }
+        places.push(place);
+    }
+    Ok(places)
+}
+
+fn columns(count: usize) -> String {
+    if count == 1 { "1 column".to_owned() } else { format!("{count} columns") }
+}
+
+/// Says what is wrong with the names of added columns, if anything is. Their number is checked first: it bounds the work.
+fn check_added(added: &[String], header: &[String]) -> Result<(), String> {
+    if added.len() > MAX_ADDED {
+        return Err(format!("it adds {} columns, more than {MAX_ADDED}", added.len()));
+    }
+    let mut known: HashSet<&str> = header.iter().map(String::as_str).collect();
+    for name in added {
+        if name.is_empty() {
+            return Err("it adds a column without a name".to_owned());
+        }
+        if name.len() > MAX_NAME {
+            return Err(format!("it adds a column whose name is longer than {MAX_NAME} bytes"));
+        }
+        if !known.insert(name) {
+            return Err(format!("it adds a column `{}`, and there is one already", shown(name)));
+        }
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! What the processor costs without the sandbox: `sluicebox plugin bench` shows it beside the cost within.
+//! Measures the processor without the sandbox, for `sluicebox plugin bench`.
 
 fn main() {
     sluicebox_sdk::testing::bench::<{{library}}::Shout>();

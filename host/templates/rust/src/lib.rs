@@ -4,15 +4,15 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use sluicebox_sdk::{Batch, Cells, ColumnId, Columns, Failure, Output, Processor, register};
 
-/// The configuration: its JSON Schema is made of these types and comments.
+/// The configuration. Its JSON Schema is derived from this type and its comments.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The column that is changed.
+    /// The column to change.
     column: String,
 }
 
-/// The processor, as it is while it works on one file.
+/// The processor at work on one file.
 pub struct Shout {
     column: ColumnId,
 }
@@ -49,9 +49,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_shouted() {
+    fn writes_names_in_capital_letters() {
         let config = r#"{"column": "name"}"#;
         let processed = run::<Shout>(config, &["id", "name"], &[&["1", "ann"], &["2", ""]]).unwrap();
         assert_eq!(processed.kept(), [["1", "ANN"]]);
+    }
+
+    #[test]
+    fn reports_a_column_that_does_not_exist() {
+        let failure = run::<Shout>(r#"{"column": "mail"}"#, &["id", "name"], &[]).unwrap_err();
+        assert_eq!(failure, Failure::config("there is no column `mail`; found `id`, `name`"));
     }
 }

@@ -1,4 +1,4 @@
-//! Measures imports on this machine. Speed is never a test: figures are printed, and people judge.
+//! Measures imports and exports on this machine. Speed is never a test: people judge the printed figures.
 
 use std::fs;
 use std::io::Read;
@@ -18,7 +18,7 @@ use crate::data::{NORMALIZER, SCHEMA, connection, customers};
 use crate::shell::{cargo, run as run_command, target};
 use crate::{plugins, setup};
 
-/// Two more processors that do light work on one column each.
+/// Two more processors with light work on one column each.
 const THREE: &str = r#"
 [[import_profiles.processors]]
 plugin = "row-filter"
@@ -50,7 +50,7 @@ pub(crate) fn run(rows: u64) -> anyhow::Result<()> {
         fs::create_dir_all(work.join("connections"))?;
         fs::write(work.join("schema.toml"), SCHEMA)?;
         fs::write(work.join("connections/shop.toml"), connection(&processors))?;
-        // A plugin is compiled once on a machine, not once an import.
+        // Compiles the plugins, which happens once on a machine and not once an import.
         run_command(
             Command::new(&binary).arg("-C").arg(&work).args(["run", "--json"]).stdout(Stdio::null()),
         )?;
@@ -68,7 +68,7 @@ pub(crate) fn run(rows: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Exports every profile, in several forms, and then a thousand that changed.
+/// Exports all profiles, in several forms, and then a thousand changed ones.
 pub(crate) fn export(rows: u64) -> anyhow::Result<()> {
     let binary = host()?;
     let work = target()?.join("bench-export");
@@ -143,8 +143,8 @@ fn exported(binary: &Path, work: &Path, goal: &str, name: &str, looked_at: u64) 
     Ok(())
 }
 
-/// SeaweedFS lets everybody do everything: it listens on the loopback address alone.
-const ANYBODY: &str = r#"{"identities": [
+/// SeaweedFS allows everything without credentials: it listens only on the loopback address.
+const IDENTITIES: &str = r#"{"identities": [
   {"name": "anonymous", "actions": ["Admin", "Read", "Write", "List"]},
   {"name": "bench", "credentials": [{"accessKey": "bench", "secretKey": "bench"}], "actions": ["Admin", "Read", "Write", "List"]}
 ]}"#;
@@ -163,7 +163,7 @@ pub(crate) fn bucket(rows: u64) -> anyhow::Result<()> {
     fs::create_dir_all(&data)?;
     let file = incoming.join("customers_1.csv");
     customers(&file, rows, 0)?;
-    fs::write(data.join("identities.json"), ANYBODY)?;
+    fs::write(data.join("identities.json"), IDENTITIES)?;
     let server = Command::new(weed)
         .arg("server")
         .arg(format!("-dir={}", data.display()))
@@ -214,12 +214,12 @@ pub(crate) fn bucket(rows: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends with the benchmark, also if that fails.
+/// A server that is killed when the benchmark ends, or fails.
 struct Server(std::process::Child);
 
 impl Server {
     fn stop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -264,7 +264,7 @@ fn measure(binary: &Path, work: &Path, name: &str, rows: u64) -> anyhow::Result<
 
 /// Runs a program that prints one JSON object.
 fn watched(command: &mut Command) -> anyhow::Result<Watched> {
-    // What others left to be written is not waited for by this one.
+    // Writes of earlier programs must not count for this one.
     run_command(&mut Command::new("sync"))?;
     let begun = Instant::now();
     let mut child = command.stdout(Stdio::piped()).spawn()?;
@@ -277,7 +277,7 @@ fn watched(command: &mut Command) -> anyhow::Result<Watched> {
             while !ended.load(Ordering::Relaxed) {
                 peak = peak.max(field(&status, "VmHWM:").unwrap_or_default());
                 written = written.max(field(Path::new(&io), "write_bytes:").unwrap_or_default());
-                // Each look stops the process for a moment.
+                // Reading these files stops the process for a moment.
                 thread::sleep(Duration::from_millis(10));
             }
             (peak, written)
@@ -292,25 +292,25 @@ fn watched(command: &mut Command) -> anyhow::Result<Watched> {
     Ok(Watched { report, wall, peak, written })
 }
 
-/// What a process did and took.
+/// The report of a process, and its cost.
 struct Watched {
     report: Value,
     /// Seconds.
     wall: f64,
-    /// The most memory that it had, in kB.
+    /// Peak memory, in kB.
     peak: u64,
-    /// Bytes that it had written to the disk.
+    /// Bytes written to the disk.
     written: u64,
 }
 
-/// A number that the system tells of a process.
+/// A number in a file of `/proc`.
 fn field(file: &Path, name: &str) -> Option<u64> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// Imports through the service, alone and while 200 readers look at its page and its API.
+/// Imports through the service, without and with 200 readers of its page and its API.
 pub(crate) fn readers(rows: u64) -> anyhow::Result<()> {
     let binary = host()?;
     let folder = target()?.join("bench-readers");

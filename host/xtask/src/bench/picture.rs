@@ -1,4 +1,4 @@
-//! The figures as a picture: for each workload a bar each, as long as it is fast against the fastest.
+//! A bar chart of the figures. The length of a bar is the speed relative to the fastest program at the workload.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ const LABELS: u64 = 230;
 const BAR: u64 = 16;
 const COLOURS: [&str; 4] = ["#2b6cb0", "#8a6d1f", "#b5892b", "#7a7f87"];
 
-/// An SVG that reads in light and dark surroundings.
+/// An SVG for light and dark pages.
 pub(super) fn draw(workloads: &[Workload]) -> String {
     let heights = workloads.iter().map(|workload| 30 + (BAR + 4) * workload.measured.len() as u64);
     let height = heights.sum::<u64>() + 10;
@@ -20,7 +20,7 @@ pub(super) fn draw(workloads: &[Workload]) -> String {
     );
     let mut y = 10;
     for workload in workloads {
-        // A text takes whatever is written to it.
+        // Writing to a String does not fail.
         let _ = writeln!(
             svg,
             "<text x=\"10\" y=\"{}\" font-weight=\"bold\" fill=\"#16202b\">{}</text>",

@@ -1,6 +1,6 @@
 """Runs a connection through the service while readers look at it.  readers.py BINARY FOLDER READERS
 
-Each reader asks for a page or a part of the API twice a second, as people do who look in.
+Each reader requests a page or a part of the API twice a second.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ async def main():
     service = await asyncio.create_subprocess_exec(
         binary, "-C", folder, "serve", "--address", "127.0.0.1:0", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
-    # Readers sit at machines of their own: here they take what the service leaves.
+    # In production, readers run on other machines. Here, they only get the time that the service leaves.
     os.nice(19)
     line = (await service.stdout.readline()).decode().strip()
     address = ("127.0.0.1", int(line.rsplit(":", 1)[1]))

@@ -1,7 +1,7 @@
-//! The suite: Sluicebox beside DuckDB and a Python script with sqlite3, at the same work on the same data in one run.
+//! The suite: Sluicebox, DuckDB and a Python script with sqlite3, at the same work on the same data in one run.
 //!
-//! Sluicebox is measured as a process, from its start to its end; the peers tell the seconds of their work alone, without the start of
-//! their interpreter. Memory and bytes written are read from the system for all of them.
+//! For Sluicebox, it measures the whole process. The peers report the seconds of their work, without the start of
+//! their interpreter. Memory and written bytes are read from the system for all of them.
 
 use std::fs;
 use std::io::{BufWriter, Write};
@@ -16,15 +16,15 @@ use crate::data::{NORMALIZER, SCHEMA, connection, customers, some_customers};
 use crate::setup;
 use crate::shell::{root, run as run_command, target};
 
-/// Work, and who did it how.
+/// A workload and its measurements, by program.
 pub(super) struct Workload {
     pub name: String,
     rows: u64,
-    pub measured: Vec<(&'static str, Taken)>,
+    pub measured: Vec<(&'static str, Cost)>,
 }
 
-/// What it took.
-pub(super) struct Taken {
+/// The cost of a workload.
+pub(super) struct Cost {
     seconds: f64,
     /// kB.
     peak: u64,
@@ -33,42 +33,42 @@ pub(super) struct Taken {
 }
 
 impl Workload {
-    pub(super) fn speed(&self, taken: &Taken) -> f64 {
-        self.rows as f64 / taken.seconds
+    pub(super) fn speed(&self, cost: &Cost) -> f64 {
+        self.rows as f64 / cost.seconds
     }
 }
 
-/// How often those that take little time take turns: the machine's speed changes from minute to minute.
+/// Turns of short workloads: the speed of the machine changes from minute to minute.
 const TURNS: usize = 3;
 
-/// What each took, turn after turn.
+/// The cost of each program, turn after turn.
 #[derive(Default)]
-struct Turns(Vec<(&'static str, Vec<Taken>)>);
+struct Turns(Vec<(&'static str, Vec<Cost>)>);
 
 impl Turns {
-    fn add(&mut self, name: &'static str, taken: Taken) {
+    fn add(&mut self, name: &'static str, cost: Cost) {
         match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, all)) => all.push(taken),
-            None => self.0.push((name, vec![taken])),
+            Some((_, all)) => all.push(cost),
+            None => self.0.push((name, vec![cost])),
         }
     }
 
-    /// Of each the turn that took neither least nor longest, with the highest of all peaks.
-    fn medians(self) -> Vec<(&'static str, Taken)> {
-        let median = |(name, mut all): (&'static str, Vec<Taken>)| {
+    /// The median turn of each program, with the highest of its peaks.
+    fn medians(self) -> Vec<(&'static str, Cost)> {
+        let median = |(name, mut all): (&'static str, Vec<Cost>)| {
             all.sort_by(|one, other| one.seconds.total_cmp(&other.seconds));
-            let peak = all.iter().map(|taken| taken.peak).max().unwrap_or_default();
+            let peak = all.iter().map(|cost| cost.peak).max().unwrap_or_default();
             let middle = all.len() / 2;
-            all.into_iter().nth(middle).map(|taken| (name, Taken { peak, ..taken }))
+            all.into_iter().nth(middle).map(|cost| (name, Cost { peak, ..cost }))
         };
-        // Ratios are those of the first, which is ours.
+        // The table shows ratios to the first.
         let mut medians: Vec<_> = self.0.into_iter().filter_map(median).collect();
         medians.sort_by_key(|(name, _)| !name.starts_with(OURS));
         medians
     }
 }
 
-/// Ours comes first.
+/// The program that comes first.
 const OURS: &str = "Sluicebox";
 const CREATED: &str = "DuckDB, create table";
 const CREATED_MERGED: &str = "DuckDB, create table, a person's rows merged";
@@ -76,7 +76,7 @@ const KEYED: &str = "DuckDB, with a primary key";
 const UPSERT: &str = "DuckDB, on conflict";
 const REWRITE: &str = "DuckDB, full join";
 const REWRITE_MERGED: &str = "DuckDB, full join, a person's rows merged";
-/// Those that are updated are many, or few.
+/// Updates of a large store, and of a small one.
 const OF_MANY: &str = "Sluicebox, of many";
 const OF_FEW: &str = "Sluicebox, of few";
 const SCRIPT: &str = "Python + sqlite3";
@@ -106,10 +106,7 @@ pub(crate) fn run(rows: u64) -> anyhow::Result<()> {
     suite.identifiers(rows / 2)?;
     suite.linked(rows / 10)?;
     suite.large_store(rows, rows * 8)?;
-    println!(
-        "\nThe suite took {:.0} s with the making of data that was not there.",
-        begun.elapsed().as_secs_f64()
-    );
+    println!("\nThe suite took {:.0} s, with the time to write data files.", begun.elapsed().as_secs_f64());
     suite.write()?;
     fs::remove_dir_all(&suite.folder)?;
     Ok(())
@@ -131,7 +128,7 @@ fn five_rules(processors: &str) -> String {
 }
 
 impl Suite {
-    /// Data is made once and kept.
+    /// A data file, which is written once and kept.
     fn file(&self, name: &str, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<PathBuf> {
         let path = self.data.join(name);
         if !path.exists() {
@@ -142,12 +139,12 @@ impl Suite {
         Ok(path)
     }
 
-    /// The customers in another round: 0 creates them.
+    /// The customers of a round: round 0 creates them, later ones update them.
     fn round(&self, rows: u64, round: u64) -> anyhow::Result<PathBuf> {
         self.file(&format!("all-{round}.csv"), |path| customers(path, rows, round))
     }
 
-    /// A working folder whose plugins are compiled: that is done once on a machine.
+    /// A working folder with compiled plugins: compiling happens once on a machine.
     fn work(&self, name: &str, schema: &str, connection: &str) -> anyhow::Result<PathBuf> {
         let work = self.folder.join(name);
         fs::create_dir_all(work.join("exchange/incoming"))?;
@@ -161,8 +158,8 @@ impl Suite {
         Ok(work)
     }
 
-    /// Imports files under these names, and takes them away.
-    fn import(&self, work: &Path, files: &[(&Path, &str)], rows: u64) -> anyhow::Result<Taken> {
+    /// Imports files under these names, and removes them.
+    fn import(&self, work: &Path, files: &[(&Path, &str)], rows: u64) -> anyhow::Result<Cost> {
         let incoming = work.join("exchange/incoming");
         for (file, name) in files {
             fs::hard_link(file, incoming.join(name))?;
@@ -177,31 +174,31 @@ impl Suite {
         for (_, name) in files {
             fs::remove_file(incoming.join(name))?;
         }
-        Ok(Taken { seconds: wall, peak, written })
+        Ok(Cost { seconds: wall, peak, written })
     }
 
-    fn duckdb(&self, task: &str, database: &str, files: &[&Path]) -> anyhow::Result<Taken> {
+    fn duckdb(&self, task: &str, database: &str, files: &[&Path]) -> anyhow::Result<Cost> {
         self.peer("duckdb_peer.py", task, database, files)
     }
 
-    fn sqlite(&self, task: &str, database: &str, file: &Path) -> anyhow::Result<Taken> {
+    fn sqlite(&self, task: &str, database: &str, file: &Path) -> anyhow::Result<Cost> {
         self.peer("sqlite_peer.py", task, database, &[file])
     }
 
-    fn peer(&self, script: &str, task: &str, database: &str, files: &[&Path]) -> anyhow::Result<Taken> {
+    fn peer(&self, script: &str, task: &str, database: &str, files: &[&Path]) -> anyhow::Result<Cost> {
         let mut command = Command::new(&self.python);
         command.arg(root().join("host/xtask/src/bench/peers").join(script)).arg(task);
         command.arg(self.folder.join(database)).args(files);
         let Watched { report, peak, written, .. } = watched(&mut command)?;
         let seconds = report.get("seconds").and_then(serde_json::Value::as_f64).context("no seconds")?;
-        Ok(Taken { seconds, peak, written })
+        Ok(Cost { seconds, peak, written })
     }
 
-    fn done(&mut self, name: impl Into<String>, rows: u64, measured: Vec<(&'static str, Taken)>) {
+    fn done(&mut self, name: impl Into<String>, rows: u64, measured: Vec<(&'static str, Cost)>) {
         let workload = Workload { name: name.into(), rows, measured };
         println!("{}", workload.name);
-        for (name, taken) in &workload.measured {
-            println!("  {name}: {:.0} rows/s, {} MB", workload.speed(taken), taken.peak / 1000);
+        for (name, cost) in &workload.measured {
+            println!("  {name}: {:.0} rows/s, {} MB", workload.speed(cost), cost.peak / 1000);
         }
         self.workloads.push(workload);
     }
@@ -247,7 +244,7 @@ impl Suite {
             bail!("{}", ours.report);
         }
         let export = vec![
-            (OURS, Taken { seconds: ours.wall, peak: ours.peak, written: ours.written }),
+            (OURS, Cost { seconds: ours.wall, peak: ours.peak, written: ours.written }),
             ("DuckDB, copy", self.duckdb("export", "plain.duckdb", &[&self.folder.join("peer.csv")])?),
             (SCRIPT, self.sqlite("export", "script.sqlite", &self.folder.join("script.csv"))?),
         ];
@@ -263,7 +260,7 @@ impl Suite {
         ])
     }
 
-    /// Lets everyone take a turn; another one is the first each time.
+    /// Gives each program a turn; each time, another one is first.
     fn turn(
         &self,
         turn: usize,
@@ -326,7 +323,7 @@ impl Suite {
         Ok(())
     }
 
-    /// A hundred columns.
+    /// Rows of 100 columns.
     fn wide(&mut self, rows: u64) -> anyhow::Result<()> {
         let names: Vec<String> = (0..99).map(|column| format!("c{column}")).collect();
         let file = self.file("wide.csv", |path| {
@@ -353,7 +350,7 @@ impl Suite {
         self.forget(&["wide", "wide.duckdb"])
     }
 
-    /// Four values of a row identify, each of them looked up and kept.
+    /// Rows with four identifiers, each of which is looked up and stored.
     fn identifiers(&mut self, rows: u64) -> anyhow::Result<()> {
         let file = self.file("identifiers.csv", |path| {
             let mut out = BufWriter::new(fs::File::create(path)?);
@@ -432,7 +429,7 @@ impl Suite {
         self.forget(&["linked", "linked.duckdb"])
     }
 
-    /// What a row costs where the store is eight times as large: rounds of updates of both take turns.
+    /// The cost of a row in a store that is eight times as large. Updates of both stores take turns.
     fn large_store(&mut self, rows: u64, many: u64) -> anyhow::Result<()> {
         let created = self.round(rows, 0)?;
         let most = self.file("most.csv", |path| customers(path, many, 0))?;
@@ -454,27 +451,27 @@ impl Suite {
         self.forget(&["small", "large"])
     }
 
-    /// The table and the picture that the README shows.
+    /// Writes the table and the picture for the README.
     fn write(&self) -> anyhow::Result<()> {
         let mut text = format!(
-            "# Figures\n\nWritten by `cargo xtask bench`: one run on {} cores, everything durable at its end. Peers are counted without \
-             the start of their interpreter. Ratios hold; absolute figures drift with the machine. Of \
-             the first two workloads, of three processors and of the last it is the median of three turns, but for the script and \
-             `on conflict`, which take one. Only where \"a person's rows\" are \"merged\" does DuckDB do the same work: otherwise a file that names a person twice makes \
+            "# Figures\n\nWritten by `cargo xtask bench`: one run on {} cores, with everything durable at its end. The figures of peers do not include \
+             the start of their interpreter. Ratios are stable; absolute figures vary with the machine. The figures of \
+             the first two workloads, of three processors and of the last workload are medians of three turns. The script and \
+             `on conflict` have one turn. DuckDB does the same work only where it says \"a person's rows merged\": elsewhere, a file that names a person twice makes \
              two profiles, or fails.\n\n![](pictures/bench.svg)\n\n\
              | workload | who | rows/s | Sluicebox is | peak MB | MB written |\n| --- | --- | --- | --- | --- | --- |\n",
             thread::available_parallelism()?
         );
         for workload in &self.workloads {
-            let ours = workload.measured.first().map(|(_, taken)| workload.speed(taken)).unwrap_or_default();
-            for (place, (name, taken)) in workload.measured.iter().enumerate() {
-                let speed = workload.speed(taken);
+            let ours = workload.measured.first().map(|(_, cost)| workload.speed(cost)).unwrap_or_default();
+            for (place, (name, cost)) in workload.measured.iter().enumerate() {
+                let speed = workload.speed(cost);
                 let ratio = if place == 0 { "–".to_owned() } else { format!("{:.2} ×", ours / speed) };
                 text.push_str(&format!(
                     "| {} | {name} | {speed:.0} | {ratio} | {} | {} |\n",
                     workload.name,
-                    taken.peak / 1000,
-                    taken.written / 1_000_000
+                    cost.peak / 1000,
+                    cost.written / 1_000_000
                 ));
             }
         }

@@ -1,4 +1,4 @@
-"""DuckDB at the same work: durable at the end, two threads.  duckdb_peer.py TASK DATABASE CSV [CSV…]
+"""Does the same work with DuckDB: two threads, durable at the end.  duckdb_peer.py TASK DATABASE CSV [CSV…]
 
 Prints one JSON object: the seconds of the work itself, without the start of the interpreter.
 """
@@ -12,11 +12,11 @@ import duckdb
 task, database, *files = sys.argv[1:]
 connection = duckdb.connect(database)
 connection.execute("set threads = 2")
-# Rows that are merged with each other are merged in the order of the file.
+# Rows of one person are merged in the order of the file.
 merges = task.endswith("-merged")
 connection.execute(f"set preserve_insertion_order = {str(merges).lower()}")
 
-# What the e-mail normalizer does: trimmed, lower case.
+# As the e-mail normalizer: trimmed, in lower case.
 EMAIL = "lower(trim(email))"
 VALUES = """id, first_name, last_name, phone, city, country, birthdate, lifetime_spend, score,
             string_split(tags, '|') as tags, updated_at"""
@@ -30,7 +30,7 @@ def source(file):
     rows = f"select {EMAIL} as email, {VALUES} from read_csv('{file}', header = true, columns = {TYPES})"
     if not merges:
         return rows
-    # A file may name a person more than once: one row of each, by the rule of each column, as Sluicebox makes it.
+    # A file may name a person more than once. As in Sluicebox, the rule of each column makes one row of them.
     one = {column: f"arg_max({column}, place)" for column in COLUMNS} | {
         "lifetime_spend": "sum(lifetime_spend)::decimal(18, 2)",
         "tags": "list_distinct(flatten(list(tags order by place)))",
@@ -42,7 +42,7 @@ def source(file):
 
 
 def merged(column):
-    """The rule of each column, over a row `n` of the file and the profile `p` that it finds."""
+    """The rule of a column, for a row `n` of the file and its profile `p`."""
     if column == "lifetime_spend":
         return "coalesce(p.lifetime_spend, 0) + coalesce(n.lifetime_spend, 0)"
     if column == "tags":

@@ -1,4 +1,4 @@
-"""A Python script with sqlite3 at the same work, as people write it.  sqlite_peer.py TASK DATABASE CSV
+"""Does the same work with a plain Python script and sqlite3.  sqlite_peer.py TASK DATABASE CSV
 
 Prints one JSON object: the seconds of the work itself.
 """
