@@ -1,11 +1,11 @@
 use crate::Encoding;
 
-/// How an exported file is written.
+/// The dialect of an exported CSV file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CsvFormat {
-    /// Between cells.
+    /// Separates cells.
     pub delimiter: char,
-    /// Around cells that need it, and doubled inside them ([RFC 4180](https://www.rfc-editor.org/rfc/rfc4180), 2.7);
+    /// Encloses cells that need it, and is doubled inside them ([RFC 4180](https://www.rfc-editor.org/rfc/rfc4180), 2.7):
     /// an ASCII byte.
     pub quote: u8,
     /// Whether every cell is quoted.
@@ -14,11 +14,11 @@ pub struct CsvFormat {
     pub header: bool,
     /// Whether the file begins with a byte-order mark.
     pub bom: bool,
-    /// What ends a row.
+    /// The end of each row.
     pub line_end: LineEnd,
-    /// How characters become bytes; `Auto` = UTF-8.
+    /// The character encoding; `Auto` means UTF-8.
     pub encoding: Encoding,
-    /// Whether a cell that a spreadsheet would take for a formula begins with `'`. Numbers are left alone.
+    /// Whether a cell that a spreadsheet would take for a formula gets a leading `'`. Numbers do not.
     pub formula_guard: bool,
 }
 
@@ -37,7 +37,7 @@ impl Default for CsvFormat {
     }
 }
 
-/// What ends a row.
+/// The end of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineEnd {
     /// `\n`
@@ -46,7 +46,7 @@ pub enum LineEnd {
     CrLf,
 }
 
-/// Writes rows as a [`CsvFormat`] says.
+/// Writes rows in a [`CsvFormat`].
 #[derive(Debug)]
 pub struct RowEncoder {
     format: CsvFormat,
@@ -55,7 +55,7 @@ pub struct RowEncoder {
     row: String,
 }
 
-/// A cell that the encoding cannot hold, by its place in the row.
+/// The place in the row of a cell that the encoding cannot represent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unencodable(pub usize);
 
@@ -70,10 +70,10 @@ impl RowEncoder {
         }
     }
 
-    /// Appends what stands before the first row: the byte-order mark and the names of the columns.
+    /// Appends what comes before the first row: the byte-order mark and the header.
     ///
     /// # Errors
-    /// If the encoding cannot hold a name.
+    /// If the encoding cannot represent a name.
     pub fn begin<'a>(
         &mut self,
         header: impl IntoIterator<Item = &'a str>,
@@ -82,7 +82,7 @@ impl RowEncoder {
         if self.format.bom {
             self.row.clear();
             self.row.push('\u{feff}');
-            // An encoding without such a mark has none to begin with.
+            // An encoding that cannot represent the mark needs none.
             let _ = self.encode(out);
         }
         if self.format.header { self.write(header, false, out) } else { Ok(()) }
@@ -91,7 +91,7 @@ impl RowEncoder {
     /// Appends a row.
     ///
     /// # Errors
-    /// If the encoding cannot hold a cell; nothing is appended then.
+    /// If the encoding cannot represent a cell. Nothing is appended then.
     pub fn row<'a>(
         &mut self,
         cells: impl IntoIterator<Item = &'a str>,
@@ -116,7 +116,7 @@ impl RowEncoder {
             ends = place + 1;
         }
         if ends == 1 && self.row.is_empty() {
-            // A blank line is no row.
+            // Readers skip a blank line.
             self.row.push(self.quote);
             self.row.push(self.quote);
         }
@@ -131,7 +131,7 @@ impl RowEncoder {
         let special = |byte: &u8| {
             matches!(byte, b'\n' | b'\r') || *byte == self.format.quote || !(b'!'..=b'~').contains(byte)
         };
-        // Nearly no cell has a character that needs a closer look.
+        // Nearly all cells pass this fast check.
         let plain = !guard && !self.format.quote_all && !cell.as_bytes().iter().any(special);
         let quoted = if plain {
             cell.contains(self.format.delimiter)
@@ -160,7 +160,7 @@ impl RowEncoder {
         self.row.push(self.quote);
     }
 
-    /// Appends the row's bytes; `false`, and nothing, if the encoding cannot hold it.
+    /// Appends the row's bytes. Appends nothing and returns `false` if the encoding cannot represent them.
     fn encode(&self, out: &mut Vec<u8>) -> bool {
         let Encoding::Named(encoding) = self.format.encoding else {
             out.extend_from_slice(self.row.as_bytes());
@@ -182,7 +182,7 @@ impl RowEncoder {
         true
     }
 
-    /// The place of the first cell of the row that the encoding cannot hold.
+    /// The place of the first cell of the row that the encoding cannot represent.
     fn unencodable(&self) -> usize {
         let Encoding::Named(encoding) = self.format.encoding else { return 0 };
         let (mut place, mut quoted) = (0, false);
@@ -199,7 +199,7 @@ impl RowEncoder {
     }
 }
 
-/// What a spreadsheet takes for a formula
+/// Whether a spreadsheet takes a cell for a formula
 /// ([OWASP, CSV Injection](https://owasp.org/www-community/attacks/CSV_Injection)), unless it is a number.
 fn is_formula(cell: &str) -> bool {
     match cell.as_bytes() {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_are_quoted_where_they_must_be() {
+    fn cells_are_quoted_where_needed() {
         let plain = CsvFormat::default();
         check(&plain, &["a", "", "b c"], "a,,b c\n");
         check(
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn encodings_hold_what_they_can() {
+    fn cells_that_an_encoding_cannot_represent_are_found() {
         let format =
             |name: &str| CsvFormat { encoding: Encoding::named(name).unwrap(), ..CsvFormat::default() };
         let encoded = |name: &str, cells: &[&str]| {

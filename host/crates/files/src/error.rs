@@ -2,32 +2,32 @@ use std::io;
 
 use crate::{PgpError, S3Error};
 
-/// Why a file cannot be read to its end. The file's name is added by the caller; no cell is quoted.
+/// Why a file cannot be read to its end. The caller adds the file's name. No message quotes a cell.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// Reading failed, or the compressed data is broken.
     #[error("{0}")]
     Io(io::Error),
-    /// Compressed data without its end.
-    #[error("the compressed data breaks off: the file is truncated; it needs to be sent again")]
-    BrokenOff,
-    /// A quote that nothing closes.
+    /// The compressed data ends too early.
+    #[error("the compressed data ends too early: the file is truncated; ask the partner to send it again")]
+    Truncated,
+    /// A quoted cell that is not closed before the file ends.
     #[error("line {line}: the quoted cell that begins in this row is not closed before the file ends")]
-    Unclosed {
+    UnclosedQuote {
         /// Where the row begins.
         line: u64,
     },
-    /// A quote that nothing closes in a reasonable distance.
+    /// A quoted cell that is not closed within `max_row` bytes.
     #[error(
         "line {line}: the quoted cell that begins in this row is not closed within {limit} bytes (max_row)"
     )]
-    UnclosedWithin {
+    UnclosedQuoteWithin {
         /// Where the row begins.
         line: u64,
         /// `max_row`.
         limit: u64,
     },
-    /// A row without an end.
+    /// A row that is longer than `max_row`.
     #[error("line {line}: the row that begins here does not end within {limit} bytes (max_row)")]
     RowTooLong {
         /// Where the row begins.
@@ -35,37 +35,64 @@ pub enum FileError {
         /// `max_row`.
         limit: u64,
     },
-    /// The first row cannot name columns.
+    /// The header cannot name columns.
     #[error("line {line}: the header {problem}")]
     Header {
-        /// Where it is.
+        /// The line of the header.
         line: u64,
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// A small file that expands beyond reason.
-    #[error("the file expands to more than {times} times its size; raise limits.expansion to read it")]
+    /// A compressed file that expands beyond the limit.
+    #[error("the file expands to more than {ratio} times its size; raise limits.expansion to read it")]
     Expansion {
         /// The ratio allowed.
-        times: u64,
+        ratio: u64,
     },
-    /// An archive with anything but one file in it.
-    #[error("the zip archive holds {0} files, expected one")]
+    /// A zip archive that does not hold exactly one file.
+    #[error("the zip archive holds {0} files; expected one")]
     ZipEntries(usize),
+    /// A file that is not CSV.
+    #[error("the file is {kind}, not CSV; {remedy}")]
+    OtherKind {
+        /// What it is, with its article.
+        kind: &'static str,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// A compressed file in a compressed file.
+    #[error("the file is compressed twice ({inner} in {outer}); ask the partner to compress it once")]
+    CompressedTwice {
+        /// The compression of the file.
+        outer: &'static str,
+        /// The compression of what is in it.
+        inner: &'static str,
+    },
+    /// UTF-16 that needs its encoding named.
+    #[error(
+        "the file looks like UTF-16 without a byte-order mark; set encoding = \"{name}\" in the goal's csv"
+    )]
+    Utf16WithoutMark {
+        /// The name of the encoding.
+        name: &'static str,
+    },
+    /// Two byte-order marks at the start of the file.
+    #[error("the file begins with two byte-order marks; ask the partner to write one, or none")]
+    TwoMarks,
     /// An archive that cannot be read.
     #[error("the zip archive cannot be read: {0}")]
     Zip(String),
-    /// A zip archive that cannot be read from its end, because it is encrypted as a whole.
-    #[error("a zip archive inside an encrypted file cannot be read; compress with gzip or zstd")]
+    /// A zip archive in an encrypted file. The directory of an archive is at its end, and an encrypted file is read from the front.
+    #[error("a zip archive inside an encrypted file cannot be read; compress with gzip, zstd, xz or bzip2")]
     EncryptedZip,
-    /// It cannot be decrypted.
+    /// The file cannot be decrypted.
     #[error("{0}")]
     Pgp(#[from] PgpError),
-    /// A bucket refused, or could not be reached.
+    /// A bucket refused the request, or cannot be reached.
     #[error("{0}")]
     S3(S3Error),
-    /// The file was written to during the import.
-    #[error("the file changed while it was read; it is taken as a new file at the next run")]
+    /// The file changed during the import.
+    #[error("the file changed while it was being read; the next run imports it as a new file")]
     Changed,
 }
 
@@ -75,12 +102,12 @@ impl From<S3Error> for FileError {
     }
 }
 
-/// Readers say more than `io::Error` can by carrying one of these.
+/// Unwraps the `FileError` that a reader put into an `io::Error`.
 impl From<io::Error> for FileError {
     fn from(error: io::Error) -> Self {
         match error.downcast::<Self>() {
-            Ok(carried) => carried,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Self::BrokenOff,
+            Ok(inner) => inner,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Self::Truncated,
             Err(error) => Self::Io(error),
         }
     }

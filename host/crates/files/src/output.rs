@@ -1,4 +1,4 @@
-//! An exported file on its way: compressed, encrypted, and under its name only when it is whole.
+//! Writes an exported file: compresses, encrypts, and gives the file its name when it is complete.
 
 use std::io::{self, PipeWriter, Write};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::{FileError, Location, PublicKey, pgp};
 /// How an exported file is compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
-    /// Not at all.
+    /// No compression.
     #[default]
     None,
     /// gzip, RFC 1952.
@@ -23,7 +23,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// What is added to a file's name.
+    /// The suffix that a file's name gets.
     fn suffix(self) -> &'static str {
         match self {
             Self::None => "",
@@ -36,19 +36,19 @@ impl Compression {
 /// How the text of an exported file becomes its bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Packing {
-    /// First it is compressed.
+    /// Applied first.
     pub compression: Compression,
-    /// Then it is encrypted, if there is a key.
+    /// Encrypts the compressed text.
     pub key: Option<PublicKey>,
 }
 
 impl Packing {
-    /// The name of a file with what is added for its compression and encryption, unless it ends so already.
+    /// The name of a file with the suffixes of its compression and encryption, unless it already has them.
     pub fn name(&self, name: &str) -> String {
         let mut name = name.to_owned();
         let encrypted = if self.key.is_some() { ".pgp" } else { "" };
-        let whole = [self.compression.suffix(), encrypted].concat();
-        if !name.ends_with(&whole) {
+        let suffixes = [self.compression.suffix(), encrypted].concat();
+        if !name.ends_with(&suffixes) {
             if !name.ends_with(self.compression.suffix()) {
                 name.push_str(self.compression.suffix());
             }
@@ -58,21 +58,20 @@ impl Packing {
     }
 }
 
-/// A file that is being written. Nothing is under its name before [`Output::finish`]; dropped before that, it is gone.
+/// A file that is being written. It gets its name in [`Output::finish`]; dropped before that, it is removed.
 pub struct Output(Box<dyn Sink>);
 
-/// One stage of a file's way out.
+/// One stage of writing a file.
 pub(crate) trait Sink: Write + Send {
-    /// Ends the file; answers with its size.
+    /// Ends the file and returns its size in bytes.
     fn finish(self: Box<Self>) -> Result<u64, FileError>;
 }
 
 impl Output {
-    /// Begins a file in `directory` of the location. `tag` is in the name that it has meanwhile, for
-    /// [`Location::clear`].
+    /// Begins a file in `directory` of the location. `tag` is part of its temporary name, for [`Location::clear`].
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If the file cannot be created.
     pub fn create(
         location: &Location,
         directory: &str,
@@ -82,7 +81,7 @@ impl Output {
     ) -> Result<Self, FileError> {
         let mut sink: Box<dyn Sink> = Box::new(location.create(directory, &packing.name(name), tag)?);
         if let Some(key) = &packing.key {
-            sink = Box::new(Encrypted::new(sink, key.clone())?);
+            sink = Box::new(EncryptingWriter::new(sink, key.clone())?);
         }
         Ok(Self(match packing.compression {
             Compression::None => sink,
@@ -91,10 +90,10 @@ impl Output {
         }))
     }
 
-    /// Ends the file and gives it its name; answers with its size in bytes.
+    /// Ends the file, gives it its name and returns its size in bytes.
     ///
     /// # Errors
-    /// If that fails; nothing is under the name then.
+    /// If that fails. No file has the name then.
     pub fn finish(mut self) -> Result<u64, FileError> {
         self.0.flush()?;
         self.0.finish()
@@ -129,25 +128,25 @@ impl Sink for zstd::Encoder<'static, Box<dyn Sink>> {
     }
 }
 
-/// Encrypts on a thread of its own, for the OpenPGP crate reads its text rather than have it written.
-struct Encrypted {
+/// Encrypts on a thread of its own, because the OpenPGP crate reads its text from a reader.
+struct EncryptingWriter {
     text: Option<PipeWriter>,
-    /// Whether the text came to its end.
-    whole: Arc<AtomicBool>,
+    /// Set when the text is complete.
+    complete: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<u64, FileError>>>,
 }
 
-impl Encrypted {
+impl EncryptingWriter {
     fn new(mut sink: Box<dyn Sink>, key: PublicKey) -> Result<Self, FileError> {
         let (read, text) = io::pipe()?;
-        let whole = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&whole);
+        let complete = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&complete);
         let work = move || {
             pgp::encrypt(read, &key, &mut sink)?;
-            if ended.load(Ordering::Acquire) { sink.finish() } else { Err(FileError::BrokenOff) }
+            if ended.load(Ordering::Acquire) { sink.finish() } else { Err(FileError::Truncated) }
         };
         let thread = thread::Builder::new().name("encrypt".to_owned()).spawn(work)?;
-        Ok(Self { text: Some(text), whole, thread: Some(thread) })
+        Ok(Self { text: Some(text), complete, thread: Some(thread) })
     }
 
     fn join(&mut self) -> Result<u64, FileError> {
@@ -159,7 +158,7 @@ impl Encrypted {
     }
 }
 
-impl Write for Encrypted {
+impl Write for EncryptingWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.text {
             Some(text) => text.write(bytes),
@@ -172,16 +171,16 @@ impl Write for Encrypted {
     }
 }
 
-impl Sink for Encrypted {
+impl Sink for EncryptingWriter {
     fn finish(mut self: Box<Self>) -> Result<u64, FileError> {
-        self.whole.store(true, Ordering::Release);
+        self.complete.store(true, Ordering::Release);
         self.join()
     }
 }
 
-impl Drop for Encrypted {
+impl Drop for EncryptingWriter {
     fn drop(&mut self) {
-        // The thread sees the end of a text that is not whole, and drops the file.
+        // The thread sees that the text is incomplete, and drops the file.
         let _ = self.join();
     }
 }

@@ -1,17 +1,18 @@
 use std::collections::HashMap;
 
 use regex::{Regex, RegexBuilder};
+use sluicebox_model::OrNever;
 
-/// Which files of a folder a goal takes.
+/// Which files of a folder a goal imports.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     regex: Regex,
     /// How many folders below the goal's own the pattern reaches into.
     pub depth: usize,
-    /// The pattern for people, with the values that it was given.
+    /// The pattern as people see it, with the values of the root file in place.
     pub shown: String,
     literal_start: String,
-    counts_wildcards: bool,
+    is_wildcard: bool,
 }
 
 /// A pattern that cannot be read.
@@ -25,9 +26,9 @@ pub enum PatternError {
     Regex(#[from] regex::Error),
 }
 
-/// What the wildcards, or the named groups, of a pattern took of a file's name.
+/// The parts of a file's name that the wildcards, or the named groups, of a pattern matched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Taken {
+pub struct WildcardValues {
     by_number: Vec<String>,
     by_name: HashMap<String, String>,
 }
@@ -38,25 +39,25 @@ impl Pattern {
     /// # Errors
     /// If a bracket is not closed.
     pub fn wildcard(wildcard: &str) -> Result<Self, PatternError> {
-        Self::of_wildcard(wildcard, &Taken::default())
+        Self::of_wildcard(wildcard, &WildcardValues::default())
     }
 
-    fn of_wildcard(wildcard: &str, taken: &Taken) -> Result<Self, PatternError> {
-        let (expression, shown) = Translation { taken, ..Translation::default() }.translate(wildcard)?;
+    fn of_wildcard(wildcard: &str, values: &WildcardValues) -> Result<Self, PatternError> {
+        let (expression, shown) = Translation { values, ..Translation::default() }.translate(wildcard)?;
         let end = wildcard.find(['*', '?', '[', '{']).unwrap_or(wildcard.len());
         Ok(Self {
             regex: compile(&expression)?,
             depth: wildcard.matches('/').count(),
             shown,
-            literal_start: wildcard.get(..end).unwrap_or_default().to_owned(),
-            counts_wildcards: true,
+            literal_start: wildcard.get(..end).or_never("the literal start").to_owned(),
+            is_wildcard: true,
         })
     }
 
     /// Reads a regular expression, which must match the whole name.
     ///
     /// # Errors
-    /// If it is none.
+    /// If it is not well formed.
     pub fn regex(expression: &str) -> Result<Self, PatternError> {
         Regex::new(expression)?;
         Ok(Self {
@@ -64,16 +65,16 @@ impl Pattern {
             depth: expression.matches('/').count(),
             shown: expression.to_owned(),
             literal_start: String::new(),
-            counts_wildcards: false,
+            is_wildcard: false,
         })
     }
 
-    /// Whether the pattern takes a file of this name. Files that end in `.done` are never taken.
+    /// Whether the pattern matches a name. A name that ends in `.done` never matches.
     pub fn matches(&self, name: &str) -> bool {
         !name.ends_with(".done") && self.regex.is_match(name)
     }
 
-    /// The text that every name which it takes begins with, as far as that is plain.
+    /// The text that every matching name begins with, as far as the pattern shows it.
     pub(crate) fn literal_start(&self) -> &str {
         &self.literal_start
     }
@@ -83,21 +84,21 @@ impl Pattern {
         self.regex.capture_names().flatten()
     }
 
-    /// What its wildcards, or named groups, take of a name; nothing if it does not take the name.
-    pub fn taken(&self, name: &str) -> Taken {
-        let Some(captures) = self.regex.captures(name) else { return Taken::default() };
+    /// What its wildcards, or named groups, match in a name; empty if the name does not match.
+    pub fn wildcard_values(&self, name: &str) -> WildcardValues {
+        let Some(captures) = self.regex.captures(name) else { return WildcardValues::default() };
         let text = |group: Option<regex::Match<'_>>| group.map_or("", |group| group.as_str()).to_owned();
-        let by_number = match self.counts_wildcards {
+        let by_number = match self.is_wildcard {
             true => captures.iter().skip(1).map(text).collect(),
             false => Vec::new(),
         };
         let by_name =
             self.group_names().map(|group| (group.to_owned(), text(captures.name(group)))).collect();
-        Taken { by_number, by_name }
+        WildcardValues { by_number, by_name }
     }
 }
 
-/// Which files belong to a root file: a pattern in which the values stand that the root's wildcards took.
+/// Which files belong to a root file: a pattern that takes over the values of the root's wildcards.
 #[derive(Clone, Debug)]
 pub struct LinkedPattern {
     text: String,
@@ -105,7 +106,7 @@ pub struct LinkedPattern {
 }
 
 impl LinkedPattern {
-    /// Reads a wildcard. Its n-th one takes the value of the root's n-th, `{name}` that of the root's group.
+    /// Reads a wildcard. The n-th wildcard takes the value of the root's n-th; `{name}` takes the value of the root's group.
     ///
     /// # Errors
     /// If a bracket is not closed.
@@ -116,49 +117,49 @@ impl LinkedPattern {
     /// Reads a regular expression, in which `{name}` takes the value of the root's group.
     ///
     /// # Errors
-    /// If it is none.
+    /// If it is not well formed.
     pub fn regex(text: &str) -> Result<Self, PatternError> {
         let linked = Self { text: text.to_owned(), regex: true };
-        Pattern::regex(&linked.with(|_| Some(".*".to_owned()))).map(|_| linked)
+        Pattern::regex(&linked.substitute(|_| Some(".*".to_owned()))).map(|_| linked)
     }
 
-    /// The pattern of the files that belong to the root file whose name gave `taken`.
+    /// The pattern of the files that belong to a root file; `values` come from the root file's name.
     ///
     /// # Errors
-    /// If it is none then, which the constructors have ruled out.
-    pub fn of(&self, taken: &Taken) -> Result<Pattern, PatternError> {
+    /// If the result is not well formed. The constructors rule that out.
+    pub fn for_root(&self, values: &WildcardValues) -> Result<Pattern, PatternError> {
         match self.regex {
-            true => {
-                Pattern::regex(&self.with(|name| taken.by_name.get(name).map(|value| regex::escape(value))))
-            }
-            false => Pattern::of_wildcard(&self.text, taken),
+            true => Pattern::regex(
+                &self.substitute(|name| values.by_name.get(name).map(|value| regex::escape(value))),
+            ),
+            false => Pattern::of_wildcard(&self.text, values),
         }
     }
 
-    /// The pattern of all files that may belong to any root file with these groups.
+    /// The pattern of all files that may belong to any root file of this pattern.
     ///
     /// # Errors
-    /// As [`LinkedPattern::of`].
-    pub fn of_any(&self, root: &Pattern) -> Result<Pattern, PatternError> {
-        let text = self.with(|name| {
+    /// As [`LinkedPattern::for_root`].
+    pub fn for_any_root(&self, root: &Pattern) -> Result<Pattern, PatternError> {
+        let text = self.substitute(|name| {
             let group = root.group_names().any(|group| group == name);
             group.then(|| if self.regex { ".*".to_owned() } else { "*".to_owned() })
         });
         if self.regex { Pattern::regex(&text) } else { Pattern::wildcard(&text) }
     }
 
-    /// The names in braces, which are groups of the root or, in a wildcard, alternatives of one.
+    /// The names in braces: groups of the root, or, in a wildcard, a set of one alternative.
     pub fn placeholders(&self) -> Vec<String> {
         let mut names = Vec::new();
-        self.with(|name| {
+        self.substitute(|name| {
             names.push(name.to_owned());
             None
         });
         names
     }
 
-    /// The text, with `value` in place of `{name}` where there is one.
-    fn with(&self, mut value: impl FnMut(&str) -> Option<String>) -> String {
+    /// The text with `{name}` replaced by `value(name)`, where that is `Some`.
+    fn substitute(&self, mut value: impl FnMut(&str) -> Option<String>) -> String {
         let (mut out, mut rest) = (String::new(), self.text.as_str());
         while let Some((before, after)) = rest.split_once('{') {
             out.push_str(before);
@@ -176,7 +177,7 @@ impl LinkedPattern {
     }
 }
 
-/// A name that is closed by a brace, and what follows.
+/// The name before the closing brace, and the text after it.
 fn placeholder(text: &str) -> Option<(&str, &str)> {
     let (name, after) = text.split_once('}')?;
     let fits = name.starts_with(|first: char| first.is_alphabetic() || first == '_')
@@ -188,9 +189,9 @@ fn compile(expression: &str) -> Result<Regex, regex::Error> {
     RegexBuilder::new(&format!("^(?:{expression})$")).dot_matches_new_line(true).size_limit(4 << 20).build()
 }
 
-/// Turns a wildcard into a regular expression with one group a wildcard, in the order in which they open.
+/// Turns a wildcard pattern into a regular expression that has one group for each wildcard, in the order in which they open.
 struct Translation<'t> {
-    taken: &'t Taken,
+    values: &'t WildcardValues,
     regex: String,
     shown: String,
     /// How many wildcards have opened.
@@ -200,17 +201,18 @@ struct Translation<'t> {
 
 impl Default for Translation<'static> {
     fn default() -> Self {
-        static NOTHING: std::sync::LazyLock<Taken> = std::sync::LazyLock::new(Taken::default);
-        Self { taken: &NOTHING, regex: String::new(), shown: String::new(), wildcards: 0, open_braces: 0 }
+        static NOTHING: std::sync::LazyLock<WildcardValues> =
+            std::sync::LazyLock::new(WildcardValues::default);
+        Self { values: &NOTHING, regex: String::new(), shown: String::new(), wildcards: 0, open_braces: 0 }
     }
 }
 
 impl<'t> Translation<'t> {
-    /// The expression, and the wildcard with the values in place.
+    /// The regular expression, and the pattern with the values in place.
     fn translate(mut self, wildcard: &str) -> Result<(String, String), PatternError> {
         let mut rest = wildcard;
         while let Some(character) = rest.chars().next() {
-            let after = rest.get(character.len_utf8()..).unwrap_or_default();
+            let after = rest.get(character.len_utf8()..).or_never("the rest of the wildcard");
             rest = match character {
                 '*' => self.wild(after, "*", "([^/]*)"),
                 '?' => self.wild(after, "?", "([^/])"),
@@ -246,10 +248,10 @@ impl<'t> Translation<'t> {
         self.push(text, &regex::escape(text));
     }
 
-    /// The value that the wildcard takes which opens now, if the root has one for it.
+    /// The root's value for the wildcard that opens here.
     fn value(&mut self) -> Option<&'t str> {
         self.wildcards += 1;
-        self.taken.by_number.get(self.wildcards - 1).map(String::as_str)
+        self.values.by_number.get(self.wildcards - 1).map(String::as_str)
     }
 
     fn wild<'w>(&mut self, after: &'w str, wildcard: &str, free: &str) -> &'w str {
@@ -276,14 +278,14 @@ impl<'t> Translation<'t> {
             }
         }
         let rest = characters.as_str();
-        let wildcard = format!("[{}", after.strip_suffix(rest).unwrap_or_default());
+        let wildcard = format!("[{}", after.strip_suffix(rest).or_never("the set"));
         let negation = if negated { "^/" } else { "" };
         Ok(self.wild(rest, &wildcard, &format!("([{negation}{set}])")))
     }
 
     fn braces<'w>(&mut self, after: &'w str) -> &'w str {
         if let Some((name, rest)) = placeholder(after)
-            && let Some(value) = self.taken.by_name.get(name)
+            && let Some(value) = self.values.by_name.get(name)
         {
             self.literal(value);
             return rest;
@@ -294,7 +296,7 @@ impl<'t> Translation<'t> {
             return after;
         };
         self.literal(value);
-        // The wildcards inside are counted: the root's have their numbers too.
+        // Wildcards inside the braces count as well, as they do in the root's pattern.
         let mut depth = 1;
         for (place, character) in after.char_indices() {
             match character {
@@ -303,7 +305,7 @@ impl<'t> Translation<'t> {
                 _ => {}
             }
             if depth == 0 {
-                return after.get(place + 1..).unwrap_or_default();
+                return after.get(place + 1..).or_never("the rest of the wildcard");
             }
             self.wildcards += usize::from(matches!(character, '{' | '*' | '?' | '['));
         }
@@ -315,13 +317,13 @@ impl<'t> Translation<'t> {
 mod tests {
     use super::*;
 
-    fn check(wildcard: &str, taken: &[&str], left: &[&str]) {
+    fn check(wildcard: &str, matching: &[&str], other: &[&str]) {
         let pattern = Pattern::wildcard(wildcard).unwrap();
-        for name in taken {
-            assert!(pattern.matches(name), "{wildcard} takes {name}");
+        for name in matching {
+            assert!(pattern.matches(name), "{wildcard} matches {name}");
         }
-        for name in left {
-            assert!(!pattern.matches(name), "{wildcard} leaves {name}");
+        for name in other {
+            assert!(!pattern.matches(name), "{wildcard} does not match {name}");
         }
     }
 
@@ -356,24 +358,24 @@ mod tests {
 
     /// The pattern of the linked files of the root file `name`.
     #[track_caller]
-    fn check_linked(root: &Pattern, name: &str, linked: &LinkedPattern, taken: &[&str], left: &[&str]) {
+    fn check_linked(root: &Pattern, name: &str, linked: &LinkedPattern, matching: &[&str], other: &[&str]) {
         assert!(root.matches(name));
-        let pattern = linked.of(&root.taken(name)).unwrap();
-        let any = linked.of_any(root).unwrap();
-        for name in taken {
-            assert!(pattern.matches(name), "takes {name}");
-            assert!(any.matches(name), "may take {name}");
+        let pattern = linked.for_root(&root.wildcard_values(name)).unwrap();
+        let any = linked.for_any_root(root).unwrap();
+        for name in matching {
+            assert!(pattern.matches(name), "{name} matches");
+            assert!(any.matches(name), "{name} may match");
         }
-        for name in left {
-            assert!(!pattern.matches(name), "leaves {name}");
+        for name in other {
+            assert!(!pattern.matches(name), "{name} does not match");
         }
     }
 
     #[test]
     fn linked_wildcards_take_the_values_of_the_root() {
-        let check = |root: &str, name: &str, linked: &str, taken: &[&str], left: &[&str]| {
+        let check = |root: &str, name: &str, linked: &str, matching: &[&str], other: &[&str]| {
             let (root, linked) = (Pattern::wildcard(root).unwrap(), LinkedPattern::wildcard(linked).unwrap());
-            check_linked(&root, name, &linked, taken, left);
+            check_linked(&root, name, &linked, matching, other);
         };
         check(
             "example_course_20*.csv",

@@ -1,26 +1,27 @@
 //! Decrypts files of OpenPGP ([RFC 9580](https://www.rfc-editor.org/rfc/rfc9580)), as they stream by.
 //!
-//! What comes out is not to be trusted before the end: the check of integrity stands there. [`verify`](crate::verify)
-//! reads a file to its end first, so that no row of a file that was tampered with is used, and neither its text nor a
-//! copy of it lies anywhere meanwhile.
+//! The text must not be trusted before its end, where the integrity check is. [`verify`](crate::verify) reads a file to
+//! its end first, so that no row of a file that was tampered with is used, without keeping the text anywhere.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pgp::composed::{
-    DecryptionOptions, Deserializable, Message, MessageBuilder, SignedPublicKey, SignedSecretKey, TheRing,
+    DecryptionOptions, Deserializable, Esk, Message, MessageBuilder, SignedPublicKey, SignedSecretKey,
+    TheRing,
 };
 use pgp::crypto::sym::SymmetricKeyAlgorithm;
 use pgp::packet::{PublicKey as PrimaryKey, PublicSubkey, Signature, SignatureType};
-use pgp::types::{KeyDetails, Password, Seipdv1ReadMode, Tag, Timestamp};
+use pgp::types::{EcdhPublicParams, KeyDetails, Password, PublicParams, Seipdv1ReadMode, Tag, Timestamp};
+use sluicebox_model::OrNever;
 
 use crate::FileError;
 
-/// Layers of signature and compression that are taken off; a message of more is built to exhaust.
-const MOST_LAYERS: usize = 8;
+/// The most layers of signatures and compression. A message with more is built to exhaust memory.
+const MAX_LAYERS: usize = 8;
 
-/// Why a file cannot be decrypted. No key material, passphrase or text is in it.
+/// Why a file cannot be decrypted. No message holds key material, a passphrase or text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PgpError {
     /// The private key cannot be read.
@@ -35,51 +36,58 @@ pub enum PgpError {
     /// The public key cannot be read.
     #[error("the public key cannot be read; expected an OpenPGP public key, armored or binary")]
     NoPublicKey,
-    /// A private key where a public one belongs.
+    /// The file with the public key holds a private one.
     #[error("the key is a private key; public_key needs the partner's public one")]
     PrivateKey,
-    /// The public key is of no use for encryption.
+    /// The public key cannot be used for encryption.
     #[error(
-        "the public key cannot be encrypted for: it has expired, was revoked or is for signatures alone; ask the partner for a new one"
+        "the public key cannot be used for encryption: it has expired, was revoked or is for signatures only; ask the partner for a new one"
     )]
     Unusable,
     /// The passphrase does not open the private key.
     #[error("the passphrase does not open the private key; check pgp.passphrase")]
     WrongPassphrase,
-    /// The file is not for this key.
+    /// The file is encrypted for another key.
     #[error(
         "the file is not encrypted for this private key; ask the partner to encrypt it for the key in pgp.private_key"
     )]
     WrongKey,
-    /// Nothing protects the file from being changed.
+    /// The file has no integrity protection.
     #[error(
         "the file has no integrity protection, so it could have been changed on the way; ask the partner for a newer OpenPGP program"
     )]
     NoIntegrity,
-    /// The file ends too early.
+    /// The file is truncated.
     #[error("the encrypted file is truncated")]
     Truncated,
-    /// The file was changed.
+    /// The integrity check fails.
     #[error("the encrypted file was damaged or tampered with: its integrity check fails")]
     Tampered,
     /// The file is no OpenPGP message.
-    #[error("the file is not encrypted with OpenPGP, as the connection's [pgp] says it is")]
+    #[error("the file is not encrypted with OpenPGP, but the connection has a [pgp] with a private_key")]
     NotEncrypted,
-    /// The file is one, and there is no key.
+    /// The file is an OpenPGP message, and the connection has no key.
     #[error("the file is encrypted with OpenPGP; the connection needs a [pgp] with a private_key")]
     NoKey,
-    /// The message is made of something that is not supported.
-    #[error("the encrypted file is of a kind that is not supported")]
+    /// A key whose algorithm is not supported.
+    #[error(
+        "the algorithm of the key is not supported; use an RSA key, or one of Curve25519, Curve448 or a NIST curve"
+    )]
+    UnsupportedKey,
+    /// The message uses a feature of OpenPGP that is not supported.
+    #[error("the encrypted file uses a feature of OpenPGP that is not supported")]
     Unsupported,
 }
 
-/// A private key that files are decrypted with, unlocked when it is needed.
+/// A private key that opens files. It is unlocked each time it is used.
 #[derive(Clone)]
 pub struct PrivateKey(Arc<Key>);
 
 struct Key {
     keys: Vec<SignedSecretKey>,
     passphrase: Password,
+    /// Whether a key or subkey could not be read because of its algorithm or version.
+    has_unsupported_parts: bool,
 }
 
 impl fmt::Debug for PrivateKey {
@@ -89,17 +97,30 @@ impl fmt::Debug for PrivateKey {
 }
 
 impl PrivateKey {
-    /// Reads one or more private keys, armored or binary, and tries the passphrase on them.
+    /// Reads one or more private keys, armored or binary, and tries the passphrase.
     ///
     /// # Errors
-    /// If there is no private key, or the passphrase does not open any.
+    /// If there is no private key, or the passphrase opens none of them.
     pub fn read(bytes: &[u8], passphrase: Option<&str>) -> Result<Self, PgpError> {
-        let public = bytes.windows(31).any(|window| window == b"-----BEGIN PGP PUBLIC KEY BLOCK");
-        let unreadable = || if public { PgpError::PublicKey } else { PgpError::NoPrivateKey };
-        let (found, _) = SignedSecretKey::from_reader_many(bytes).map_err(|_| unreadable())?;
-        let keys: Vec<SignedSecretKey> = found.flatten().collect();
+        let mut keys = Vec::new();
+        for block in armored_blocks(bytes, PRIVATE_KEY) {
+            let Ok((found, _)) = SignedSecretKey::from_reader_many(block) else { continue };
+            keys.extend(found.flatten());
+        }
         if keys.is_empty() {
-            return Err(unreadable());
+            return Err(match (contains(bytes, PRIVATE_KEY), contains(bytes, PUBLIC_KEY)) {
+                (false, true) => PgpError::PublicKey,
+                (true, _) if has_unsupported_parts(bytes) => PgpError::UnsupportedKey,
+                _ => PgpError::NoPrivateKey,
+            });
+        }
+        let has_unsupported_parts = has_unsupported_parts(bytes);
+        let has_supported = |key: &SignedSecretKey| {
+            is_supported(key.primary_key.public_key())
+                || key.secret_subkeys.iter().any(|subkey| is_supported(subkey.key.public_key()))
+        };
+        if !keys.iter().any(has_supported) {
+            return Err(PgpError::UnsupportedKey);
         }
         let password = passphrase.map_or_else(Password::empty, Password::from);
         let opens = |key: &SignedSecretKey| {
@@ -108,14 +129,14 @@ impl PrivateKey {
                 || matches!(key.primary_key.unlock(&password, done), Ok(Ok(())))
         };
         match (keys.iter().any(opens), passphrase) {
-            (true, _) => Ok(Self(Arc::new(Key { keys, passphrase: password }))),
+            (true, _) => Ok(Self(Arc::new(Key { keys, passphrase: password, has_unsupported_parts }))),
             (false, None | Some("")) => Err(PgpError::NoPassphrase),
             (false, Some(_)) => Err(PgpError::WrongPassphrase),
         }
     }
 }
 
-/// The public keys of whoever is to read an exported file.
+/// The public keys that exported files are encrypted for.
 #[derive(Clone)]
 pub struct PublicKey(Arc<Vec<Recipient>>);
 
@@ -134,21 +155,27 @@ impl PublicKey {
     /// Reads one or more public keys, armored or binary. A file is encrypted for each of them.
     ///
     /// # Errors
-    /// If there is no public key, or one of them is not for encryption any more.
+    /// If there is no public key, or one of them cannot be used for encryption.
     pub fn read(bytes: &[u8]) -> Result<Self, PgpError> {
-        if bytes.windows(32).any(|window| window == b"-----BEGIN PGP PRIVATE KEY BLOCK") {
+        if contains(bytes, PRIVATE_KEY) {
             return Err(PgpError::PrivateKey);
         }
-        let (found, _) = SignedPublicKey::from_reader_many(bytes).map_err(|_| PgpError::NoPublicKey)?;
         let mut recipients = Vec::new();
-        for key in found {
-            recipients.push(recipient(&key.map_err(|_| PgpError::NoPublicKey)?)?);
+        for block in armored_blocks(bytes, PUBLIC_KEY) {
+            let (found, _) = SignedPublicKey::from_reader_many(block).map_err(|_| PgpError::NoPublicKey)?;
+            for key in found {
+                let found = recipient(&key.map_err(|_| PgpError::NoPublicKey)?);
+                recipients.push(found.map_err(|error| match error {
+                    PgpError::Unusable if has_unsupported_parts(block) => PgpError::UnsupportedKey,
+                    error => error,
+                })?);
+            }
         }
         if recipients.is_empty() { Err(PgpError::NoPublicKey) } else { Ok(Self(Arc::new(recipients))) }
     }
 }
 
-/// The newest part of a key that is for encryption, whose signatures hold, and that has neither expired nor been
+/// The newest part of a key that can be used for encryption: its signatures are valid, and it has neither expired nor been
 /// revoked. (RFC 9580, 5.2.3.13 and 5.2.3.29.)
 fn recipient(key: &SignedPublicKey) -> Result<Recipient, PgpError> {
     let primary = &key.primary_key;
@@ -189,14 +216,16 @@ fn recipient(key: &SignedPublicKey) -> Result<Recipient, PgpError> {
                 for_encryption(&binding) && !expired(subkey.key.created_at(), &binding)
             })
     });
-    match usable.max_by_key(|subkey| subkey.key.created_at()) {
+    match usable.max_by_key(|subkey| (is_supported(&subkey.key), subkey.key.created_at())) {
+        Some(subkey) if !is_supported(&subkey.key) => Err(PgpError::UnsupportedKey),
         Some(subkey) => Ok(Recipient::Subkey(subkey.key.clone())),
+        None if for_encryption(&certificate) && !is_supported(primary) => Err(PgpError::UnsupportedKey),
         None if for_encryption(&certificate) => Ok(Recipient::Primary(primary.clone())),
         None => Err(PgpError::Unusable),
     }
 }
 
-/// Encrypts a text, as it streams by, with AES-256 and integrity protection that every OpenPGP program reads.
+/// Encrypts a text, as it streams by, with AES-256 and the integrity protection that every OpenPGP program supports.
 pub(crate) fn encrypt(text: impl Read, key: &PublicKey, out: &mut impl Write) -> Result<(), FileError> {
     let mut random = rand::rngs::OsRng;
     let mut message =
@@ -214,20 +243,78 @@ pub(crate) fn encrypt(text: impl Read, key: &PublicKey, out: &mut impl Write) ->
     })
 }
 
-/// Whether a file that begins so is an armored OpenPGP message, which nothing else looks like.
-pub(crate) fn is_armored(start: &[u8]) -> bool {
+const PRIVATE_KEY: &[u8] = b"-----BEGIN PGP PRIVATE KEY BLOCK";
+const PUBLIC_KEY: &[u8] = b"-----BEGIN PGP PUBLIC KEY BLOCK";
+
+fn contains(bytes: &[u8], text: &[u8]) -> bool {
+    memchr::memmem::find(bytes, text).is_some()
+}
+
+/// The armored blocks with this first line; bytes without any are one binary block.
+fn armored_blocks<'b>(bytes: &'b [u8], first_line: &[u8]) -> Vec<&'b [u8]> {
+    const ANY: &[u8] = b"-----BEGIN PGP ";
+    let begins: Vec<usize> = memchr::memmem::find_iter(bytes, ANY).collect();
+    if begins.is_empty() {
+        return vec![bytes];
+    }
+    let ends = begins.iter().skip(1).copied().chain([bytes.len()]);
+    let blocks =
+        begins.iter().zip(ends).map(|(begin, end)| bytes.get(*begin..end).or_never("an armored block"));
+    blocks.filter(|block| block.starts_with(first_line)).collect()
+}
+
+/// Whether the keys have parts that cannot be read because of their algorithms or versions.
+fn has_unsupported_parts(bytes: &[u8]) -> bool {
+    [PRIVATE_KEY, PUBLIC_KEY].into_iter().flat_map(|line| armored_blocks(bytes, line)).any(|block| {
+        let packets: Box<dyn BufRead> = match block.starts_with(b"-----") {
+            true => Box::new(BufReader::new(pgp::armor::Dearmor::new(block))),
+            false => Box::new(block),
+        };
+        pgp::packet::PacketParser::new(packets).any(|packet| {
+            use pgp::errors::Error::{EllipticCurve, Unimplemented, Unsupported};
+            matches!(packet, Err(Unsupported { .. } | Unimplemented { .. } | EllipticCurve { .. }))
+        })
+    })
+}
+
+/// Whether files can be encrypted for a key and decrypted with it.
+fn is_supported(key: &impl KeyDetails) -> bool {
+    match key.public_params() {
+        PublicParams::RSA(_) | PublicParams::X25519(_) | PublicParams::X448(_) => true,
+        PublicParams::ECDH(params) => matches!(
+            params,
+            EcdhPublicParams::Curve25519Legacy { .. }
+                | EcdhPublicParams::P256 { .. }
+                | EcdhPublicParams::P384 { .. }
+                | EcdhPublicParams::P521 { .. }
+        ),
+        _ => false,
+    }
+}
+
+/// Whether a file with these first bytes is an OpenPGP message that is encrypted for a key.
+pub(crate) fn is_message(start: &[u8]) -> bool {
+    // The packet of a session key, version 3: no text begins with these bytes.
+    let binary = matches!(
+        start,
+        [0x84, _, 3, ..] | [0x85, _, _, 3, ..] | [0xc1, 0..=191, 3, ..] | [0xc1, 192..=223, _, 3, ..]
+    );
+    binary || is_armored(start)
+}
+
+/// Whether a file with these first bytes is an armored OpenPGP message.
+fn is_armored(start: &[u8]) -> bool {
     start.trim_ascii_start().starts_with(b"-----BEGIN PGP MESSAGE-")
 }
 
-/// The text of an encrypted message, as it streams by. What is wrong with it comes out as an `io::Error` that carries
-/// a [`FileError`].
+/// The text of an encrypted message, as it streams by. Read errors are `io::Error`s that wrap a [`FileError`].
 pub(crate) fn decrypt(
     input: impl Read + Send + 'static,
     key: &PrivateKey,
 ) -> Result<Box<dyn Read + Send>, FileError> {
-    let failure = Failure::default();
+    let failure = IoFailure::default();
     match message(input, key, &failure) {
-        Ok(message) => Ok(Box::new(Plain { message, failure })),
+        Ok(message) => Ok(Box::new(DecryptedReader { message, failure })),
         Err(error) => Err(failure.take().map_or(error.into(), FileError::from)),
     }
 }
@@ -235,13 +322,14 @@ pub(crate) fn decrypt(
 fn message(
     input: impl Read + Send + 'static,
     key: &PrivateKey,
-    failure: &Failure,
+    failure: &IoFailure,
 ) -> Result<Message<'static>, PgpError> {
-    let mut input = Input { inner: BufReader::with_capacity(128 << 10, input), failure: failure.clone() };
+    let mut input =
+        NotingReader { inner: BufReader::with_capacity(128 << 10, input), failure: failure.clone() };
     let start = input.fill_buf().map_err(|_| PgpError::Truncated)?.to_vec();
     let looks_encrypted = match start.first() {
         None => return Err(PgpError::Truncated),
-        // A message begins with its session key: packet 1 or 3, with a header of the old form or the new.
+        // A message begins with its session key: packet 1 or 3, with an old or a new header.
         Some(0x84..=0x87 | 0x8c..=0x8f | 0xc1 | 0xc3) => true,
         _ => is_armored(&start),
     };
@@ -260,14 +348,15 @@ fn message(
             .set_seipdv1_read_mode(Seipdv1ReadMode::Streaming),
         ..TheRing::default()
     };
+    let without_key = without_session_key(&message, &key.0);
     let (mut message, _) = message.decrypt_the_ring(ring, true).map_err(|error| match error {
-        pgp::errors::Error::MissingKey => PgpError::WrongKey,
+        pgp::errors::Error::MissingKey => without_key,
         pgp::errors::Error::Unimplemented { .. } | pgp::errors::Error::Unsupported { .. } => {
             PgpError::Unsupported
         }
         _ => PgpError::Tampered,
     })?;
-    for _ in 0..MOST_LAYERS {
+    for _ in 0..MAX_LAYERS {
         match message {
             Message::Compressed { .. } => message = message.decompress().map_err(|_| PgpError::Tampered)?,
             Message::Literal { .. } | Message::Signed { .. } => return Ok(message),
@@ -277,7 +366,33 @@ fn message(
     Err(PgpError::Unsupported)
 }
 
-/// Whether the packets of a message end where they say they do. Lengths are those of RFC 9580, section 4.2.
+/// What is wrong with a message if no key gives its session key.
+fn without_session_key(message: &Message<'_>, key: &Key) -> PgpError {
+    let Message::Encrypted { esk, .. } = message else { return PgpError::NotEncrypted };
+    let recipients = esk.iter().filter_map(|esk| match esk {
+        Esk::PublicKeyEncryptedSessionKey(recipient) => Some(recipient),
+        Esk::SymKeyEncryptedSessionKey(_) => None,
+    });
+    // A message may hide its recipients.
+    let named = recipients.filter(|recipient| {
+        recipient.id().is_ok_and(|id| !id.is_wildcard())
+            || recipient.fingerprint().is_ok_and(|fingerprint| fingerprint.is_some())
+    });
+    for recipient in named {
+        for key in &key.keys {
+            let primary = key.primary_key.public_key();
+            let subkeys = key.secret_subkeys.iter().map(|subkey| subkey.key.public_key());
+            let is_primary = recipient.match_identity(primary) && !is_supported(primary);
+            let mut subkeys = subkeys.filter(|subkey| recipient.match_identity(*subkey));
+            if is_primary || subkeys.any(|subkey| !is_supported(subkey)) {
+                return PgpError::UnsupportedKey;
+            }
+        }
+    }
+    if key.has_unsupported_parts { PgpError::UnsupportedKey } else { PgpError::WrongKey }
+}
+
+/// Whether the packets of a message have the lengths that they declare (RFC 9580, section 4.2).
 pub(crate) fn is_whole(input: impl Read) -> bool {
     let mut input = BufReader::with_capacity(128 << 10, input);
     match input.fill_buf() {
@@ -337,23 +452,23 @@ fn packets(input: &mut impl Read) -> Option<()> {
     }
 }
 
-/// Why the bytes below did not come, where that is it: the crate keeps no error as it was.
+/// The IO error of the encrypted input, if there was one. The OpenPGP crate does not pass it on.
 #[derive(Clone, Default)]
-struct Failure(Arc<Mutex<Option<io::Error>>>);
+struct IoFailure(Arc<Mutex<Option<io::Error>>>);
 
-impl Failure {
+impl IoFailure {
     fn take(&self) -> Option<io::Error> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-struct Input<R> {
+struct NotingReader<R> {
     inner: BufReader<R>,
-    failure: Failure,
+    failure: IoFailure,
 }
 
-impl<R> Input<R> {
-    fn note<T>(failure: &Failure, done: io::Result<T>) -> io::Result<T> {
+impl<R> NotingReader<R> {
+    fn note<T>(failure: &IoFailure, done: io::Result<T>) -> io::Result<T> {
         done.map_err(|error| {
             let kind = error.kind();
             *failure.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -362,20 +477,20 @@ impl<R> Input<R> {
     }
 }
 
-/// The crate wants readers that can be shown.
-impl<R> fmt::Debug for Input<R> {
+/// The crate requires `Debug` of readers.
+impl<R> fmt::Debug for NotingReader<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Input")
+        f.write_str("NotingReader")
     }
 }
 
-impl<R: Read> Read for Input<R> {
+impl<R: Read> Read for NotingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         Self::note(&self.failure, self.inner.read(buffer))
     }
 }
 
-impl<R: Read> BufRead for Input<R> {
+impl<R: Read> BufRead for NotingReader<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         Self::note(&self.failure, self.inner.fill_buf())
     }
@@ -385,12 +500,12 @@ impl<R: Read> BufRead for Input<R> {
     }
 }
 
-struct Plain {
+struct DecryptedReader {
     message: Message<'static>,
-    failure: Failure,
+    failure: IoFailure,
 }
 
-impl Read for Plain {
+impl Read for DecryptedReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.message.read(buffer).map_err(|_| {
             self.failure.take().unwrap_or_else(|| io::Error::other(FileError::from(PgpError::Tampered)))

@@ -1,4 +1,4 @@
-//! Rows made ready, matched and merged, with no store around: `cargo bench --package sluicebox-matching`.
+//! Prepares, matches and merges rows without a store: `cargo bench --package sluicebox-matching`.
 #![expect(clippy::unwrap_used, reason = "a benchmark")]
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::tz::TimeZone;
 use sluicebox_matching::{
-    Context, FieldPlan, Gathered, IdentifierPlan, OnAmbiguous, Plan, Prepared, Room, Workers, prepare,
+    Buffers, ChunkRows, Context, FieldPlan, IdentifierPlan, OnAmbiguous, Plan, Prepared, Workers, prepare,
 };
 use sluicebox_model::{
     CellFormat, Header, IdentifierHasher, MergeRule, NumberFormat, PropertyId, Record, RecordBatch, RecordId,
@@ -26,6 +26,7 @@ fn plan() -> Plan {
         property: PropertyId(u32::try_from(column).unwrap() + 10),
         rule,
         separator: None,
+        separator_escape: None,
         multiple: false,
         unique: column == 0,
         format: format(value_type),
@@ -77,7 +78,7 @@ fn batch() -> RecordBatch {
 }
 
 fn prepared(plan: &Plan) -> Prepared {
-    prepare(plan, batch(), &[], 0, &mut Room::default())
+    prepare(plan, batch(), &[], 0, &mut Buffers::default())
 }
 
 fn rows(criterion: &mut Criterion) {
@@ -86,17 +87,17 @@ fn rows(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("rows");
     group.throughput(Throughput::Elements(u64::from(ROWS)));
     group.bench_function("prepare", |bench| {
-        let mut room = Room::default();
-        bench.iter_batched(batch, |batch| prepare(&plan, batch, &[], 0, &mut room), BatchSize::LargeInput);
+        let mut buffers = Buffers::default();
+        bench.iter_batched(batch, |batch| prepare(&plan, batch, &[], 0, &mut buffers), BatchSize::LargeInput);
     });
     group.bench_function("match: sort identifiers", |bench| {
-        bench.iter_batched(|| vec![prepared(&plan)], Gathered::new, BatchSize::LargeInput);
+        bench.iter_batched(|| vec![prepared(&plan)], ChunkRows::new, BatchSize::LargeInput);
     });
-    let gathered = Gathered::new(vec![prepared(&plan)]);
-    let nobody = vec![None; gathered.len()];
-    // As an import does: in shares, on one thread.
+    let chunk = ChunkRows::new(vec![prepared(&plan)]);
+    let unclaimed = vec![None; chunk.len()];
+    // In partitions, as an import does, but on one thread.
     let workers = Workers::new(1);
-    let merge = |found: &[Option<RecordId>], context, held: &[(RecordId, Record)]| {
+    let merge = |resolved: &[Option<RecordId>], context, held: &[(RecordId, Record)]| {
         let mut records: Vec<(RecordId, Record)> = Vec::new();
         let load = |ids: &[RecordId], _| {
             let held = |id: &RecordId| {
@@ -105,11 +106,11 @@ fn rows(criterion: &mut Criterion) {
             };
             Ok::<_, ()>(ids.iter().map(held).collect())
         };
-        let take = |made, _| {
-            records.extend::<Vec<_>>(made);
+        let take = |partition, _| {
+            records.extend::<Vec<_>>(partition);
             Ok(())
         };
-        let made = gathered.share_out(found, &workers).unwrap().apply(
+        let applied = chunk.partition(resolved, &workers).unwrap().apply(
             &plan,
             context,
             &[],
@@ -117,17 +118,17 @@ fn rows(criterion: &mut Criterion) {
             |records| records,
             take,
         );
-        (made.unwrap().unwrap(), records)
+        (applied.unwrap().unwrap(), records)
     };
-    group.bench_function("merge: create", |bench| bench.iter(|| merge(&nobody, context, &[]).1.len()));
-    let (made, mut held) = merge(&nobody, context, &[]);
+    group.bench_function("merge: create", |bench| bench.iter(|| merge(&unclaimed, context, &[]).1.len()));
+    let (applied, mut held) = merge(&unclaimed, context, &[]);
     held.sort_unstable_by_key(|(id, _)| *id);
-    let found: Vec<Option<RecordId>> = {
-        let by_hash: std::collections::HashMap<_, _> = made.identifiers(&gathered).collect();
-        gathered.hashes().iter().map(|hash| by_hash.get(hash).copied().flatten()).collect()
+    let resolved: Vec<Option<RecordId>> = {
+        let by_hash: std::collections::HashMap<_, _> = applied.identifiers(&chunk).collect();
+        chunk.hashes().iter().map(|hash| by_hash.get(hash).copied().flatten()).collect()
     };
     let later = Context { goal_run: 2, now: 2, ..context };
-    group.bench_function("merge: update", |bench| bench.iter(|| merge(&found, later, &held).1.len()));
+    group.bench_function("merge: update", |bench| bench.iter(|| merge(&resolved, later, &held).1.len()));
     group.finish();
 }
 

@@ -6,57 +6,58 @@ use sluicebox_model::packed::{
     Unpacker, pack_number, pack_shape, packed_text_bytes, packed_values, unpack_property,
 };
 use sluicebox_model::{
-    Class, Event, EventKey, Identifier, IdentifierHash, MergeRule, Property, PropertyId, Record, RecordId,
-    RecordIds, RejectedRow, RejectionCode, Touch, Value, append,
+    Class, Event, EventKey, Expected, Identifier, IdentifierHash, MergeRule, OrNever, Property, PropertyId,
+    Record, RecordId, RecordIds, RejectedRow, RejectionCode, Touch, Value, append,
 };
 
-use crate::gather::{Gathered, Loaded, Places};
+use crate::chunk::{ChunkRows, EntriesById, Loaded};
+use crate::index::{EntryIndex, Index, KeyIndex, PartitionIndex, RowIndex, SlotIndex};
+use crate::partition::Partitions;
 use crate::plan::{OnAmbiguous, Plan};
 use crate::prepare::{Lookup, Prepared, Row, RowEvent, Write};
-use crate::rules::{Outcome, begins, is_list, list, merge, unite, without};
-use crate::shares::Shares;
-use crate::timeline::{HeldEvents, Timeline, Written};
+use crate::rules::{Outcome, is_list, is_stored_as_written, list, merge, unite, without};
+use crate::timeline::{EventOutcome, EventSource, Timeline};
 
-/// What `apply` needs to know of the goal run.
+/// What [`ChunkRows::apply`] needs to know of the goal run.
 #[derive(Clone, Copy, Debug)]
 pub struct Context {
-    /// The number of the goal run, greater than that of every goal run before it.
+    /// The number of the goal run; numbers grow from goal run to goal run.
     pub goal_run: u64,
-    /// When the goal run began, in milliseconds since the epoch: the time of every change that it makes.
+    /// When the goal run began, in milliseconds since the epoch. All of its changes have this time.
     pub now: i64,
-    /// Records of the file before this number are accounted for already.
+    /// The position: the number of the first row of the file that no earlier commit has taken.
     pub from: u64,
     /// How many more rows may be rejected before the goal fails.
     pub rejections_left: u64,
 }
 
-/// Rows and profiles, counted. The counts of profiles may be negative: a profile that one commit counted as
-/// unchanged can be updated in the next.
+/// Counts of rows, cells, events and records. Those of records may be negative: a record that one commit counted as
+/// unchanged may be updated by the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Rows that a processor dropped.
     pub dropped: u64,
     /// Rows that were rejected.
     pub rejected: u64,
-    /// Rows without an identifier value, a match or a consent.
+    /// Rows that have no identifier value, that find no record where none may be created, or that lack consent.
     pub excluded: u64,
     /// Rows that were merged.
     pub merged: u64,
-    /// Cells of merged rows that were not imported.
+    /// Cells of merged rows that were rejected.
     pub cells_rejected: u64,
-    /// Events that were not there.
+    /// Events created.
     pub events_created: u64,
-    /// Events that were there and are not the same any more.
+    /// Events that existed and changed.
     pub events_updated: u64,
-    /// Events without a time.
+    /// Events rejected, because they have no valid time.
     pub events_rejected: u64,
-    /// Events that are older than their type is kept.
+    /// Events ignored, because they are older than the retention of their type.
     pub events_expired: u64,
     /// Records created.
     pub created: i64,
     /// Records updated.
     pub updated: i64,
-    /// Records matched and left as they were.
+    /// Records matched and not changed.
     pub unchanged: i64,
 }
 
@@ -77,35 +78,35 @@ impl Counts {
     }
 }
 
-/// The last records that a goal run names.
-const LAST_CHANGED: usize = 5;
-/// More of them are not kept until the last are known.
-const MOST_CHANGED: usize = 64;
-/// Where one in so many slots changed, they are sorted by a place for each.
-const MANY_OF: usize = 16;
+/// How many of the records that changed last a goal run reports.
+const REPORTED_CHANGES: usize = 5;
+/// How many changes are collected before all but the last are forgotten.
+const MAX_COLLECTED_CHANGES: usize = 64;
+/// Where more than one slot in this many changed, they are sorted through an array of all slots.
+const DENSE_SLOTS: usize = 16;
 
-/// What a stretch of a file makes of the store.
+/// The changes that the rows of a chunk make.
 #[derive(Debug, Default)]
 pub struct Applied {
     /// Records to write.
     pub records: Vec<(RecordId, Record)>,
-    /// Records that were merged into another: the old id and the one that stayed.
+    /// Records that were merged into another: the old id and the one that stays.
     pub merged: Vec<(RecordId, RecordId)>,
-    /// Whom those identifiers find now that rows name, by their slots.
-    pub(crate) slots: Vec<(u32, Option<RecordId>)>,
-    /// Whom others find.
+    /// The new resolutions of identifiers that rows name.
+    pub(crate) slots: Vec<(SlotIndex, Option<RecordId>)>,
+    /// The new resolutions of other identifiers.
     pub(crate) others: Vec<(IdentifierHash, Option<RecordId>)>,
     /// Events to write, or to remove. Each key once.
     pub events: Vec<(EventKey, Option<Event>)>,
     /// Rejected rows in file order.
     pub rejected: Vec<RejectedRow>,
-    /// What happened.
+    /// Counts of all that happened.
     pub counts: Counts,
-    /// The last records that were created or updated, after what orders them.
+    /// The last records that were created or updated, each with its order.
     pub(crate) last_changed: Vec<(u64, (RecordId, Class))>,
-    /// The number of the first record of the file that is not accounted for.
+    /// The number of the first row of the file that was not applied.
     pub position: u64,
-    /// Whether more rows were rejected than may be; the rows after `position` were not looked at.
+    /// Whether more rows were rejected than allowed. The rows from `position` on were not applied then.
     pub too_many_rejected: bool,
 }
 
@@ -115,12 +116,12 @@ impl Applied {
         self.last_changed.iter().map(|(_, changed)| *changed)
     }
 
-    /// Identifiers to write, or to remove, sorted; each once. `gathered` is what was applied.
+    /// Identifiers to write, or to remove, sorted; each once. `chunk` is what was applied.
     pub fn identifiers<'a>(
         &'a self,
-        gathered: &'a Gathered,
+        chunk: &'a ChunkRows,
     ) -> impl Iterator<Item = (IdentifierHash, Option<RecordId>)> + 'a {
-        let slots = self.slots.iter().filter_map(|(slot, id)| Some((gathered.hash(*slot as usize)?, *id)));
+        let slots = self.slots.iter().filter_map(|(slot, id)| Some((chunk.hash(*slot)?, *id)));
         let (mut slots, mut others) = (slots.peekable(), self.others.iter().copied().peekable());
         std::iter::from_fn(move || match (slots.peek(), others.peek()) {
             (Some((one, _)), Some((other, _))) if one > other => others.next(),
@@ -129,13 +130,13 @@ impl Applied {
         })
     }
 
-    /// Takes in what the rows that come next made, but for their records and identifiers, which are written.
+    /// Adds the changes of the chunk that follows in the file, but for its records and identifiers: the caller has written those.
     pub fn follow(&mut self, next: Self) {
         self.position = next.position;
         self.join(Self { slots: Vec::new(), others: Vec::new(), ..next });
     }
 
-    /// Takes in what another share of the rows made, but for its records.
+    /// Adds the changes of another partition of the same chunk, but for its records.
     pub(crate) fn join(&mut self, other: Self) {
         self.slots.extend(other.slots);
         self.others.extend(other.others);
@@ -145,17 +146,17 @@ impl Applied {
         self.forget_all_but_last();
     }
 
-    /// Puts in order what [`Work::finish`] made, of one share or several, each slot once. There are so many slots.
+    /// Sorts the changes of one or several partitions, and leaves each slot once. `slots` is the number of the chunk's slots.
     pub(crate) fn sort(&mut self, slots: usize) {
-        if self.slots.len() > slots / MANY_OF {
-            let mut places = vec![u32::MAX; slots];
-            for (place, (slot, _)) in (0..).zip(&self.slots) {
-                if let Some(of_slot) = places.get_mut(*slot as usize) {
-                    *of_slot = place;
+        if self.slots.len() > slots / DENSE_SLOTS {
+            let mut changes = vec![u32::MAX; slots];
+            for (change, (slot, _)) in (0..).zip(&self.slots) {
+                if let Some(of_slot) = changes.get_mut(slot.place()).expected("a slot that changed") {
+                    *of_slot = change;
                 }
             }
             let mut sorted = Vec::with_capacity(self.slots.len());
-            sorted.extend(places.into_iter().filter_map(|place| self.slots.get(place as usize)));
+            sorted.extend(changes.into_iter().filter_map(|change| self.slots.get(change as usize)));
             self.slots = sorted;
         } else {
             self.slots.sort_unstable_by_key(|(slot, _)| *slot);
@@ -166,7 +167,7 @@ impl Applied {
     }
 
     fn change(&mut self, order: u64, changed: (RecordId, Class)) {
-        if self.last_changed.len() == MOST_CHANGED {
+        if self.last_changed.len() == MAX_COLLECTED_CHANGES {
             self.forget_all_but_last();
         }
         self.last_changed.push((order, changed));
@@ -174,183 +175,199 @@ impl Applied {
 
     fn forget_all_but_last(&mut self) {
         self.last_changed.sort_unstable_by_key(|(order, _)| *order);
-        self.last_changed.drain(..self.last_changed.len().saturating_sub(LAST_CHANGED));
+        self.last_changed.drain(..self.last_changed.len().saturating_sub(REPORTED_CHANGES));
     }
 }
 
-/// What was created comes after everything that was loaded.
+/// Orders records that were created after those that were loaded.
 const CREATED: u64 = 1 << 63;
 
-/// Which of a stretch's rows are worked on.
+/// The rows of a chunk that are applied together.
 #[derive(Clone, Copy)]
-pub(crate) enum Part<'w> {
+pub(crate) enum Scope<'w> {
     /// All of them.
-    Whole,
-    /// Those of a share, whose new records get ids of the part of that number.
-    Share { shares: &'w Shares, number: u16, ids: &'w RecordIds },
+    Chunk,
+    /// Those of one partition. `ids` has the ids of its new records.
+    Partition { partitions: &'w Partitions, partition: PartitionIndex, ids: &'w RecordIds },
 }
 
-impl Part<'_> {
-    /// The place of a slot among the part's own.
-    fn own(&self, slot: usize) -> Option<usize> {
+impl Scope<'_> {
+    /// The place of a slot among the scope's own; `None` if the slot is another partition's.
+    fn place(&self, slot: SlotIndex) -> Option<usize> {
         match self {
-            Self::Whole => Some(slot),
-            Self::Share { shares, number, .. } => shares.own(*number, slot),
+            Self::Chunk => Some(slot.place()),
+            Self::Partition { partitions, partition, .. } => partitions.place_of_slot(*partition, slot),
         }
     }
 
-    /// How many rows it has.
-    fn rows(&self, gathered: &Gathered) -> usize {
+    /// The number of rows.
+    fn rows(&self, chunk: &ChunkRows) -> usize {
         match self {
-            Self::Whole => gathered.rows(),
-            Self::Share { shares, number, .. } => shares.rows(*number).len(),
+            Self::Chunk => chunk.rows(),
+            Self::Partition { partitions, partition, .. } => partitions.rows(*partition).len(),
         }
     }
 
-    /// The slot at a place among the part's own.
-    fn slot(&self, own: u32) -> u32 {
+    /// The slot at a place among the scope's own.
+    fn slot(&self, place: usize) -> Option<SlotIndex> {
         match self {
-            Self::Whole => own,
-            Self::Share { shares, number, .. } => {
-                shares.slots(*number).get(own as usize).copied().unwrap_or(own)
+            Self::Chunk => Some(SlotIndex::new(place)),
+            Self::Partition { partitions, partition, .. } => {
+                partitions.slots(*partition).get(place).copied().expected("a slot of the partition")
             }
         }
     }
 }
 
-/// Whom an identifier finds.
+/// What an identifier resolves to.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Holder {
-    Nobody,
-    Entry(usize),
-    /// A record that no row of this stretch names.
-    Elsewhere(RecordId),
+pub(crate) enum Resolution {
+    /// No record.
+    Unclaimed,
+    /// A record in memory.
+    Entry(EntryIndex),
+    /// A stored record that no row of the chunk is identified by.
+    NotLoaded(RecordId),
 }
 
-impl Holder {
-    /// What `found` says, whose record is at that place among those that were loaded, if it was.
-    pub(crate) fn of(found: Option<RecordId>, place: Option<usize>) -> Self {
-        match found {
-            None => Self::Nobody,
-            Some(id) => place.map_or(Self::Elsewhere(id), Self::Entry),
+impl Resolution {
+    /// The resolution as the store has it: its record, and that record's entry if it was loaded.
+    pub(crate) fn of(stored: Option<RecordId>, entry: Option<EntryIndex>) -> Self {
+        match stored {
+            None => Self::Unclaimed,
+            Some(id) => entry.map_or(Self::NotLoaded(id), Self::Entry),
         }
     }
 }
 
+/// A record in memory while rows are applied to it.
 struct Entry {
-    /// Those that were loaded come first, then those that were created, by their first row.
+    /// Loaded records come first, by their ids, then created ones, by their first row.
     order: u64,
     id: RecordId,
     record: Record,
-    /// The fingerprint as loaded; `None` = created in this stretch.
+    /// The fingerprint as loaded; `None` = created by this chunk.
     loaded: Option<u64>,
+    /// Whether a row matched it.
     touched: bool,
+    /// Whether another record was merged into it.
     absorbed_another: bool,
-    absorbed_by: Option<usize>,
+    /// The record that it was merged into.
+    absorbed_by: Option<EntryIndex>,
 }
 
-pub(crate) struct Work<'w> {
+/// A row that gives a record a value whose slot is another partition's.
+pub(crate) type Crossing = (RowIndex, SlotIndex);
+
+/// Applies rows to records, one after the other.
+pub(crate) struct Applier<'w> {
     plan: &'w Plan,
-    gathered: &'w Gathered,
+    chunk: &'w ChunkRows,
     context: Context,
+    /// By slot, or empty where no person was ever erased: whether the identifier is that of an erased person.
     erased: &'w [bool],
     entries: Vec<Entry>,
-    places: Places,
-    /// Whom the part's own slots find.
-    holders: Vec<Holder>,
-    /// Those whose holder changed, some of them several times.
+    /// The entries of loaded records, by every id that leads to them.
+    entries_by_id: EntriesById,
+    /// What the scope's own slots resolve to.
+    resolutions: Vec<Resolution>,
+    /// The places of those that changed, some of them several times.
     changed: Vec<u32>,
-    /// Changed identifiers that no row of this stretch names.
-    others: HashMap<IdentifierHash, Holder>,
+    /// Changed resolutions of identifiers that no row of the chunk names.
+    others: HashMap<IdentifierHash, Resolution>,
     timeline: Timeline<'w>,
-    /// Room in which a row is merged into a record.
-    merged: Vec<u8>,
+    /// A buffer in which a row is merged into a record.
+    buffer: Vec<u8>,
     applied: Applied,
-    part: Part<'w>,
-    /// How many records were created.
+    scope: Scope<'w>,
+    /// The number of records created.
     created: u32,
-    /// The number of the row that is worked on, among those of the stretch.
-    row: u32,
-    /// Rows that met a slot of another share, and that slot.
-    strayed: Vec<(u32, u32)>,
+    /// The row of the partition that is being applied.
+    row: RowIndex,
+    crossings: Vec<Crossing>,
 }
 
-/// Records that were loaded, each after its place among those of all shares.
-pub(crate) type Ordered = Vec<(u64, (RecordId, Record))>;
+/// Loaded records, each with its order among those of all partitions.
+pub(crate) type OrderedRecords = Vec<(u64, (RecordId, Record))>;
 
-/// What was loaded for each of some ids; a record may have another id, where records were merged.
-pub type Found = Vec<Option<(RecordId, Record)>>;
+/// What was loaded for each of some ids: the record, and the id that it has now, which differs where records were merged;
+/// `None` where there is no record any more.
+pub type LoadedRecords = Vec<Option<(RecordId, Record)>>;
 
-impl Gathered {
-    /// Applies the rows in file order. `found[n]` is whom the n-th identifier finds; `erased[n]`, empty where nothing
-    /// ever was, whether the person of whom it was is to stay away; `ids` and `records` are [`Gathered::records`] and
-    /// what was loaded for each; `events` answers for the events of these records.
+impl ChunkRows {
+    /// Applies the rows in file order.
+    ///
+    /// `resolved[n]` is the record that the n-th identifier resolves to. `erased[n]` says whether the n-th identifier is that
+    /// of an erased person, who is not created again; it is empty where no person was ever erased. `ids` are those of
+    /// [`ChunkRows::records`], and `records` what was loaded for each. `events` has the stored events of these records.
     pub fn apply(
         &self,
         plan: &Plan,
         context: Context,
-        found: &[Option<RecordId>],
+        resolved: &[Option<RecordId>],
         erased: &[bool],
-        (ids, records): (&[RecordId], Found),
-        events: &mut dyn HeldEvents,
+        (ids, records): (&[RecordId], LoadedRecords),
+        events: &mut dyn EventSource,
     ) -> Applied {
-        let Loaded { entries, places } = Loaded::new(ids, records);
-        let holders = found.iter().map(|id| Holder::of(*id, id.and_then(|id| places.get(&id).copied())));
-        let (holders, entries) = (holders.collect(), (0..).zip(entries).collect());
-        let mut work = Work::new(plan, self, context, erased, (entries, holders), events, Part::Whole);
-        work.places = places;
-        work.rows();
-        // There is no other share to stray into.
-        let mut applied = work.finish().unwrap_or_default();
+        let Loaded { records, entries } = Loaded::new(ids, records);
+        let resolutions =
+            resolved.iter().map(|id| Resolution::of(*id, id.and_then(|id| entries.get(&id).copied())));
+        let (resolutions, records) = (resolutions.collect(), (0..).zip(records).collect());
+        let mut applier =
+            Applier::new(plan, self, context, erased, (records, resolutions), events, Scope::Chunk);
+        applier.entries_by_id = entries;
+        applier.apply_all();
+        // A chunk that is applied as a whole has no other partition.
+        let mut applied = applier.finish().or_never("the result of a whole chunk");
         applied.sort(self.len());
         applied
     }
 }
 
-impl<'w> Work<'w> {
-    /// `entries` are the records that were loaded; `holders` has whom each of the part's own slots finds.
+impl<'w> Applier<'w> {
+    /// `resolutions` says what each of the scope's own slots resolves to, in the order of slots.
     pub(crate) fn new(
         plan: &'w Plan,
-        gathered: &'w Gathered,
+        chunk: &'w ChunkRows,
         context: Context,
         erased: &'w [bool],
-        (entries, holders): (Ordered, Vec<Holder>),
-        events: &'w mut dyn HeldEvents,
-        part: Part<'w>,
+        (records, resolutions): (OrderedRecords, Vec<Resolution>),
+        events: &'w mut dyn EventSource,
+        scope: Scope<'w>,
     ) -> Self {
-        let loaded = entries.into_iter().map(|(order, (id, record))| {
+        let loaded = records.into_iter().map(|(order, (id, record))| {
             let loaded = Some(record.fingerprint());
             Entry { order, id, record, loaded, touched: false, absorbed_another: false, absorbed_by: None }
         });
-        let mut entries = Vec::with_capacity(part.rows(gathered).max(loaded.len()));
+        let mut entries = Vec::with_capacity(scope.rows(chunk).max(loaded.len()));
         entries.extend(loaded);
         Self {
             plan,
-            gathered,
+            chunk,
             context,
             erased,
             entries,
-            places: Places::default(),
-            holders,
+            entries_by_id: EntriesById::default(),
+            resolutions,
             changed: Vec::new(),
             others: HashMap::new(),
             timeline: Timeline::new(events, context.goal_run),
-            merged: Vec::with_capacity(1024),
+            buffer: Vec::with_capacity(1024),
             applied: Applied { position: context.from, ..Applied::default() },
-            part,
+            scope,
             created: 0,
-            row: 0,
-            strayed: Vec::new(),
+            row: RowIndex(0),
+            crossings: Vec::new(),
         }
     }
 }
 
-impl Work<'_> {
-    /// Applies all rows in file order, as far as rejected rows let it.
-    fn rows(&mut self) {
-        let gathered = self.gathered;
-        for (batch, slots) in gathered.batches.iter().zip(&gathered.slots) {
-            let stopped = self.batch(batch, slots);
+impl Applier<'_> {
+    /// Applies all rows in file order, until more are rejected than allowed.
+    fn apply_all(&mut self) {
+        let chunk = self.chunk;
+        for (batch, slots) in chunk.batches.iter().zip(&chunk.slots) {
+            let stopped = self.apply_batch(batch, slots);
             if !stopped {
                 self.applied.position = batch.end;
             }
@@ -362,8 +379,8 @@ impl Work<'_> {
         }
     }
 
-    /// Applies a batch; answers whether more rows were rejected than may be.
-    fn batch(&mut self, batch: &Prepared, slots: &[u32]) -> bool {
+    /// Applies a batch; answers whether more rows were rejected than allowed.
+    fn apply_batch(&mut self, batch: &Prepared, slots: &[SlotIndex]) -> bool {
         let mut rejected = batch.rejected.iter().peekable();
         for row in batch.rows() {
             while let Some(before) = rejected.next_if(|before| before.number < row.number) {
@@ -371,7 +388,7 @@ impl Work<'_> {
                     return true;
                 }
             }
-            if let Some(row) = self.row(batch, slots, &row)
+            if let Some(row) = self.apply_row(batch, slots, &row)
                 && self.reject(row)
             {
                 return true;
@@ -381,15 +398,21 @@ impl Work<'_> {
         rejected.any(|row| self.reject(row.clone()))
     }
 
-    /// Applies one of a share's rows, of that number among those of the stretch.
-    pub(crate) fn shared_row(&mut self, number: u32, batch: &Prepared, slots: &[u32], row: &Row) {
-        self.row = number;
-        if let Some(row) = self.row(batch, slots, row) {
+    /// Applies a row of a partition.
+    pub(crate) fn apply_row_of_partition(
+        &mut self,
+        index: RowIndex,
+        batch: &Prepared,
+        slots: &[SlotIndex],
+        row: &Row,
+    ) {
+        self.row = index;
+        if let Some(row) = self.apply_row(batch, slots, row) {
             self.reject(row);
         }
     }
 
-    /// Counts and keeps a rejected row; answers whether it was one too many.
+    /// Counts and keeps a rejected row; answers whether more rows were rejected than allowed.
     fn reject(&mut self, row: RejectedRow) -> bool {
         self.applied.position = row.number + 1;
         self.applied.counts.rejected += 1;
@@ -398,27 +421,28 @@ impl Work<'_> {
         self.applied.too_many_rejected
     }
 
-    /// Merges a row, or excludes it, or gives it back rejected.
-    fn row(&mut self, batch: &Prepared, slots: &[u32], row: &Row) -> Option<RejectedRow> {
+    /// Merges a row or excludes it; or answers with the row where it is rejected.
+    fn apply_row(&mut self, batch: &Prepared, slots: &[SlotIndex], row: &Row) -> Option<RejectedRow> {
         let lookups = slice(&batch.lookups, &row.lookups);
         let (mut first, mut others) = (None, Vec::new());
         for lookup in lookups {
-            let place = match lookup {
-                Lookup::Property { key, .. } => match self.holder(slot(slots, *key)) {
-                    Holder::Entry(place) => Some(place),
+            let found = match lookup {
+                Lookup::Property { key, .. } => match self.resolution(slot(slots, *key)) {
+                    Resolution::Entry(entry) => Some(entry),
                     _ => None,
                 },
-                Lookup::Record(id) => {
-                    batch.id(*id).and_then(|id| self.places.get(&id)).map(|place| self.resolve(*place))
-                }
+                Lookup::Record(id) => batch
+                    .id(*id)
+                    .and_then(|id| self.entries_by_id.get(&id))
+                    .map(|entry| self.after_merges(*entry)),
             };
-            let own_space = |place: &usize| {
-                self.entries.get(*place).is_some_and(|entry| entry.record.space == self.plan.space)
+            let own_space = |found: &EntryIndex| {
+                self.entry(*found).is_some_and(|entry| entry.record.space == self.plan.space)
             };
-            match (first, place.filter(own_space)) {
-                (None, place) => first = place,
-                (Some(first), Some(place)) if place != first && !others.contains(&place) => {
-                    others.push(place)
+            match (first, found.filter(own_space)) {
+                (None, found) => first = found,
+                (Some(first), Some(found)) if found != first && !others.contains(&found) => {
+                    others.push(found)
                 }
                 _ => {}
             }
@@ -426,7 +450,7 @@ impl Work<'_> {
         let may_create =
             self.plan.create && lookups.iter().any(|lookup| matches!(lookup, Lookup::Property { .. }));
         let is_erased = |lookup: &Lookup| match lookup {
-            Lookup::Property { key, .. } => self.erased.get(slot(slots, *key)) == Some(&true),
+            Lookup::Property { key, .. } => self.erased.get(slot(slots, *key).place()) == Some(&true),
             Lookup::Record(_) => false,
         };
         let target = match (first, self.plan.on_ambiguous) {
@@ -438,8 +462,9 @@ impl Work<'_> {
             (only, _) if others.is_empty() => only,
             (_, OnAmbiguous::Reject) => {
                 let reason = format!("the identifiers find {} different records", 1 + others.len());
-                let as_read = batch.batch.as_ref()?;
-                return Some(as_read.reject(as_read.row_of(row.number)?, RejectionCode::Ambiguous, reason));
+                let as_read = batch.batch.as_ref().expected("the rows as read")?;
+                let place = as_read.row_of(row.number).expected("the row as read")?;
+                return Some(as_read.reject(place, RejectionCode::Ambiguous, reason));
             }
             (first, OnAmbiguous::First | OnAmbiguous::Merge) => first,
             (first, OnAmbiguous::Newest) => first
@@ -449,38 +474,46 @@ impl Work<'_> {
         };
         if !self.plan.objectives.is_empty() && !self.consents(target, batch, row) {
             self.applied.counts.excluded += 1;
-            self.refuse(target, batch, slots, row);
+            self.write_refusals(target, batch, slots, row);
             return None;
         }
         let is_new = target.is_none();
         let target = target.unwrap_or_else(|| self.create(batch, slots, row));
         if self.plan.on_ambiguous == OnAmbiguous::Merge {
-            others.iter().for_each(|other| self.absorb(target, *other));
+            others.iter().for_each(|other| self.merge_records(target, *other));
         }
-        let written = is_new && self.write_as_it_is(target, batch, slots, row);
-        let misfits = if written { 0 } else { self.write(target, batch, slots, row, |_| true) };
+        let written = is_new && self.write_as_packed(target, batch, slots, row);
+        let rejected = if written { 0 } else { self.write(target, batch, slots, row, |_| true) };
         for event in slice(&batch.events, &row.events) {
-            self.happen(target, event);
+            self.put_event(target, event);
         }
         self.applied.counts.events_rejected += u64::from(row.events_rejected);
-        if let Some(entry) = self.entries.get_mut(target) {
+        if let Some(entry) = self.entry_mut(target) {
             entry.touched = true;
         }
         self.applied.counts.merged += 1;
-        self.applied.counts.cells_rejected += u64::from(row.misfits) + misfits;
+        self.applied.counts.cells_rejected += u64::from(row.rejected_cells) + rejected;
         None
     }
 
-    fn modified(&self, place: usize) -> i64 {
-        self.entries.get(place).map_or(i64::MIN, |entry| entry.record.modified)
+    fn entry(&self, entry: EntryIndex) -> Option<&Entry> {
+        self.entries.get(entry.place()).expected("an entry")
     }
 
-    /// Whether the profile, as the row leaves it, consents to an objective of the connection and does not
-    /// refuse it.
-    fn consents(&self, target: Option<usize>, batch: &Prepared, row: &Row) -> bool {
+    fn entry_mut(&mut self, entry: EntryIndex) -> Option<&mut Entry> {
+        self.entries.get_mut(entry.place()).expected("an entry")
+    }
+
+    fn modified(&self, entry: EntryIndex) -> i64 {
+        self.entry(entry).map_or(i64::MIN, |entry| entry.record.modified)
+    }
+
+    /// Whether the profile, with the row merged into it, consents to an objective of the connection and does not
+    /// refuse that objective.
+    fn consents(&self, target: Option<EntryIndex>, batch: &Prepared, row: &Row) -> bool {
         let after = |property: PropertyId| {
-            let held = target.and_then(|place| self.entries.get(place));
-            let mut held = held.and_then(|entry| entry.record.get_packed(property)).map(Cow::Borrowed);
+            let entry = target.and_then(|target| self.entry(target));
+            let mut held = entry.and_then(|entry| entry.record.get_packed(property)).map(Cow::Borrowed);
             for write in batch.writes(self.plan, row) {
                 let field = self.plan.fields.get(write.field).filter(|field| field.property == property);
                 let Some(field) = field else { continue };
@@ -502,8 +535,14 @@ impl Work<'_> {
             .any(|objective| holds(&consented, objective) && !holds(&refused, objective))
     }
 
-    /// Writes what a row refuses, and nothing else of it.
-    fn refuse(&mut self, target: Option<usize>, batch: &Prepared, slots: &[u32], row: &Row) {
+    /// Writes the objectives that an excluded row refuses, and nothing else of it.
+    fn write_refusals(
+        &mut self,
+        target: Option<EntryIndex>,
+        batch: &Prepared,
+        slots: &[SlotIndex],
+        row: &Row,
+    ) {
         let refused = self.plan.refused;
         let mut properties = batch
             .writes(self.plan, row)
@@ -514,22 +553,23 @@ impl Work<'_> {
         }
     }
 
-    /// A new record with the row's identifier values.
-    fn create(&mut self, batch: &Prepared, slots: &[u32], row: &Row) -> usize {
-        let place = self.entries.len();
-        let id = match self.part {
-            Part::Whole => RecordId::create(),
-            Part::Share { number, ids, .. } => ids.get(number, self.created),
+    /// Creates a record with the row's identifier values.
+    fn create(&mut self, batch: &Prepared, slots: &[SlotIndex], row: &Row) -> EntryIndex {
+        let index = EntryIndex::new(self.entries.len());
+        let id = match self.scope {
+            Scope::Chunk => RecordId::create(),
+            Scope::Partition { partition, ids, .. } => ids.get(partition.0, self.created),
         };
         self.created = self.created.saturating_add(1);
         // The row's writes take a little more than the record will.
-        let room = row.writes.len() + row.lookups.len() * 32;
-        let mut record = Record::new(self.plan.space, self.context.now).with_room(room);
+        let capacity = row.writes.len() + row.lookups.len() * 32;
+        let mut record = Record::new(self.plan.space, self.context.now).with_capacity(capacity);
         for lookup in slice(&batch.lookups, &row.lookups) {
             let Lookup::Property { identifier, value, key } = lookup else { continue };
-            let Some(identifier) = self.plan.identifiers.get(usize::from(*identifier)) else { continue };
+            let identifier = self.plan.identifiers.get(usize::from(*identifier));
+            let Some(identifier) = identifier.expected("the identifier of a lookup") else { continue };
             let Some(property) = identifier.property else { continue };
-            let put = &mut self.merged;
+            let put = &mut self.buffer;
             put.clear();
             pack_shape(identifier.multiple.then_some(1), put);
             batch.pack_value(*value, *key, put);
@@ -541,7 +581,7 @@ impl Work<'_> {
                 }
                 (false, Some(_)) => continue,
             }
-            self.hold(slot(slots, *key), Holder::Entry(place));
+            self.set_resolution(slot(slots, *key), Resolution::Entry(index));
         }
         self.entries.push(Entry {
             order: CREATED | row.number,
@@ -552,50 +592,57 @@ impl Work<'_> {
             absorbed_another: false,
             absorbed_by: None,
         });
-        place
+        index
     }
 
-    /// Writes a row's cells into the record that was just made for it, all at once; answers whether that can be: no value has to be
-    /// held against another, and no unique one is another record's.
-    fn write_as_it_is(&mut self, target: usize, batch: &Prepared, slots: &[u32], row: &Row) -> bool {
+    /// Writes the cells of a row into the record that was created for it, all at once; answers `false` and writes nothing where
+    /// that cannot be: cells must be merged with each other or with what the record holds, or a unique value is another record's.
+    fn write_as_packed(
+        &mut self,
+        target: EntryIndex,
+        batch: &Prepared,
+        slots: &[SlotIndex],
+        row: &Row,
+    ) -> bool {
         let keys = batch.written_keys(row);
-        if !row.is_record || !keys.iter().all(|key| self.is_free(target, slots, *key)) {
+        if !row.is_stored_as_packed || !keys.iter().all(|key| self.is_free(target, slots, *key)) {
             return false;
         }
-        let Some(entry) = self.entries.get_mut(target) else { return false };
+        let Some(entry) = self.entry_mut(target) else { return false };
         let written = entry.record.add_packed(batch.packed_writes(row));
         if written {
-            keys.iter().for_each(|key| self.hold(slot(slots, *key), Holder::Entry(target)));
+            keys.iter().for_each(|key| self.set_resolution(slot(slots, *key), Resolution::Entry(target)));
         }
         written
     }
 
-    /// Writes those of a row's cells whose properties are `wanted`; answers how many were not imported, or not wholly.
+    /// Writes the cells of a row whose properties are `wanted`; answers how many were rejected, in whole or in part.
     fn write(
         &mut self,
-        target: usize,
+        target: EntryIndex,
         batch: &Prepared,
-        slots: &[u32],
+        slots: &[SlotIndex],
         row: &Row,
         wanted: impl Fn(PropertyId) -> bool,
     ) -> u64 {
-        let Some(entry) = self.entries.get_mut(target) else { return 0 };
+        let Some(entry) = self.entry_mut(target) else { return 0 };
         entry.touched = true;
         let mut packed = entry.record.take_packed();
-        let mut merged = std::mem::take(&mut self.merged);
+        let mut buffer = std::mem::take(&mut self.buffer);
         let mut writes = batch.writes(self.plan, row);
-        let (mut misfits, mut written) = (0, false);
+        let (mut rejected, mut written) = (0, false);
         let mut next = writes.next();
         while next.is_some() {
-            // One pass through the record takes the writes while they go up; a second write of a property needs another.
-            merged.clear();
+            // One pass through the record takes writes in the order of properties; a second write of a property takes another pass.
+            buffer.clear();
             let mut changed = false;
-            let (held, mut last) = (packed.as_slice(), None);
-            let (mut reader, mut copied) = (Unpacker(held), 0);
-            let mut at = reader.clone();
-            let mut held_now = reader.entry();
+            let (record, mut last) = (packed.as_slice(), None);
+            let (mut reader, mut copied) = (Unpacker(record), 0);
+            let mut current_start = reader.clone();
+            let mut current = reader.entry();
             while let Some(write) = next.take() {
-                let Some(field) = self.plan.fields.get(write.field) else { break };
+                let field = self.plan.fields.get(write.field).expected("the field of a write");
+                let Some(field) = field else { break };
                 if last.is_some_and(|last| last >= field.property) {
                     next = Some(write);
                     break;
@@ -605,31 +652,32 @@ impl Work<'_> {
                 if !wanted(field.property) {
                     continue;
                 }
-                while held_now.is_some_and(|(id, _)| id < field.property) {
-                    at = reader.clone();
-                    held_now = reader.entry();
+                while current.is_some_and(|(id, _)| id < field.property) {
+                    current_start = reader.clone();
+                    current = reader.entry();
                 }
-                // Nothing is held here or later, as nearly always in a new record.
-                if held_now.is_none()
+                // The record holds no property from here on, as is usual for a new one.
+                if current.is_none()
                     && !field.unique
-                    && let Some(property) = write.property.filter(|written| begins(field.rule, written))
+                    && let Some(property) =
+                        write.property.filter(|written| is_stored_as_written(field.rule, written))
                 {
-                    merged.extend_from_slice(held.get(copied..).unwrap_or_default());
-                    pack_number(field.property.0.into(), &mut merged);
-                    append(property, &mut merged);
-                    (copied, changed) = (held.len(), true);
+                    buffer.extend_from_slice(record.get(copied..).unwrap_or_default());
+                    pack_number(field.property.0.into(), &mut buffer);
+                    append(property, &mut buffer);
+                    (copied, changed) = (record.len(), true);
                     continue;
                 }
-                let before = held_now.filter(|(id, _)| *id == field.property).map(|(_, held)| held);
-                // What is held already is free, and nobody has to be asked.
+                let before = current.filter(|(id, _)| *id == field.property).map(|(_, held)| held);
+                // A value that the record holds already is free.
                 let same = before.is_some() && before == write.property;
                 if field.unique && same && field.rule != MergeRule::Sum {
                     continue;
                 }
-                let free = if field.unique { self.free(target, slots, &write) } else { None };
+                let free = if field.unique { self.free_values(target, slots, &write) } else { None };
                 let cell = match &free {
                     Some(free) => {
-                        misfits += 1;
+                        rejected += 1;
                         if free.is_empty() {
                             continue;
                         }
@@ -637,60 +685,61 @@ impl Work<'_> {
                     }
                     None => write.property,
                 };
-                let (from, to) = (held.len() - at.0.len(), held.len() - reader.0.len());
+                let (from, to) = (record.len() - current_start.0.len(), record.len() - reader.0.len());
                 let to = if before.is_some() { to } else { from };
                 let after = match merge(field.rule, before, cell) {
                     Outcome::Keep => continue,
                     Outcome::Reject => {
-                        misfits += u64::from(free.is_none());
+                        rejected += u64::from(free.is_none());
                         continue;
                     }
                     Outcome::Clear => None,
                     Outcome::Put(put) => Some(put),
                 };
-                merged.extend_from_slice(held.get(copied..from).unwrap_or_default());
+                buffer.extend_from_slice(record.get(copied..from).unwrap_or_default());
                 if let Some(after) = &after {
-                    pack_number(field.property.0.into(), &mut merged);
-                    merged.extend_from_slice(after);
+                    pack_number(field.property.0.into(), &mut buffer);
+                    buffer.extend_from_slice(after);
                 }
                 if field.unique {
                     let (before, after) = (before.unwrap_or_default(), after.as_deref().unwrap_or_default());
-                    self.identify(target, field.property, before, after);
+                    self.resolve_values(target, field.property, before, after);
                 }
                 (copied, changed) = (to, true);
             }
             if changed {
-                merged.extend_from_slice(held.get(copied..).unwrap_or_default());
+                buffer.extend_from_slice(record.get(copied..).unwrap_or_default());
                 packed.clear();
-                packed.reserve_exact(merged.len());
-                packed.extend_from_slice(&merged);
+                packed.reserve_exact(buffer.len());
+                packed.extend_from_slice(&buffer);
                 written = true;
             }
         }
-        self.merged = merged;
-        if let Some(entry) = self.entries.get_mut(target) {
+        self.buffer = buffer;
+        let now = self.context.now;
+        if let Some(entry) = self.entry_mut(target) {
             entry.record.put_packed(packed);
             if written {
-                entry.record.modified = self.context.now;
+                entry.record.modified = now;
             }
         }
-        misfits
+        rejected
     }
 
     /// Whether no other record holds the value of a key.
-    fn is_free(&self, target: usize, slots: &[u32], key: u32) -> bool {
-        match self.holder(slot(slots, key)) {
-            Holder::Nobody => true,
-            Holder::Entry(place) => place == target,
-            Holder::Elsewhere(_) => false,
+    fn is_free(&self, target: EntryIndex, slots: &[SlotIndex], key: KeyIndex) -> bool {
+        match self.resolution(slot(slots, key)) {
+            Resolution::Unclaimed => true,
+            Resolution::Entry(entry) => entry == target,
+            Resolution::NotLoaded(_) => false,
         }
     }
 
-    /// The values of a unique property that no other record holds, packed, or nothing where none is left; `None` where
-    /// all of them are free.
-    fn free(&self, target: usize, slots: &[u32], write: &Write<'_>) -> Option<Vec<u8>> {
+    /// The values of a unique property that no other record holds, packed; empty where another record holds each of them, and
+    /// `None` where all of them are free.
+    fn free_values(&self, target: EntryIndex, slots: &[SlotIndex], write: &Write<'_>) -> Option<Vec<u8>> {
         let property = write.property?;
-        let keyed = (write.key..).zip(packed_values(property));
+        let keyed = (write.key.0..).map(KeyIndex).zip(packed_values(property));
         let free: Vec<&[u8]> =
             keyed.filter(|(key, _)| self.is_free(target, slots, *key)).map(|(_, value)| value).collect();
         match free.len() {
@@ -700,48 +749,49 @@ impl Work<'_> {
         }
     }
 
-    /// Lets the values of a unique property find `target`, and those that it no longer has, nobody.
-    fn identify(&mut self, target: usize, property: PropertyId, before: &[u8], after: &[u8]) {
+    /// Resolves the values of a unique property to `target`, and those that it no longer has to no record.
+    fn resolve_values(&mut self, target: EntryIndex, property: PropertyId, before: &[u8], after: &[u8]) {
         for value in without(before, after) {
-            self.hold_value(property, value, Holder::Nobody);
+            self.resolve_value(property, value, Resolution::Unclaimed);
         }
         for value in without(after, before) {
-            self.hold_value(property, value, Holder::Entry(target));
+            self.resolve_value(property, value, Resolution::Entry(target));
         }
     }
 
     /// Puts an event on a profile's time line.
-    fn happen(&mut self, target: usize, event: &RowEvent) {
+    fn put_event(&mut self, target: EntryIndex, event: &RowEvent) {
         if event.expired {
             self.applied.counts.events_expired += 1;
             return;
         }
-        let Some(entry) = self.entries.get_mut(target) else { return };
+        let entry = self.entries.get_mut(target.place()).expected("the entry of an event");
+        let Some(entry) = entry else { return };
         let key = EventKey { record: entry.id, event_type: event.event_type, id: event.id.clone() };
-        let (written, difference) = self.timeline.put(key, event.event.clone(), entry.loaded.is_some());
-        match written {
-            Written::Unchanged => return,
-            Written::Created => self.applied.counts.events_created += 1,
-            Written::Updated => self.applied.counts.events_updated += 1,
-            Written::Again => {}
+        let (outcome, difference) = self.timeline.put(key, event.event.clone(), entry.loaded.is_some());
+        match outcome {
+            EventOutcome::Unchanged => return,
+            EventOutcome::Created => self.applied.counts.events_created += 1,
+            EventOutcome::Updated => self.applied.counts.events_updated += 1,
+            EventOutcome::Counted => {}
         }
         entry.record.events = entry.record.events.wrapping_add(difference);
         entry.record.modified = self.context.now;
     }
 
-    /// Moves what `other` has and `target` lacks, and removes `other`.
-    fn absorb(&mut self, target: usize, other: usize) {
-        let Some(staying) = self.entries.get(target).map(|entry| (entry.id, entry.loaded.is_some())) else {
+    /// Merges the record `other` into `target`: moves the values, events and identifiers that `target` lacks, and removes `other`.
+    fn merge_records(&mut self, target: EntryIndex, other: EntryIndex) {
+        let Some(staying) = self.entry(target).map(|entry| (entry.id, entry.loaded.is_some())) else {
             return;
         };
-        let Some(gone) = self.entries.get_mut(other) else { return };
-        gone.absorbed_by = Some(target);
-        let (gone_id, gone_stored) = (gone.id, gone.loaded.is_some());
-        let (created, packed) = (gone.record.created, gone.record.packed().to_vec());
-        let events = self.timeline.move_all((gone_id, gone_stored), staying);
+        let Some(removed) = self.entry_mut(other) else { return };
+        removed.absorbed_by = Some(target);
+        let from = (removed.id, removed.loaded.is_some());
+        let (created, packed) = (removed.record.created, removed.record.packed().to_vec());
+        let events = self.timeline.move_all(from, staying);
         let mut properties = Unpacker(&packed);
         while let Some((id, property)) = properties.entry() {
-            let Some(entry) = self.entries.get_mut(target) else { return };
+            let Some(entry) = self.entry_mut(target) else { return };
             let held = entry.record.get_packed(id);
             let lists = is_list(property) || held.is_some_and(is_list);
             let moves = lists || held.is_none();
@@ -752,85 +802,94 @@ impl Work<'_> {
                 entry.record.set_packed(id, property);
             }
             if self.plan.unique.binary_search(&id).is_ok() {
-                let holder = if moves { Holder::Entry(target) } else { Holder::Nobody };
-                packed_values(property).for_each(|value| self.hold_value(id, value, holder));
+                let resolution = if moves { Resolution::Entry(target) } else { Resolution::Unclaimed };
+                packed_values(property).for_each(|value| self.resolve_value(id, value, resolution));
             }
         }
-        if let Some(entry) = self.entries.get_mut(target) {
+        let now = self.context.now;
+        if let Some(entry) = self.entry_mut(target) {
             entry.record.created = entry.record.created.min(created);
             entry.record.events = entry.record.events.wrapping_add(events);
-            entry.record.modified = self.context.now;
+            entry.record.modified = now;
             entry.touched = true;
             entry.absorbed_another = true;
         }
     }
 
-    fn resolve(&self, mut place: usize) -> usize {
-        while let Some(next) = self.entries.get(place).and_then(|entry| entry.absorbed_by) {
-            place = next;
+    /// The entry that an entry was merged into, or itself.
+    fn after_merges(&self, mut entry: EntryIndex) -> EntryIndex {
+        while let Some(next) = self.entry(entry).and_then(|entry| entry.absorbed_by) {
+            entry = next;
         }
-        place
+        entry
     }
 
-    fn holder(&self, slot: usize) -> Holder {
-        match self.part.own(slot).and_then(|own| self.holders.get(own)) {
-            Some(Holder::Entry(place)) => Holder::Entry(self.resolve(*place)),
-            Some(holder) => *holder,
-            None => Holder::Nobody,
+    fn resolution(&self, slot: SlotIndex) -> Resolution {
+        let place = self.scope.place(slot).expected("a row's slot in its partition");
+        match place.and_then(|place| self.resolutions.get(place)) {
+            Some(Resolution::Entry(entry)) => Resolution::Entry(self.after_merges(*entry)),
+            Some(resolution) => *resolution,
+            None => Resolution::Unclaimed,
         }
     }
 
-    fn hold(&mut self, slot: usize, holder: Holder) {
-        let Some(own) = self.part.own(slot) else {
-            self.strayed.push((self.row, u32::try_from(slot).unwrap_or(u32::MAX)));
+    fn set_resolution(&mut self, slot: SlotIndex, resolution: Resolution) {
+        let Some(place) = self.scope.place(slot) else {
+            self.crossings.push((self.row, slot));
             return;
         };
-        if let Some(held) = self.holders.get_mut(own) {
-            *held = holder;
-            self.changed.push(u32::try_from(own).unwrap_or(u32::MAX));
+        if let Some(held) = self.resolutions.get_mut(place).expected("the resolution of a slot") {
+            *held = resolution;
+            self.changed.push(SlotIndex::new(place).0);
         }
     }
 
-    /// `value` is packed.
-    fn hold_value(&mut self, property: PropertyId, value: &[u8], holder: Holder) {
+    /// Sets the resolution of a packed value.
+    fn resolve_value(&mut self, property: PropertyId, value: &[u8], resolution: Resolution) {
         let mut identifier = Vec::with_capacity(48);
         Identifier::write(self.plan.space, property, &packed_text_bytes(value), &mut identifier);
         let hash = self.plan.hasher.hash(&identifier);
-        match self.gathered.slot_of(hash) {
-            Some(slot) => self.hold(slot, holder),
+        match self.chunk.slot_of(hash) {
+            Some(slot) => self.set_resolution(slot, resolution),
             None => {
-                self.others.insert(hash, holder);
+                self.others.insert(hash, resolution);
             }
         }
     }
 }
 
-impl Work<'_> {
-    /// What became of the rows, identifiers in no order; or those rows that met a slot of another share, and that slot.
-    pub(crate) fn finish(mut self) -> Result<Applied, Vec<(u32, u32)>> {
-        if !self.strayed.is_empty() {
-            return Err(self.strayed);
+impl Applier<'_> {
+    /// The changes, identifiers in no order.
+    ///
+    /// # Errors
+    /// With the rows of a partition that gave a record a value whose slot is another partition's: the changes are void then.
+    pub(crate) fn finish(mut self) -> Result<Applied, Vec<Crossing>> {
+        if !self.crossings.is_empty() {
+            return Err(self.crossings);
         }
         let goal_run = self.context.goal_run;
         let others = std::mem::take(&mut self.others);
-        let holder = |holder: Holder| match holder {
-            Holder::Nobody => None,
-            Holder::Elsewhere(id) => Some(id),
-            Holder::Entry(place) => self.entries.get(self.resolve(place)).map(|entry| entry.id),
+        let id = |resolution: Resolution| match resolution {
+            Resolution::Unclaimed => None,
+            Resolution::NotLoaded(id) => Some(id),
+            Resolution::Entry(entry) => self.entry(self.after_merges(entry)).map(|entry| entry.id),
         };
-        let held = |own: &u32| Some((self.part.slot(*own), holder(*self.holders.get(*own as usize)?)));
+        let resolved = |place: &u32| {
+            let place = *place as usize;
+            Some((self.scope.slot(place)?, id(*self.resolutions.get(place).expected("a resolution")?)))
+        };
         let mut slots = Vec::with_capacity(self.changed.len());
-        slots.extend(self.changed.iter().filter_map(held));
-        let others = others.into_iter().map(|(key, held)| (key, holder(held))).collect();
+        slots.extend(self.changed.iter().filter_map(resolved));
+        let others = others.into_iter().map(|(hash, resolution)| (hash, id(resolution))).collect();
         (self.applied.slots, self.applied.others) = (slots, others);
         self.applied.events = self.timeline.finish();
         let absorbed = self.entries.iter().enumerate().filter(|(_, entry)| entry.absorbed_by.is_some());
         let into = absorbed.filter_map(|(place, _)| {
-            Some((place, self.entries.get(self.resolve(place)).map(|entry| entry.id)?))
+            Some((place, self.entry(self.after_merges(EntryIndex::new(place))).map(|entry| entry.id)?))
         });
         let into: HashMap<usize, RecordId> = into.collect();
         let applied = &mut self.applied;
-        // In the memory of the entries.
+        // The records are collected in the memory of the entries.
         let records =
             std::mem::take(&mut self.entries).into_iter().enumerate().filter_map(|(place, mut entry)| {
                 let before = (entry.record.touch.goal_run == goal_run).then_some(entry.record.touch);
@@ -857,7 +916,7 @@ impl Work<'_> {
     }
 }
 
-/// How a record is counted after this stretch, given how the same goal run counted it before.
+/// How the goal run counts a record after this chunk. `before` is how it counted the record so far.
 fn touch(entry: &Entry, before: Option<Touch>, goal_run: u64) -> Touch {
     let Some(loaded) = entry.loaded else {
         return Touch { goal_run, first_fingerprint: 0, class: Class::Created };
@@ -866,7 +925,7 @@ fn touch(entry: &Entry, before: Option<Touch>, goal_run: u64) -> Touch {
     let now = entry.record.fingerprint();
     match before.map(|touch| touch.class) {
         Some(Class::Created) => Touch { goal_run, first_fingerprint, class: Class::Created },
-        // It counts as updated for the rest of the run, whatever becomes of its properties.
+        // It counts as updated until the end of the run, even if its properties become again what they were.
         _ if entry.absorbed_another => Touch { goal_run, first_fingerprint: !now, class: Class::Updated },
         _ if now != first_fingerprint => Touch { goal_run, first_fingerprint, class: Class::Updated },
         _ => Touch { goal_run, first_fingerprint, class: Class::Unchanged },
@@ -884,10 +943,13 @@ fn count(counts: &mut Counts, before: Option<Touch>, after: Option<Class>) {
     }
 }
 
-fn slot(slots: &[u32], key: u32) -> usize {
-    slots.get(key as usize).map_or(usize::MAX, |slot| *slot as usize)
+/// The slot of a batch's key.
+#[inline]
+fn slot(slots: &[SlotIndex], key: KeyIndex) -> SlotIndex {
+    slots.get(key.place()).copied().expected("the slot of a key").unwrap_or(SlotIndex::NONE)
 }
 
+#[inline]
 fn slice<'a, T>(all: &'a [T], range: &Range<u32>) -> &'a [T] {
-    all.get(range.start as usize..range.end as usize).unwrap_or_default()
+    all.get(range.start as usize..range.end as usize).or_never("a part of a row")
 }

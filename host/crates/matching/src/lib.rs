@@ -1,22 +1,23 @@
-//! Which record a row belongs to, and what the row makes of it. Pure functions: nothing here reads or writes.
+//! Which record a row belongs to, and how the row changes the record. Pure functions: this crate does no IO.
 //!
-//! `prepare` turns a batch's cells into typed values, identifiers and events; `Gathered` collects the identifiers of
-//! many batches so that the store can look them up in one sorted sweep; `apply` walks the rows in file order, and `shares`
-//! those of different records at the same time; `timeline` puts their events in place. `segments` tells which profiles an expression holds of.
+//! `prepare` turns the cells of a batch into typed values, identifiers and events. `ChunkRows` collects the identifiers of
+//! many batches, so that the store can look them up in one sorted sweep. `apply` applies the rows in file order; `partition`
+//! splits them so that several threads can. `timeline` puts events in place. `segments` evaluates expressions over profiles.
 
 mod apply;
-mod gather;
+mod chunk;
+mod index;
+mod partition;
 mod plan;
 mod prepare;
 mod rules;
 mod segments;
-mod shares;
 mod timeline;
 
-pub use apply::{Applied, Context, Counts, Found};
-pub use gather::Gathered;
+pub use apply::{Applied, Context, Counts, LoadedRecords};
+pub use chunk::ChunkRows;
+pub use partition::{PartitionedChunk, Workers};
 pub use plan::{EventPlan, FieldPlan, IdentifierPlan, NestedPlan, OnAmbiguous, Plan, ValuePlan};
-pub use prepare::{Prepared, Room, prepare};
+pub use prepare::{Buffers, Prepared, prepare};
 pub use segments::{EventSum, Names, Nearest, Needs, Person, Segments, segment_problem};
-pub use shares::Workers;
-pub use timeline::{HeldEvents, NoEvents};
+pub use timeline::{EventSource, NoEvents};

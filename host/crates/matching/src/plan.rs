@@ -9,11 +9,11 @@ pub enum OnAmbiguous {
     /// The row is rejected.
     #[default]
     Reject,
-    /// The record found by the first identifier is the row's.
+    /// The row belongs to the record that the first identifier finds.
     First,
-    /// The record modified last is the row's; on a tie that of the first identifier.
+    /// The row belongs to the record modified last; on a tie, to that of the first identifier.
     Newest,
-    /// The records become one, that of the first identifier.
+    /// The records are merged into the one that the first identifier finds.
     Merge,
 }
 
@@ -45,11 +45,13 @@ pub struct FieldPlan {
     pub property: PropertyId,
     /// How it changes.
     pub rule: MergeRule,
-    /// What splits the cell into several values.
+    /// The text that separates the values of a cell; `None` = the cell is one value.
     pub separator: Option<String>,
+    /// The character that makes a separator after it literal.
+    pub separator_escape: Option<char>,
     /// Whether the property holds a list.
     pub multiple: bool,
-    /// Whether the property identifies.
+    /// Whether the property is unique.
     pub unique: bool,
     /// How the cell is read.
     pub format: CellFormat,
@@ -62,8 +64,10 @@ pub struct ValuePlan {
     pub column: usize,
     /// The property.
     pub property: PropertyId,
-    /// What splits the cell into several values.
+    /// The text that separates the values of a cell; `None` = the cell is one value.
     pub separator: Option<String>,
+    /// The character that makes a separator after it literal.
+    pub separator_escape: Option<char>,
     /// Whether the property holds a list.
     pub multiple: bool,
     /// How the cell is read.
@@ -75,28 +79,28 @@ pub struct ValuePlan {
 pub struct EventPlan {
     /// The type of the events.
     pub event_type: EventTypeId,
-    /// Whose rows they are: linked files, each linked to the one before; empty = the root file's own.
+    /// The linked files that lead to their rows, each linked to the one before; empty = rows of the root file.
     pub path: Vec<usize>,
-    /// The column of the id; an event without one is identified by its content.
+    /// The column of the id; an event without an id is identified by its content.
     pub id: Option<usize>,
-    /// The column of the time; an event without one is rejected.
+    /// The column of the time; an event without a time is rejected.
     pub time: usize,
     /// How the time is read.
     pub time_format: CellFormat,
     /// In the order of their properties' ids.
     pub fields: Vec<ValuePlan>,
-    /// The rows that each event carries.
+    /// The nested rows that each event carries.
     pub nested: Vec<NestedPlan>,
-    /// Events before this moment are not kept.
+    /// Events before this moment are ignored.
     pub keep_from: Option<Timestamp>,
     /// Whether nested rows count as products that were bought.
     pub product_store: bool,
 }
 
-/// Rows that an event carries.
+/// Nested rows of an event.
 #[derive(Clone, Debug)]
 pub struct NestedPlan {
-    /// Their type.
+    /// The type of the nested rows.
     pub nested_type: NestedTypeId,
     /// The linked files from the event's own to theirs.
     pub path: Vec<usize>,
@@ -104,30 +108,30 @@ pub struct NestedPlan {
     pub fields: Vec<ValuePlan>,
 }
 
-/// What an import goal does to records, resolved against one file's columns and the store's dictionary.
+/// The mappings of an import goal, resolved for the columns of one file and the dictionary of the store.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The domain group of profiles, or the type of group.
+    /// The domain group of the profiles, or the type of the groups.
     pub space: SpaceId,
-    /// What hashes the store's identifiers.
+    /// Hashes identifiers as the store does.
     pub hasher: IdentifierHasher,
-    /// In the order in which they are looked up.
+    /// Identifier columns, in the order in which they are looked up.
     pub identifiers: Vec<IdentifierPlan>,
-    /// In the order of their properties' ids; those of one property in the order in which they are written.
+    /// Fields in the order of their properties' ids; those of one property in the order in which they are written.
     pub fields: Vec<FieldPlan>,
-    /// In the order in which they are written.
+    /// Events in the order in which they are written.
     pub events: Vec<EventPlan>,
-    /// Whether a row that finds nothing creates a record.
+    /// Whether a row that finds no record creates one.
     pub create: bool,
     /// What to do when a row finds several records.
     pub on_ambiguous: OnAmbiguous,
-    /// The objectives of which a profile must have consented to one; empty = no consent is needed.
+    /// A profile must have consented to one of these objectives; empty = no consent is needed.
     pub objectives: Vec<Value>,
-    /// The property of the consented objectives.
+    /// The property that holds the consented objectives.
     pub consented: PropertyId,
-    /// The property of the refused objectives.
+    /// The property that holds the refused objectives.
     pub refused: PropertyId,
-    /// Every property whose values identify, sorted.
+    /// Every unique property, sorted.
     pub unique: Vec<PropertyId>,
 }
 

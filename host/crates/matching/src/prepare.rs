@@ -7,20 +7,21 @@ use sluicebox_model::packed::{
     Unpacker, pack_number, pack_shape, pack_short_text, pack_text, packed_text_bytes, packed_values,
 };
 use sluicebox_model::{
-    CellFormat, Event, EventTouch, EventTypeId, Identifier, IdentifierHash, LinkedRow, LinkedRows, MergeRule,
-    Properties, Property, PropertyId, RecordBatch, RecordId, RejectedRow, RejectionCode, ValueType, Verdict,
-    at_path,
+    CellFormat, Event, EventTouch, EventTypeId, Expected, Identifier, IdentifierHash, LinkedRow, LinkedRows,
+    MergeRule, OrNever, Properties, Property, PropertyId, RecordBatch, RecordId, RejectedRow, RejectionCode,
+    ValueType, Verdict, at_path, split_list,
 };
 
+use crate::index::{Index, KeyIndex};
 use crate::plan::{EventPlan, FieldPlan, Plan, ValuePlan};
-use crate::rules::begins;
+use crate::rules::is_stored_as_written;
 
-/// A list of more values is looked through by their hashes.
+/// Lists of more values are searched by hash.
 pub(crate) const FEW_VALUES: usize = 32;
 
-/// Room in which the rows of one batch after the other are packed.
+/// Buffers in which the rows of one batch after the other are packed.
 #[derive(Debug, Default)]
-pub struct Room {
+pub struct Buffers {
     packed: Vec<u8>,
     keys: Keys,
 }
@@ -28,54 +29,54 @@ pub struct Room {
 /// A batch whose cells have become packed values.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The rows as the file has them, where one may still be rejected.
+    /// The rows as the file has them, where rows may still be rejected.
     pub(crate) batch: Option<RecordBatch>,
-    /// Rows that the processors kept, and where one after the last would begin.
-    rows: Vec<Begin>,
-    /// The same of their events, if rows carry any.
-    rows_events: Vec<BeginEvents>,
-    /// The place in the file of the batch's first row.
+    /// Where each row that the processors kept starts, and where one after the last would.
+    rows: Vec<RowStart>,
+    /// Where the events of those rows start, if rows carry any.
+    row_events: Vec<RowEventsStart>,
+    /// The number in the file of the batch's first row.
     first: u64,
     /// Rows that were rejected while reading or by a processor, by number.
     pub(crate) rejected: Vec<RejectedRow>,
     /// The numbers of rows that a processor dropped.
     pub(crate) dropped: Vec<u64>,
     pub(crate) lookups: Vec<Lookup>,
-    /// Records' own ids.
+    /// The record ids that cells hold.
     ids: Vec<RecordId>,
     pub(crate) events: Vec<RowEvent>,
     pub(crate) keys: Keys,
     /// Each row's writes, packed.
     packed: Vec<u8>,
-    /// Whether some of them are of one property, and each comes after the place of its field.
+    /// Whether several fields write one property; each write then starts with the place of its field.
     repeated: bool,
-    /// For each write of a unique property, the number of the first value's key; the others follow.
-    written_keys: Vec<u32>,
-    /// Values of lookups, packed, where the key does not tell them.
+    /// For each write of a unique property, the key of its first value; those of its other values follow.
+    written_keys: Vec<KeyIndex>,
+    /// Values of lookups, packed, where the key does not hold them.
     values: Vec<u8>,
     pub(crate) end: u64,
-    records: usize,
+    rows_read: usize,
     bytes_read: u64,
     memory: usize,
 }
 
-/// Where the parts of a row begin; they end where those of the next begin.
+/// Where the parts of a row start; they end where those of the next row start.
 #[derive(Clone, Copy, Debug, Default)]
-struct Begin {
-    /// The row's place in the file after that of the batch's first.
+struct RowStart {
+    /// The row's number in the file, counted from the batch's first row.
     number: u32,
     first_key: u32,
     lookups: u32,
     writes: u32,
     written_keys: u32,
-    misfits: u32,
-    /// Whether its writes are not what a new record holds.
-    differs: bool,
+    rejected_cells: u32,
+    /// Whether the packed writes of a new record differ from the values that it holds.
+    needs_merge: bool,
 }
 
-/// Where a row's events begin, and how many of them have no time.
+/// Where a row's events start, and how many of its events have no valid time.
 #[derive(Clone, Copy, Debug, Default)]
-struct BeginEvents {
+struct RowEventsStart {
     first: u32,
     rejected: u32,
 }
@@ -83,21 +84,21 @@ struct BeginEvents {
 /// A row that the processors kept.
 #[derive(Debug)]
 pub(crate) struct Row {
-    /// Its place in the file.
+    /// Its number in the file.
     pub number: u64,
     /// Its keys.
     pub keys: Range<u32>,
     pub lookups: Range<u32>,
     /// Its [`Write`]s, as bytes of `packed`.
     pub writes: Range<u32>,
-    /// The first keys of those of unique properties, by their places in `written_keys`.
+    /// Where `written_keys` has the first keys of its writes of unique properties.
     pub written_keys: Range<u32>,
-    /// Whether a new record holds what is written as it is, each unique property one value.
-    pub is_record: bool,
+    /// Whether a new record holds its packed writes unchanged, each unique property with one value.
+    pub is_stored_as_packed: bool,
     pub events: Range<u32>,
-    /// Cells that do not fit their property, those of events included.
-    pub misfits: u32,
-    /// Events without a time.
+    /// Cells that do not fit their property's type, those of events included.
+    pub rejected_cells: u32,
+    /// Events without a valid time.
     pub events_rejected: u32,
 }
 
@@ -107,39 +108,40 @@ pub(crate) struct RowEvent {
     pub event_type: EventTypeId,
     pub id: CompactString,
     pub event: Event,
-    /// Whether it is older than its type is kept.
+    /// Whether it is older than the retention of its type.
     pub expired: bool,
 }
 
 /// An identifier cell with a value.
 #[derive(Debug)]
 pub(crate) enum Lookup {
-    /// The value of a unique property, by the number of its key; and where in `values` it begins, if the key does not tell it.
-    Property { identifier: u16, value: Option<NonZero<u32>>, key: u32 },
+    /// The value of a unique property: the place of its column in `Plan::identifiers`, its key, and where it starts in
+    /// `values` if the key does not hold it.
+    Property { identifier: u16, value: Option<NonZero<u32>>, key: KeyIndex },
     /// A record's own id, by its place in `ids`.
     Record(u32),
 }
 
-/// A mapped cell that may change something. A row's writes are packed as the properties of a record are: a new one mostly takes them as
-/// they are. An empty cell is a list without values, which no record has.
+/// A mapped cell that may change something. The writes of a row are packed as the properties of a record are, so that a new
+/// record can usually take them over as bytes. An empty cell is a list without values, which no record holds.
 #[derive(Debug)]
 pub(crate) struct Write<'a> {
     /// The place in `Plan::fields`.
     pub field: usize,
-    /// For a unique property, the number of the first value's key; the others follow.
-    pub key: u32,
-    /// What the cell holds; `None` = it is empty.
+    /// For a unique property, the key of the first value; those of the others follow.
+    pub key: KeyIndex,
+    /// The values of the cell; `None` = it is empty.
     pub property: Option<&'a [u8]>,
 }
 
 /// The writes of a row, in the order of their fields.
 pub(crate) struct Writes<'a> {
     fields: &'a [FieldPlan],
-    /// The place of the first field that the next may be of.
+    /// The place of the first field that the next write may be of.
     field: usize,
     repeated: bool,
     packed: Unpacker<'a>,
-    keys: &'a [u32],
+    keys: &'a [KeyIndex],
 }
 
 impl<'a> Iterator for Writes<'a> {
@@ -151,13 +153,17 @@ impl<'a> Iterator for Writes<'a> {
             self.field = self.packed.length()?;
         }
         let (id, property) = self.packed.entry()?;
-        let of = self.fields.get(self.field..)?.iter().position(|field| field.property == id)?;
-        let place = self.field + of;
+        let fields = self.fields.get(self.field..).unwrap_or_default().iter();
+        let (place, field) = (self.field..)
+            .zip(fields)
+            .find(|(_, field)| field.property == id)
+            .expected("the field of a write")?;
         self.field = place + 1;
         let property = Some(property).filter(|property| *property != NO_VALUES);
-        let mut key = 0;
-        if property.is_some() && self.fields.get(place)?.unique {
-            (key, self.keys) = self.keys.split_first().map(|(first, rest)| (*first, rest))?;
+        let mut key = KeyIndex(0);
+        if property.is_some() && field.unique {
+            let (first, rest) = self.keys.split_first().expected("the key of a write")?;
+            (key, self.keys) = (*first, rest);
         }
         Some(Write { field: place, key, property })
     }
@@ -166,48 +172,47 @@ impl<'a> Iterator for Writes<'a> {
 /// A list without values.
 const NO_VALUES: &[u8] = &[1];
 
-/// Canonical identifiers, one after the other.
+/// The canonical bytes of identifiers, one after the other.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Keys {
     bytes: Vec<u8>,
     ends: Vec<u32>,
-    /// The hash of each, until `Gathered` has them.
+    /// The hash of each, until `ChunkRows` takes them.
     pub(crate) hashes: Vec<IdentifierHash>,
 }
 
 impl Keys {
-    fn push(&mut self, plan: &Plan, property: PropertyId, value: &[u8]) -> u32 {
-        // None is there twice beyond the last.
+    fn push(&mut self, plan: &Plan, property: PropertyId, value: &[u8]) -> KeyIndex {
         self.push_once(plan, property, value, self.len())
     }
 
-    /// Adds a key, if none from `first` on is the same; answers with the one that is there.
-    fn push_once(&mut self, plan: &Plan, property: PropertyId, value: &[u8], first: u32) -> u32 {
-        let begins = self.bytes.len();
+    /// Adds the key of a packed value, unless one of the keys from `first` on is the same; answers with that key.
+    fn push_once(&mut self, plan: &Plan, property: PropertyId, value: &[u8], first: usize) -> KeyIndex {
+        let start = self.bytes.len();
         Identifier::write(plan.space, property, &packed_text_bytes(value), &mut self.bytes);
-        let key = self.bytes.get(begins..).unwrap_or_default();
-        if let Some(same) = (first..self.len()).find(|other| self.get(*other) == key) {
-            self.bytes.truncate(begins);
+        let key = self.bytes.get(start..).unwrap_or_default();
+        if let Some(same) = (first..self.len()).map(KeyIndex::new).find(|other| self.get(*other) == key) {
+            self.bytes.truncate(start);
             return same;
         }
         self.hashes.push(plan.hasher.hash(key));
-        self.ends.push(place(self.bytes.len()));
-        self.len() - 1
+        self.ends.push(offset(self.bytes.len()));
+        KeyIndex::new(self.len() - 1)
     }
 
-    pub(crate) fn len(&self) -> u32 {
-        place(self.ends.len())
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
     }
 
-    pub(crate) fn get(&self, key: u32) -> &[u8] {
-        let key = key as usize;
+    pub(crate) fn get(&self, key: KeyIndex) -> &[u8] {
+        let key = key.place();
         let from = key.checked_sub(1).and_then(|before| self.ends.get(before)).map_or(0, |end| *end as usize);
-        let to = self.ends.get(key).map_or(from, |end| *end as usize);
-        self.bytes.get(from..to).unwrap_or_default()
+        let to = self.ends.get(key).expected("the end of a key").map_or(from, |end| *end as usize);
+        self.bytes.get(from..to).or_never("the bytes of a key")
     }
 }
 
-impl Room {
+impl Buffers {
     fn clear(&mut self) {
         self.packed.clear();
         self.keys.bytes.clear();
@@ -217,14 +222,14 @@ impl Room {
 }
 
 impl Prepared {
-    /// The number of the file's records that precede the one after this batch.
+    /// The number of rows of the file up to the end of this batch.
     pub fn end(&self) -> u64 {
         self.end
     }
 
-    /// How many records of the file this batch accounts for.
-    pub fn records(&self) -> usize {
-        self.records
+    /// The number of rows of the file that were read for this batch, dropped and rejected ones included.
+    pub fn rows_read(&self) -> usize {
+        self.rows_read
     }
 
     /// About how many bytes of memory it takes.
@@ -243,15 +248,15 @@ impl Prepared {
         Writes { fields: &plan.fields, field: 0, repeated: self.repeated, packed, keys }
     }
 
-    /// The same as bytes.
+    /// The writes of a row, packed.
     pub(crate) fn packed_writes(&self, row: &Row) -> &[u8] {
-        self.packed.get(row.writes.start as usize..row.writes.end as usize).unwrap_or_default()
+        self.packed.get(row.writes.start as usize..row.writes.end as usize).or_never("the writes of a row")
     }
 
-    /// For each write of a unique property, the first value's key.
-    pub(crate) fn written_keys(&self, row: &Row) -> &[u32] {
+    /// For each write of a unique property, the key of its first value.
+    pub(crate) fn written_keys(&self, row: &Row) -> &[KeyIndex] {
         let Range { start, end } = row.written_keys;
-        self.written_keys.get(start as usize..end as usize).unwrap_or_default()
+        self.written_keys.get(start as usize..end as usize).or_never("the written keys of a row")
     }
 
     /// How many rows the processors kept.
@@ -259,10 +264,11 @@ impl Prepared {
         self.rows.len().saturating_sub(1)
     }
 
-    /// A row that the processors kept, by its place among them.
+    /// The row at a place among those that the processors kept.
     pub(crate) fn row(&self, place: usize) -> Option<Row> {
         let [row, next] = self.rows.get(place..)?.first_chunk()?;
-        let events = self.rows_events.get(place..).and_then(|rows| rows.first_chunk());
+        // Without events the plan has none, and every range is empty.
+        let events = self.row_events.get(place..).and_then(|rows| rows.first_chunk());
         let [events, next_events] = events.copied().unwrap_or_default();
         Some(Row {
             number: self.first + u64::from(row.number),
@@ -270,9 +276,9 @@ impl Prepared {
             lookups: row.lookups..next.lookups,
             writes: row.writes..next.writes,
             written_keys: row.written_keys..next.written_keys,
-            is_record: !row.differs,
+            is_stored_as_packed: !row.needs_merge,
             events: events.first..next_events.first,
-            misfits: row.misfits,
+            rejected_cells: row.rejected_cells,
             events_rejected: events.rejected,
         })
     }
@@ -288,27 +294,27 @@ impl Prepared {
     }
 
     /// Appends the packed value of a lookup.
-    pub(crate) fn pack_value(&self, value: Option<NonZero<u32>>, key: u32, out: &mut Vec<u8>) {
+    pub(crate) fn pack_value(&self, value: Option<NonZero<u32>>, key: KeyIndex, out: &mut Vec<u8>) {
         match value {
-            Some(begins) => {
-                let mut values = Unpacker(self.values.get(begins.get() as usize..).unwrap_or_default());
-                out.extend_from_slice(values.skip_value().unwrap_or_default());
+            Some(start) => {
+                let mut values = Unpacker(self.values.get(start.get() as usize..).unwrap_or_default());
+                out.extend_from_slice(values.skip_value().or_never("the value of a lookup"));
             }
-            None => pack_text(Identifier::short_text(self.keys.get(key)).unwrap_or_default(), out),
+            None => pack_text(Identifier::short_text(self.keys.get(key)).or_never("the text of a key"), out),
         }
     }
 
-    /// Records' own ids by which rows look them up.
+    /// The record ids by which rows are identified.
     pub(crate) fn ids(&self) -> &[RecordId] {
         &self.ids
     }
 
-    /// One of them, by its place.
+    /// One of those ids, by its place.
     pub(crate) fn id(&self, place: u32) -> Option<RecordId> {
-        self.ids.get(place as usize).copied()
+        self.ids.get(place as usize).copied().expected("the id of a lookup")
     }
 
-    /// Lets it take so many bytes more, for a test.
+    /// Counts more bytes, for a test.
     #[cfg(test)]
     pub(crate) fn lengthen(&mut self, bytes: usize) {
         self.memory += bytes;
@@ -318,14 +324,14 @@ impl Prepared {
         let events: usize = self.events.iter().map(|event| event.event.memory()).sum();
         let rejected: usize = self.rejected.iter().map(RejectedRow::memory).sum();
         self.batch.as_ref().map_or(0, RecordBatch::memory)
-            + self.rows.len() * size_of::<Begin>()
-            + self.rows_events.len() * size_of::<BeginEvents>()
+            + self.rows.len() * size_of::<RowStart>()
+            + self.row_events.len() * size_of::<RowEventsStart>()
             + self.lookups.len() * size_of::<Lookup>()
             + self.ids.len() * size_of::<RecordId>()
             + self.values.len()
             + self.packed.len()
-            + self.written_keys.len() * size_of::<u32>()
-            // The keys are sorted and found by more than their bytes.
+            + self.written_keys.len() * size_of::<KeyIndex>()
+            // Sorting and finding the keys takes more than their bytes.
             + self.keys.bytes.len()
             + self.keys.ends.len() * 56
             + events
@@ -333,22 +339,22 @@ impl Prepared {
     }
 }
 
-/// Reads the mapped cells of the rows that the processors kept, from record number `from` of the file on. `linked[n]` is
-/// what belongs to the n-th row of the batch; without linked files it is empty.
+/// Reads the mapped cells of the rows that the processors kept, from row number `from` of the file on. `linked[n]` has
+/// the linked rows of the n-th row of the batch; it is empty without linked files.
 pub fn prepare(
     plan: &Plan,
     mut batch: RecordBatch,
     linked: &[Vec<LinkedRows>],
     from: u64,
-    room: &mut Room,
+    buffers: &mut Buffers,
 ) -> Prepared {
     let rows = batch.rows();
-    let Room { packed, keys } = std::mem::take(room);
+    let Buffers { packed, keys } = std::mem::take(buffers);
     let mut prepared = Prepared {
         batch: None,
         rows: Vec::with_capacity(rows + 1),
-        rows_events: Vec::new(),
-        first: batch.place(0).0,
+        row_events: Vec::new(),
+        first: if rows > 0 { batch.place(0).0 } else { 0 },
         rejected: std::mem::take(&mut batch.rejected),
         dropped: Vec::new(),
         lookups: Vec::with_capacity(rows * plan.identifiers.len()),
@@ -358,16 +364,16 @@ pub fn prepare(
         packed,
         repeated: plan.fields.array_windows().any(|[field, next]| field.property == next.property),
         written_keys: Vec::with_capacity(rows * plan.fields.iter().filter(|field| field.unique).count()),
-        // No value begins at 0.
+        // No value starts at 0.
         values: vec![0],
         end: batch.end,
-        records: 0,
+        rows_read: 0,
         bytes_read: batch.bytes_read,
         memory: 0,
     };
-    prepared.records = rows + prepared.rejected.len();
+    prepared.rows_read = rows + prepared.rejected.len();
     prepared.rejected.retain(|row| row.number >= from);
-    let read_in_order = prepared.rejected.len();
+    let rejected_by_reader = prepared.rejected.len();
     for index in (0..rows).filter(|row| batch.place(*row).0 >= from) {
         match batch.verdict(index) {
             Verdict::Keep => {
@@ -382,38 +388,45 @@ pub fn prepare(
             }
         }
     }
-    if prepared.rejected.len() > read_in_order {
+    if prepared.rejected.len() > rejected_by_reader {
         prepared.rejected.sort_by_key(|row| row.number);
     }
-    prepared.rows.push(prepared.begin());
+    prepared.rows.push(prepared.row_start());
     if !plan.events.is_empty() {
-        prepared.rows_events.push(prepared.begin_events());
+        prepared.row_events.push(prepared.row_events_start());
     }
-    // What stays until all of a stretch is there takes no more room than it must.
+    // A batch waits until its chunk is complete, so it keeps copies without spare capacity.
     let (keys, packed) = (prepared.keys.clone(), prepared.packed.clone());
-    room.keys = std::mem::replace(&mut prepared.keys, keys);
-    room.packed = std::mem::replace(&mut prepared.packed, packed);
-    room.clear();
+    buffers.keys = std::mem::replace(&mut prepared.keys, keys);
+    buffers.packed = std::mem::replace(&mut prepared.packed, packed);
+    buffers.clear();
     prepared.batch = plan.may_be_ambiguous().then_some(batch);
     prepared.memory = prepared.measure();
     prepared
 }
 
 impl Prepared {
-    /// Where a row that comes now begins.
-    fn begin(&self) -> Begin {
+    /// Where a row that is read now starts.
+    fn row_start(&self) -> RowStart {
         let lengths = [self.keys.ends.len(), self.lookups.len(), self.packed.len(), self.written_keys.len()];
-        let [first_key, lookups, writes, written_keys] = lengths.map(place);
-        Begin { first_key, lookups, writes, written_keys, differs: self.repeated, ..Begin::default() }
+        let [first_key, lookups, writes, written_keys] = lengths.map(offset);
+        let needs_merge = self.repeated;
+        RowStart { first_key, lookups, writes, written_keys, needs_merge, ..RowStart::default() }
     }
 
-    fn begin_events(&self) -> BeginEvents {
-        BeginEvents { first: place(self.events.len()), rejected: 0 }
+    fn row_events_start(&self) -> RowEventsStart {
+        RowEventsStart { first: offset(self.events.len()), rejected: 0 }
     }
 
-    fn read_row(&mut self, plan: &Plan, batch: &RecordBatch, index: usize, linked: &[LinkedRows]) -> Begin {
-        let mut begin = self.begin();
-        let mut misfits = 0;
+    fn read_row(
+        &mut self,
+        plan: &Plan,
+        batch: &RecordBatch,
+        index: usize,
+        linked: &[LinkedRows],
+    ) -> RowStart {
+        let mut start = self.row_start();
+        let mut rejected_cells = 0;
         for (identifier, number) in plan.identifiers.iter().zip(0..) {
             let cell = batch.cell(index, identifier.column);
             if cell.is_empty() {
@@ -422,41 +435,42 @@ impl Prepared {
             let lookup = match identifier.property {
                 None => cell.parse().ok().map(|id| {
                     self.ids.push(id);
-                    Lookup::Record(place(self.ids.len() - 1))
+                    Lookup::Record(offset(self.ids.len() - 1))
                 }),
-                Some(property) => self.look_up(plan, number, property, &identifier.format, cell),
+                Some(property) => self.read_lookup(plan, number, property, &identifier.format, cell),
             };
             match lookup {
                 Some(lookup) => self.lookups.push(lookup),
-                None => misfits += 1,
+                None => rejected_cells += 1,
             }
         }
         for (number, field) in plan.fields.iter().enumerate() {
             let cell = batch.cell(index, field.column);
-            misfits += u32::from(!self.read_field(plan, number, field, cell, &mut begin));
+            rejected_cells += u32::from(!self.read_field(plan, number, field, cell, &mut start));
         }
-        let mut events = self.begin_events();
+        let mut events = self.row_events_start();
         let mut take = |event: Option<RowEvent>| match event {
             Some(event) => self.events.push(event),
             None => events.rejected += 1,
         };
         for plan in &plan.events {
             if plan.path.is_empty() {
-                take(event(plan, &|column| batch.cell(index, column), linked, &mut misfits));
+                take(read_event(plan, &|column| batch.cell(index, column), linked, &mut rejected_cells));
             }
             for row in at_path(linked, &plan.path) {
-                take(event(plan, &|column| row.cells.cell(column), &row.below, &mut misfits));
+                take(read_event(plan, &|column| row.cells.cell(column), &row.below, &mut rejected_cells));
             }
         }
         if !plan.events.is_empty() {
-            self.rows_events.push(events);
+            self.row_events.push(events);
         }
-        let number = u32::try_from(batch.place(index).0.saturating_sub(self.first)).unwrap_or(u32::MAX);
-        Begin { number, misfits, ..begin }
+        let number =
+            batch.place(index).0.checked_sub(self.first).and_then(|number| u32::try_from(number).ok());
+        RowStart { number: number.or_never("the number of a row in its batch"), rejected_cells, ..start }
     }
 
-    /// The lookup of an identifier cell, if it fits.
-    fn look_up(
+    /// The lookup of an identifier cell, if the cell fits the property's type.
+    fn read_lookup(
         &mut self,
         plan: &Plan,
         identifier: u16,
@@ -464,27 +478,27 @@ impl Prepared {
         format: &CellFormat,
         cell: &str,
     ) -> Option<Lookup> {
-        let begins = self.values.len();
+        let start = self.values.len();
         format.pack(cell, &mut self.values).ok()?;
-        let value = self.values.get(begins..).unwrap_or_default();
+        let value = self.values.get(start..).unwrap_or_default();
         let key = self.keys.push(plan, property, value);
-        let told =
+        let is_in_key =
             format.value_type == ValueType::Text && Identifier::short_text(self.keys.get(key)).is_some();
-        if told {
-            self.values.truncate(begins);
+        if is_in_key {
+            self.values.truncate(start);
         }
-        let value = if told { None } else { NonZero::new(place(begins)) };
+        let value = if is_in_key { None } else { NonZero::new(offset(start)) };
         Some(Lookup::Property { identifier, value, key })
     }
 
-    /// Appends what a cell of the row that begins there asks for, if anything; answers whether all of it fits.
+    /// Appends what a cell of the row that starts at `row` writes, if anything; answers whether all of the cell fits.
     fn read_field(
         &mut self,
         plan: &Plan,
         number: usize,
         field: &FieldPlan,
         cell: &str,
-        row: &mut Begin,
+        row: &mut RowStart,
     ) -> bool {
         if cell.is_empty() && field.rule != MergeRule::SetOrClear {
             return true;
@@ -493,14 +507,14 @@ impl Prepared {
         if self.repeated {
             pack_number(number as u64, &mut self.packed);
         }
-        // As nearly every cell is.
+        // Most cells are such texts.
         let plain = !field.multiple && !field.unique && field.format.value_type == ValueType::Text;
         if plain && !cell.is_empty() && pack_short_text(field.property, cell, &mut self.packed) {
-            row.differs |= matches!(field.rule, MergeRule::Add | MergeRule::Sum);
+            row.needs_merge |= matches!(field.rule, MergeRule::Add | MergeRule::Sum);
             return true;
         }
         pack_number(field.property.0.into(), &mut self.packed);
-        let begins_at = self.packed.len();
+        let property_start = self.packed.len();
         let fits = match (field.multiple, cell) {
             (_, "") => true,
             (false, cell) => {
@@ -509,34 +523,40 @@ impl Prepared {
             }
             (true, cell) => pack_list(field, cell, &mut self.packed),
         };
-        let property = self.packed.get(begins_at..).unwrap_or_default();
+        let property = self.packed.get(property_start..).unwrap_or_default();
         if property.len() <= usize::from(!field.multiple) {
             let clears = fits && field.rule == MergeRule::SetOrClear;
-            self.packed.truncate(if clears { begins_at } else { start });
+            self.packed.truncate(if clears { property_start } else { start });
             if clears {
                 self.packed.extend_from_slice(NO_VALUES);
-                row.differs = true;
+                row.needs_merge = true;
             }
             return fits;
         }
-        row.differs |= !begins(field.rule, property);
+        row.needs_merge |= !is_stored_as_written(field.rule, property);
         if field.unique {
-            row.differs |= field.rule == MergeRule::Sum || packed_values(property).nth(1).is_some();
-            let key = self.key_field(plan, field, begins_at, row.first_key);
+            row.needs_merge |= field.rule == MergeRule::Sum || packed_values(property).nth(1).is_some();
+            let key = self.push_written_keys(plan, field, property_start, row.first_key);
             self.written_keys.push(key);
         }
         fits
     }
 
-    /// Gives the values of a unique property, which ends `packed`, their keys; answers with the first.
-    fn key_field(&mut self, plan: &Plan, field: &FieldPlan, property: usize, first_key: u32) -> u32 {
-        let property = self.packed.get(property..).unwrap_or_default();
+    /// Adds the keys of the values of a unique property, which ends `packed`; answers with the first.
+    fn push_written_keys(
+        &mut self,
+        plan: &Plan,
+        field: &FieldPlan,
+        property_start: usize,
+        first_key: u32,
+    ) -> KeyIndex {
+        let property = self.packed.get(property_start..).unwrap_or_default();
         if !field.multiple {
-            // Nearly always it is what an identifier of the row has looked up.
-            let value = packed_values(property).next().unwrap_or_default();
-            return self.keys.push_once(plan, field.property, value, first_key);
+            // Usually an identifier column of the row holds the same value, and has its key.
+            let value = packed_values(property).next().or_never("the value of a write");
+            return self.keys.push_once(plan, field.property, value, first_key as usize);
         }
-        let first = self.keys.len();
+        let first = KeyIndex::new(self.keys.len());
         for value in packed_values(property) {
             self.keys.push(plan, field.property, value);
         }
@@ -544,22 +564,24 @@ impl Prepared {
     }
 }
 
-/// The event of a row, or `None` where it has no time.
-fn event<'c>(
+/// The event of a row, or `None` where it has no valid time.
+fn read_event<'c>(
     plan: &EventPlan,
     cell: &dyn Fn(usize) -> &'c str,
     below: &[LinkedRows],
-    misfits: &mut u32,
+    rejected_cells: &mut u32,
 ) -> Option<RowEvent> {
     let time = plan.time_format.parse_moment(cell(plan.time))?;
     let nested = plan.nested.iter().map(|nested| {
-        let own = |row: &&LinkedRow| properties(&nested.fields, &|column| row.cells.cell(column), misfits);
+        let own = |row: &&LinkedRow| {
+            read_properties(&nested.fields, &|column| row.cells.cell(column), rejected_cells)
+        };
         (nested.nested_type, at_path(below, &nested.path).iter().map(own).collect())
     });
     let nested = nested.collect::<Vec<_>>();
     let event = Event {
         time,
-        properties: properties(&plan.fields, cell, misfits),
+        properties: read_properties(&plan.fields, cell, rejected_cells),
         nested: nested.into_iter().filter(|(_, rows): &(_, Vec<_>)| !rows.is_empty()).collect(),
         product_store: plan.product_store,
         touch: EventTouch::default(),
@@ -572,25 +594,35 @@ fn event<'c>(
     Some(RowEvent { event_type: plan.event_type, id, event, expired })
 }
 
-fn properties<'c>(fields: &[ValuePlan], cell: &dyn Fn(usize) -> &'c str, misfits: &mut u32) -> Properties {
+fn read_properties<'c>(
+    fields: &[ValuePlan],
+    cell: &dyn Fn(usize) -> &'c str,
+    rejected_cells: &mut u32,
+) -> Properties {
     let mut properties = Properties::with_capacity(fields.len());
     for field in fields {
-        let (value, misfit) =
-            values(&field.format, field.multiple, field.separator.as_deref(), cell(field.column));
-        *misfits += u32::from(misfit);
+        let (value, fits) = read_values(
+            &field.format,
+            field.multiple,
+            (field.separator.as_deref(), field.separator_escape),
+            cell(field.column),
+        );
+        *rejected_cells += u32::from(!fits);
         properties.extend(value.map(|value| (field.property, value)));
     }
     properties
 }
 
-fn place(place: usize) -> u32 {
-    u32::try_from(place).unwrap_or(u32::MAX)
+/// An offset into an array of a batch, which has fewer than 2^32 - 1 elements.
+#[inline]
+fn offset(offset: usize) -> u32 {
+    u32::try_from(offset).or_never("an offset of 32 bits")
 }
 
-/// Appends the values of a list, each once; answers whether all of them fit. A cell of separators alone is an empty one.
+/// Appends the values of a list, each once; answers whether all of them fit. A cell of nothing but separators is an empty cell.
 fn pack_list(field: &FieldPlan, cell: &str, packed: &mut Vec<u8>) -> bool {
     let (start, mut fits, mut count) = (packed.len(), true, 0);
-    // Nearly every shape is one byte.
+    // Most shapes are one byte; a longer one is spliced in at the end.
     packed.push(0);
     let mut seen: HashSet<Box<[u8]>> = HashSet::new();
     let mut take = |part: &str| {
@@ -615,12 +647,12 @@ fn pack_list(field: &FieldPlan, cell: &str, packed: &mut Vec<u8>) -> bool {
         }
     };
     match field.separator.as_deref() {
-        // A split at one character is faster than one at a text.
-        Some(separator) if separator.len() == 1 => {
+        // Splitting at a character is faster than splitting at a text.
+        Some(separator) if separator.len() == 1 && field.separator_escape.is_none() => {
             let separator = separator.as_bytes().first().copied().unwrap_or_default();
             cell.split(char::from(separator)).for_each(|part| take(part.trim()));
         }
-        Some(separator) => cell.split(separator).for_each(|part| take(part.trim())),
+        Some(separator) => split_list(cell, separator, field.separator_escape, |part| take(part.trim())),
         None => take(cell),
     }
     if count == 0 {
@@ -638,23 +670,23 @@ fn pack_list(field: &FieldPlan, cell: &str, packed: &mut Vec<u8>) -> bool {
     fits
 }
 
-/// What a cell holds, and whether it, or a part of it, does not fit. A cell of separators alone is an empty one.
-fn values(
+/// The values of a cell, and whether all of them fit. A cell of nothing but separators is an empty cell.
+fn read_values(
     format: &CellFormat,
     multiple: bool,
-    separator: Option<&str>,
+    (separator, escape): (Option<&str>, Option<char>),
     cell: &str,
 ) -> (Option<Property>, bool) {
     if cell.is_empty() {
-        return (None, false);
+        return (None, true);
     }
     if !multiple {
         return match format.parse(cell) {
-            Ok(value) => (Some(Property::One(value)), false),
-            Err(_) => (None, true),
+            Ok(value) => (Some(Property::One(value)), true),
+            Err(_) => (None, false),
         };
     }
-    let (mut values, mut seen, mut misfit) = (Vec::new(), HashSet::new(), false);
+    let (mut values, mut seen, mut fits) = (Vec::new(), HashSet::new(), true);
     let mut take = |part: &str| match format.parse(part) {
         _ if part.is_empty() => {}
         Ok(value) => {
@@ -662,13 +694,13 @@ fn values(
                 values.push(value);
             }
         }
-        Err(_) => misfit = true,
+        Err(_) => fits = false,
     };
     match separator {
-        Some(separator) => cell.split(separator).for_each(|part| take(part.trim())),
+        Some(separator) => split_list(cell, separator, escape, |part| take(part.trim())),
         None => take(cell),
     }
-    ((!values.is_empty()).then_some(Property::Many(values)), misfit)
+    ((!values.is_empty()).then_some(Property::Many(values)), fits)
 }
 
 #[cfg(test)]
@@ -685,6 +717,7 @@ mod tests {
             property: PropertyId(1),
             rule: MergeRule::Add,
             separator: Some(separator.to_owned()),
+            separator_escape: None,
             multiple: true,
             unique: false,
             format: CellFormat {
@@ -718,7 +751,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_keeps_what_fits() {
+    fn a_list_keeps_the_values_that_fit() {
         let mut packed = Vec::new();
         assert!(!pack_list(&field("|", ValueType::Number), "1|x|1.0|2", &mut packed));
         let found: Vec<_> = packed_values(&packed).map(packed_text_bytes).collect();
@@ -726,7 +759,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_very_many_values_takes_no_time_to_speak_of() {
+    fn a_list_of_150_000_values_is_packed_in_linear_time() {
         let cell = (0..150_000).map(|number| format!("{number:x}|")).collect::<String>();
         let (mut packed, field) = (Vec::new(), field("|", ValueType::Text));
         assert!(pack_list(&field, &cell, &mut packed));

@@ -8,7 +8,7 @@ use sluicebox_model::{MergeRule, NumberFormat, Value, add_exactly};
 
 use crate::prepare::FEW_VALUES;
 
-/// What a rule makes of a property; properties are packed.
+/// What a rule does with a property; properties are packed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Outcome<'a> {
     /// Nothing changes.
@@ -17,12 +17,11 @@ pub(crate) enum Outcome<'a> {
     Put(Cow<'a, [u8]>),
     /// The property has no value any more.
     Clear,
-    /// The cell cannot be imported.
+    /// The cell is rejected.
     Reject,
 }
 
-/// Applies a rule to what a property holds. (The five rules of an import goal.) `written` is what the cell holds; `None`
-/// = it is empty.
+/// Applies a rule to a property. `held` is the property in the record, `written` that of the cell; `None` = no value.
 #[inline]
 pub(crate) fn merge<'a>(rule: MergeRule, held: Option<&[u8]>, written: Option<&'a [u8]>) -> Outcome<'a> {
     let Some(written) = written else {
@@ -32,7 +31,7 @@ pub(crate) fn merge<'a>(rule: MergeRule, held: Option<&[u8]>, written: Option<&'
     let put = |property: Cow<'a, [u8]>| {
         if held == Some(&*property) { Outcome::Keep } else { Outcome::Put(property) }
     };
-    if held.is_none() && begins(rule, written) {
+    if held.is_none() && is_stored_as_written(rule, written) {
         return Outcome::Put(Cow::Borrowed(written));
     }
     match rule {
@@ -47,9 +46,9 @@ pub(crate) fn merge<'a>(rule: MergeRule, held: Option<&[u8]>, written: Option<&'
     }
 }
 
-/// Whether a property without a value becomes what is written, as it is: that has each value once, and numbers as they are kept.
+/// Whether a property without a value becomes `written` byte by byte.
 #[inline]
-pub(crate) fn begins(rule: MergeRule, written: &[u8]) -> bool {
+pub(crate) fn is_stored_as_written(rule: MergeRule, written: &[u8]) -> bool {
     match rule {
         MergeRule::Set | MergeRule::SetOrClear | MergeRule::SetIfEmpty => true,
         MergeRule::Add => is_list(written),
@@ -91,7 +90,7 @@ pub(crate) fn unite(held: &[u8], more: &[u8]) -> Vec<u8> {
     list(&values)
 }
 
-/// The values of a property that another one has not.
+/// The values of a property that another one lacks.
 pub(crate) fn without<'a>(property: &'a [u8], other: &[u8]) -> Vec<&'a [u8]> {
     if packed_values(other).nth(FEW_VALUES).is_none() {
         let missing = |value: &&[u8]| !packed_values(other).any(|known| known == *value);
@@ -105,7 +104,7 @@ fn sum(held: Option<&[u8]>, written: &[u8]) -> Option<Vec<u8>> {
     held.and_then(|held| short_sum(held, written)).or_else(|| long_sum(held, written))
 }
 
-/// As nearly every sum is: one of 64 bits.
+/// The sum in 64 bits, as is enough for nearly every sum.
 fn short_sum(held: &[u8], written: &[u8]) -> Option<Vec<u8>> {
     let (held, summand) = (short_number(held)?, short_number(written)?);
     let scale = held.1.max(summand.1);
@@ -120,7 +119,7 @@ fn long_sum(held: Option<&[u8]>, written: &[u8]) -> Option<Vec<u8>> {
         let mut values = packed_values(property);
         match (unpack_value(values.next()?)?, values.next()) {
             (Value::Number(number), None) => Some(number),
-            // The property may have been a text when the value was stored.
+            // The property may have been of type text when the value was stored.
             (Value::Text(text), None) => NumberFormat::default().parse(&text),
             _ => None,
         }
@@ -153,7 +152,7 @@ mod tests {
         Property::Many(text.split('|').map(|part| Value::Text(part.into())).collect())
     }
 
-    /// `None` = no value before, `""` = an empty cell; the answer shows the values, `-` kept, `!` rejected.
+    /// `None` = no value before, `""` = an empty cell. Expected are the values, or `-` = kept, `!` = rejected.
     #[track_caller]
     fn check(rule: MergeRule, read: fn(&str) -> Property, held: Option<&str>, cell: &str, expected: &str) {
         let packed = |text: &str| {
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_united_and_told_apart_as_few_and_as_many() {
+    fn short_and_long_lists_are_united_and_subtracted() {
         fn texts(values: Vec<&[u8]>) -> Vec<String> {
             values.into_iter().map(|value| packed_text(value).into_owned()).collect()
         }

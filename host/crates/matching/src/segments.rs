@@ -4,18 +4,18 @@ use std::sync::Arc;
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue};
 use cel::{Context, Env, ExecutionError, Program, Value as CelValue};
 use jiff::Timestamp;
-use jiff::civil::{Date, Time};
-use jiff::tz::TimeZone;
+use jiff::civil::Time;
+use jiff::tz::Offset;
 use rust_decimal::prelude::ToPrimitive;
 use sluicebox_model::{
-    CONSENTED, GroupType, Property, PropertyId, READ_ONLY_PROPERTIES, REFUSED, Record, Schema, Value,
-    property,
+    CONSENTED, Expected, GroupType, Moment, OrNever, Property, PropertyId, READ_ONLY_PROPERTIES, REFUSED,
+    Record, Schema, Value, property,
 };
 
-/// What an expression may name.
+/// The variables of an expression.
 const VARIABLES: [&str; 5] = ["profile", "consents", "events", "groups", "now"];
 
-/// The functions of the standard definition of CEL; operators, whose names are no words, are not among them.
+/// The functions of CEL's standard definition, without operators.
 const FUNCTIONS: [&str; 40] = [
     "bool",
     "bytes",
@@ -59,56 +59,56 @@ const FUNCTIONS: [&str; 40] = [
     "value",
 ];
 
-/// Expressions over profiles, ready to be asked.
+/// Compiled expressions over profiles.
 pub struct Segments {
     env: Arc<Env>,
     programs: Vec<(String, Program)>,
     needs: Needs,
 }
 
-/// What of a profile the expressions name.
+/// The parts of a profile that expressions name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// The profile's properties, by name.
     pub properties: BTreeSet<String>,
-    /// Whether they ask for events.
+    /// Whether they name events.
     pub events: bool,
-    /// The types of the groups that they ask for.
+    /// The types of the groups that they name.
     pub groups: BTreeSet<String>,
 }
 
-/// How often and when last an event of a type happened.
+/// The number of a profile's events of one type, and the time of the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventSum {
     /// How many events there are.
     pub count: u64,
-    /// When the last of them happened.
-    pub last: Timestamp,
+    /// The time of the last.
+    pub last: Moment,
 }
 
-/// A profile as expressions see it.
+/// A profile with what expressions may name of it.
 pub struct Person<'a> {
     /// The profile.
     pub record: &'a Record,
     /// Its events by the names of their types; a type without events is absent.
     pub events: &'a [(&'a str, EventSum)],
-    /// The groups that it belongs to, by the names of their types.
+    /// Its groups, by the names of their types.
     pub groups: &'a [(&'a str, &'a Record)],
 }
 
-/// The numbers of names in a store.
+/// Finds the ids of properties by name, as the dictionary of a store has them.
 pub struct Names<'a> {
-    /// The number of a property of profiles.
+    /// The id of a profile property.
     pub profile: &'a (dyn Fn(&str) -> Option<PropertyId> + Sync),
-    /// The number of a property of groups of a type.
+    /// The id of a property of a type of group.
     pub group: &'a (dyn Fn(&str, &str) -> Option<PropertyId> + Sync),
 }
 
 impl Segments {
-    /// Compiles expressions, by name. They must be free of problems (see [`segment_problem`]).
+    /// Compiles named expressions. They must have no [`segment_problem`].
     ///
     /// # Errors
-    /// With the name of one that does not parse.
+    /// With the name of the first expression that does not parse.
     pub fn compile<'s>(expressions: impl IntoIterator<Item = (&'s str, &'s str)>) -> Result<Self, String> {
         let env = Env::stdlib();
         let mut needs = Needs::default();
@@ -122,13 +122,13 @@ impl Segments {
         Ok(Self { env: Arc::new(env), programs, needs })
     }
 
-    /// What they name.
+    /// The parts of a profile that they name.
     pub fn needs(&self) -> &Needs {
         &self.needs
     }
 
-    /// Whether each expression, by its place, holds of a profile; `Err` with the kind of error where it cannot be told.
-    /// A value that the profile lacks is no error: nothing that depends on it holds.
+    /// Whether each expression, in the order of [`Segments::compile`], holds for a profile; `Err` with the kind of error where it
+    /// cannot be evaluated. A value that the profile lacks is no error: a comparison with it does not hold.
     pub fn evaluate(
         &self,
         schema: &Schema,
@@ -139,7 +139,7 @@ impl Segments {
         let mut context = Context::with_env(Arc::clone(&self.env));
         context.add_variable_from_value("profile", self.profile(names, person.record));
         context.add_variable_from_value("consents", consents(names, person.record));
-        context.add_variable_from_value("now", moment(now));
+        context.add_variable_from_value("now", moment(now.into()));
         if self.needs.events {
             context.add_variable_from_value("events", events(person.events));
         }
@@ -153,8 +153,8 @@ impl Segments {
         let mut held: HashMap<&str, CelValue> = HashMap::with_capacity(self.needs.properties.len());
         for name in &self.needs.properties {
             let value = match name.as_str() {
-                "created" => Timestamp::from_millisecond(record.created).ok().map(moment),
-                "modified" => Timestamp::from_millisecond(record.modified).ok().map(moment),
+                "created" => Timestamp::from_millisecond(record.created).ok().map(|at| moment(at.into())),
+                "modified" => Timestamp::from_millisecond(record.modified).ok().map(|at| moment(at.into())),
                 name => (names.profile)(name).and_then(|id| record.get(id)).map(|held| of(&held)),
             };
             if let Some(value) = value {
@@ -164,7 +164,7 @@ impl Segments {
         held.into()
     }
 
-    /// For each type a list of the groups, each with its properties.
+    /// For each type of group, the list of the profile's groups with their properties.
     fn groups(&self, schema: &Schema, names: &Names<'_>, groups: &[(&str, &Record)]) -> CelValue {
         let mut types: HashMap<&str, CelValue> = HashMap::new();
         for name in &self.needs.groups {
@@ -204,14 +204,16 @@ fn events(sums: &[(&str, EventSum)]) -> CelValue {
 fn truth(result: Result<CelValue, ExecutionError>) -> Result<bool, &'static str> {
     match result {
         Ok(CelValue::Bool(holds)) => Ok(holds),
-        Ok(_) => Err("it gives something that is neither true nor false"),
+        Ok(_) => Err("its result is neither true nor false"),
         Err(ExecutionError::NoSuchKey(_)) => Ok(false),
-        // What else these say may quote a person's values.
+        // The messages of these errors may quote a person's values.
         Err(ExecutionError::NoSuchOverload(_) | ExecutionError::ValuesNotComparable(..)) => {
-            Err("it compares or computes with values of types that do not go together")
+            Err("it compares or computes with values of different types")
         }
-        Err(ExecutionError::FunctionError { .. }) => Err("a function of it cannot use the value"),
-        Err(_) => Err("it cannot be computed"),
+        Err(ExecutionError::FunctionError { .. }) => {
+            Err("it calls a function with a value that the function does not accept")
+        }
+        Err(_) => Err("it cannot be evaluated"),
     }
 }
 
@@ -222,28 +224,23 @@ fn of(property: &Property) -> CelValue {
     }
 }
 
-/// CEL has no exact decimals and no days: a number is a double, a day its first moment in UTC.
+/// A value in CEL, which has no exact decimals and no dates: a number is a double, a date its first moment in UTC.
 fn one(value: &Value) -> CelValue {
     match value {
         Value::Text(text) => text.as_str().into(),
-        Value::Number(number) => CelValue::Float(number.to_f64().unwrap_or_default()),
+        Value::Number(number) => CelValue::Float(number.to_f64().or_never("the double of a decimal")),
         Value::Boolean(boolean) => CelValue::Bool(*boolean),
-        Value::Date(date) => day(*date).map_or(CelValue::Null, moment),
+        Value::Date(date) => moment(Moment::at_offset(date.to_datetime(Time::midnight()), Offset::UTC)),
         Value::DateTime(at) => moment(*at),
     }
 }
 
-fn day(date: Date) -> Option<Timestamp> {
-    TimeZone::UTC.to_timestamp(date.to_datetime(Time::midnight())).ok()
+fn moment(at: Moment) -> CelValue {
+    let at = chrono::DateTime::from_timestamp(at.as_second(), at.subsec_nanosecond());
+    at.expected("the moment of a value").map_or(CelValue::Null, |at| CelValue::Timestamp(at.fixed_offset()))
 }
 
-fn moment(at: Timestamp) -> CelValue {
-    let nanos = u32::try_from(at.subsec_nanosecond()).unwrap_or_default();
-    let at = chrono::DateTime::from_timestamp(at.as_second(), nanos);
-    at.map_or(CelValue::Null, |at| CelValue::Timestamp(at.fixed_offset()))
-}
-
-/// What is wrong with an expression: it does not parse, or names what the schema lacks. `None` = nothing.
+/// What is wrong with an expression: it does not parse, or it names something that the schema lacks. `None` = nothing.
 pub fn segment_problem(expression: &str, schema: &Schema, nearest: Nearest<'_>) -> Option<String> {
     let program = match Env::stdlib().compile(expression) {
         Ok(program) => program,
@@ -251,7 +248,7 @@ pub fn segment_problem(expression: &str, schema: &Schema, nearest: Nearest<'_>) 
             let first = errors.errors.first();
             let place = first.map(|error| format!(" (character {})", error.pos.1)).unwrap_or_default();
             let message = first.map_or("", |error| error.msg.lines().next().unwrap_or_default());
-            return Some(format!("the expression cannot be read: {message}{place}"));
+            return Some(format!("the expression does not parse: {message}{place}"));
         }
     };
     let mut needs = Needs::default();
@@ -261,13 +258,13 @@ pub fn segment_problem(expression: &str, schema: &Schema, nearest: Nearest<'_>) 
     walk.problem
 }
 
-/// Finds the known name that is most like a wrong one.
+/// Finds the known name that is nearest to a wrong one.
 pub type Nearest<'n> = &'n dyn Fn(&str, Vec<&str>) -> Option<String>;
 
-/// Walks through an expression, notes what it needs, and with a schema the first name that is not in it.
+/// Walks through an expression and collects what it needs. With a schema, it reports the first name that the schema lacks.
 struct Walk<'w> {
     needs: &'w mut Needs,
-    /// Variables of the macros around.
+    /// The variables of the surrounding macros.
     bound: Vec<String>,
     problem: Option<String>,
     schema: Option<(&'w Schema, Nearest<'w>)>,
@@ -311,7 +308,7 @@ impl Walk<'_> {
             }
             Expr::List(list) => list.elements.iter().for_each(|element| self.expression(element)),
             Expr::Map(map) => map.entries.iter().for_each(|entry| self.entry(&entry.expr)),
-            Expr::Struct(made) => made.entries.iter().for_each(|entry| self.entry(&entry.expr)),
+            Expr::Struct(fields) => fields.entries.iter().for_each(|entry| self.entry(&entry.expr)),
             Expr::Literal(_) | Expr::Unspecified => {}
         }
     }
@@ -326,22 +323,20 @@ impl Walk<'_> {
         }
     }
 
-    /// A variable as a whole.
+    /// A variable without a member.
     fn variable(&mut self, name: &str) {
         match name {
             _ if self.bound.iter().any(|bound| bound == name) => {}
             "events" => self.needs.events = true,
             "profile" | "groups" => {
-                self.report(format!(
-                    "`{name}` stands for many things; name one of them, as in `{name}.name`"
-                ));
+                self.report(format!("`{name}` needs a member, as in `{name}.name`"));
             }
             _ if VARIABLES.contains(&name) || FUNCTIONS.contains(&name) => {}
             _ => self.unknown("variable", name, VARIABLES.to_vec()),
         }
     }
 
-    /// Something of a variable, such as a property of the profile.
+    /// A member of a variable, such as a property of the profile.
     fn member(&mut self, variable: &str, name: &str) {
         let Some((schema, _)) = self.schema else {
             match variable {
@@ -397,11 +392,12 @@ impl Walk<'_> {
 
 #[cfg(test)]
 mod tests {
+    use jiff::civil::date;
     use sluicebox_model::{EventType, PropertySchema, SpaceId};
 
     use super::*;
 
-    const PROPERTIES: [&str; 6] = ["country", "age", "tags", "born", CONSENTED, REFUSED];
+    const PROPERTIES: [&str; 8] = ["country", "age", "tags", "born", CONSENTED, REFUSED, "until", "ends"];
 
     fn schema() -> Schema {
         let named = |name: &&str| PropertySchema { name: (*name).to_owned(), ..PropertySchema::default() };
@@ -422,19 +418,22 @@ mod tests {
         Value::Text(text.into())
     }
 
-    /// What an expression says of one profile: `true`, `false`, or why it cannot be told.
+    /// The result of an expression over one profile: `true`, `false`, or why it cannot be evaluated.
     fn check(expression: &str, expected: &str) {
         let mut record = Record::new(SpaceId(0), 0);
         let mut set = |name: &str, property: Property| record.set(id(name).unwrap(), &property);
         set("country", Property::One(text("NL")));
         set("age", Property::One(Value::Number(42.into())));
         set("tags", Property::Many(vec![text("a"), text("b")]));
-        set("born", Property::One(Value::Date(Date::constant(1984, 5, 6))));
+        set("born", Property::One(Value::Date(date(1984, 5, 6))));
+        set("until", Property::One(Value::Date(date(9999, 12, 31))));
+        let last_moment = date(9999, 12, 31).at(23, 59, 59, 999_999_999);
+        set("ends", Property::One(Value::DateTime(Moment::at_offset(last_moment, jiff::tz::offset(-5)))));
         set(CONSENTED, Property::Many(vec![text("marketing"), text("ads")]));
         set(REFUSED, Property::Many(vec![text("ads")]));
         let mut home = Record::new(SpaceId(1), 0);
         home.set(PropertyId(9), &Property::One(Value::Number(3.into())));
-        let last = "2026-01-02T00:00:00Z".parse().unwrap();
+        let last = "2026-01-02T00:00:00Z".parse::<Timestamp>().unwrap().into();
         let person = Person {
             record: &record,
             events: &[("order", EventSum { count: 2, last })],
@@ -452,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn expressions_ask_for_all_that_a_profile_has() {
+    fn expressions_read_all_parts_of_a_profile() {
         for (expression, expected) in [
             ("profile.country == 'NL'", "true"),
             ("profile.country == 'NL' && has(profile.age)", "true"),
@@ -468,15 +467,22 @@ mod tests {
             ("has(events.visit)", "false"),
             ("groups.household.exists(home, home.size > 2)", "true"),
             ("profile.created < now", "true"),
-            ("profile.age > 'x'", "it compares or computes with values of types that do not go together"),
-            ("profile.age + 1.0", "it gives something that is neither true nor false"),
+            ("profile.until > now", "true"),
+            ("profile.until <= now", "false"),
+            ("profile.until == timestamp('9999-12-31T00:00:00Z')", "true"),
+            ("profile.ends > now", "true"),
+            ("profile.ends > profile.until", "true"),
+            ("profile.born < profile.until && profile.until < profile.ends", "true"),
+            ("profile.until.getFullYear() == 9999", "true"),
+            ("profile.age > 'x'", "it compares or computes with values of different types"),
+            ("profile.age + 1.0", "its result is neither true nor false"),
         ] {
             check(expression, expected);
         }
     }
 
     #[test]
-    fn what_a_profile_lacks_holds_for_nothing() {
+    fn comparisons_with_missing_values_do_not_hold() {
         let schema = schema();
         let record = Record::new(SpaceId(0), 0);
         let person = Person { record: &record, events: &[], groups: &[] };
@@ -496,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_held_against_the_schema() {
+    fn names_are_checked_against_the_schema() {
         let check = |expression: &str, expected: Option<&str>| {
             let nearest = |_: &str, known: Vec<&str>| known.first().map(|first| (*first).to_owned());
             let found = segment_problem(expression, &schema(), &nearest);
@@ -512,6 +518,6 @@ mod tests {
         check("person.age > 1", Some("there is no variable `person`; did you mean `profile`?"));
         check("lower(profile.country) == 'nl'", Some("there is no function `lower`; did you mean `bool`?"));
         let broken = segment_problem("profile.country ==", &schema(), &|_, _| None).unwrap();
-        assert!(broken.starts_with("the expression cannot be read: "), "{broken}");
+        assert!(broken.starts_with("the expression does not parse: "), "{broken}");
     }
 }

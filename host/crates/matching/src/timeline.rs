@@ -1,21 +1,21 @@
 use std::collections::BTreeMap;
 
 use compact_str::CompactString;
-use sluicebox_model::{Class, Event, EventKey, EventTouch, EventTypeId, RecordId};
+use sluicebox_model::{Class, Event, EventKey, EventTouch, EventTypeId, Expected, RecordId};
 
-/// Answers for the events that records had before a stretch of rows. Whoever implements it has most answers at hand,
-/// so that no row waits for one.
-pub trait HeldEvents {
-    /// The event of that key.
+/// The events that records had before a chunk. An implementation should have loaded the events of
+/// [`ChunkRows::events`](crate::ChunkRows::events), so that no row waits for one.
+pub trait EventSource {
+    /// The event with a key.
     fn get(&mut self, key: &EventKey) -> Option<Event>;
-    /// Every event of a record.
+    /// All events of a record.
     fn all(&mut self, record: RecordId) -> Vec<(EventKey, Event)>;
 }
 
-/// Nothing has events.
+/// For records without events.
 pub struct NoEvents;
 
-impl HeldEvents for NoEvents {
+impl EventSource for NoEvents {
     fn get(&mut self, _: &EventKey) -> Option<Event> {
         None
     }
@@ -25,61 +25,61 @@ impl HeldEvents for NoEvents {
     }
 }
 
-/// What became of an event.
+/// What writing an event did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Written {
-    /// It was there, and says the same.
+pub(crate) enum EventOutcome {
+    /// The event existed and is the same.
     Unchanged,
-    /// It was not there.
+    /// The event is new.
     Created,
-    /// It was there, and said something else.
+    /// The event existed and changed.
     Updated,
-    /// The goal run has written it before and has counted it.
-    Again,
+    /// The event changed, but the goal run has counted it already.
+    Counted,
 }
 
-/// The events that a stretch of rows writes. A known event is replaced whole.
+/// The events that the rows of a chunk write. An event that exists is replaced as a whole.
 pub(crate) struct Timeline<'h> {
-    held: &'h mut dyn HeldEvents,
+    source: &'h mut dyn EventSource,
     goal_run: u64,
-    /// Every event that was looked at: what it is now, and whether that must be written.
+    /// Every event that was read or written: the event in its present state, and whether it must be written.
     now: BTreeMap<EventKey, (Option<Event>, bool)>,
 }
 
 impl<'h> Timeline<'h> {
-    pub(crate) fn new(held: &'h mut dyn HeldEvents, goal_run: u64) -> Self {
-        Self { held, goal_run, now: BTreeMap::new() }
+    pub(crate) fn new(source: &'h mut dyn EventSource, goal_run: u64) -> Self {
+        Self { source, goal_run, now: BTreeMap::new() }
     }
 
-    /// Writes an event. `stored` = the record was there before the stretch. The second answer is what the sum of the
-    /// record's fingerprints grows by.
-    pub(crate) fn put(&mut self, key: EventKey, event: Event, stored: bool) -> (Written, u64) {
-        let (held, goal_run) = (&mut *self.held, self.goal_run);
-        let load = || (if stored { held.get(&key) } else { None }, false);
+    /// Writes an event. `stored`: whether the record existed before the chunk. Also answers with the number by which the
+    /// record's sum of fingerprints grows.
+    pub(crate) fn put(&mut self, key: EventKey, event: Event, stored: bool) -> (EventOutcome, u64) {
+        let (source, goal_run) = (&mut *self.source, self.goal_run);
+        let load = || (if stored { source.get(&key) } else { None }, false);
         let (now, dirty) = self.now.entry(key.clone()).or_insert_with(load);
-        let (written, before) = match now {
-            None => (Written::Created, 0),
-            Some(held) if held.same_as(&event) => return (Written::Unchanged, 0),
-            Some(held) if held.touch.goal_run == goal_run => (Written::Again, held.fingerprint(&key)),
-            Some(held) => (Written::Updated, held.fingerprint(&key)),
+        let (outcome, before) = match now {
+            None => (EventOutcome::Created, 0),
+            Some(held) if held.same_as(&event) => return (EventOutcome::Unchanged, 0),
+            Some(held) if held.touch.goal_run == goal_run => (EventOutcome::Counted, held.fingerprint(&key)),
+            Some(held) => (EventOutcome::Updated, held.fingerprint(&key)),
         };
-        let class = match (written, &now) {
-            (Written::Created, _) => Class::Created,
-            (Written::Again, Some(held)) => held.touch.class,
+        let class = match (outcome, &now) {
+            (EventOutcome::Created, _) => Class::Created,
+            (EventOutcome::Counted, Some(held)) => held.touch.class,
             _ => Class::Updated,
         };
         let event = Event { touch: EventTouch { goal_run, class }, ..event };
         let difference = event.fingerprint(&key).wrapping_sub(before);
         (*now, *dirty) = (Some(event), true);
-        (written, difference)
+        (outcome, difference)
     }
 
-    /// Moves the events of a record to another that has none of their types and ids; its own stay. Both come with
-    /// whether they were there before the stretch. Answers with what the sum of fingerprints grows by.
+    /// Moves the events of a record to another, except those of a type and id that the other has. Each record comes with
+    /// whether it existed before the chunk. Answers with the number by which the other's sum of fingerprints grows.
     pub(crate) fn move_all(&mut self, from: (RecordId, bool), to: (RecordId, bool)) -> u64 {
         for (record, stored) in [from, to] {
             if stored {
-                for (key, event) in self.held.all(record) {
+                for (key, event) in self.source.all(record) {
                     self.now.entry(key).or_insert((Some(event), false));
                 }
             }
@@ -93,7 +93,8 @@ impl<'h> Timeline<'h> {
             .collect();
         let mut difference = 0_u64;
         for key in moving {
-            let Some((now, dirty)) = self.now.get_mut(&key) else { continue };
+            let moved = self.now.get_mut(&key).expected("an event that moves");
+            let Some((now, dirty)) = moved else { continue };
             let Some(event) = now.take() else { continue };
             *dirty = true;
             let key = EventKey { record: to.0, ..key };
@@ -106,7 +107,7 @@ impl<'h> Timeline<'h> {
         difference
     }
 
-    /// What is to be written, each key once.
+    /// The events to write, and `None` for those to remove; each key once.
     pub(crate) fn finish(&mut self) -> Vec<(EventKey, Option<Event>)> {
         let now = std::mem::take(&mut self.now);
         now.into_iter().filter(|(_, (_, dirty))| *dirty).map(|(key, (event, _))| (key, event)).collect()
@@ -120,7 +121,7 @@ mod tests {
     #[derive(Default)]
     struct Stored(Vec<(EventKey, Event)>);
 
-    impl HeldEvents for Stored {
+    impl EventSource for Stored {
         fn get(&mut self, key: &EventKey) -> Option<Event> {
             self.0.iter().find(|(held, _)| held == key).map(|(_, event)| event.clone())
         }
@@ -136,7 +137,7 @@ mod tests {
 
     fn event(second: i64) -> Event {
         Event {
-            time: jiff::Timestamp::from_second(second).unwrap(),
+            time: jiff::Timestamp::from_second(second).unwrap().into(),
             properties: vec![],
             nested: vec![],
             product_store: false,
@@ -156,18 +157,18 @@ mod tests {
         let mut stored = Stored(vec![(key(1, "old"), event(1)), (key(1, "same"), event(1))]);
         let mut timeline = Timeline::new(&mut stored, 7);
         let mut put = |id: &str, second| timeline.put(key(1, id), event(second), true).0;
-        assert_eq!(put("same", 1), Written::Unchanged);
+        assert_eq!(put("same", 1), EventOutcome::Unchanged);
         assert_eq!(
             [put("old", 2), put("old", 3), put("old", 3)],
-            [Written::Updated, Written::Again, Written::Unchanged]
+            [EventOutcome::Updated, EventOutcome::Counted, EventOutcome::Unchanged]
         );
-        assert_eq!([put("new", 2), put("new", 3)], [Written::Created, Written::Again]);
+        assert_eq!([put("new", 2), put("new", 3)], [EventOutcome::Created, EventOutcome::Counted]);
         let expected = [(1, "new".to_owned(), Some(3)), (1, "old".to_owned(), Some(3))];
         assert_eq!(shown(&mut timeline), expected);
     }
 
     #[test]
-    fn moved_events_leave_what_is_there() {
+    fn moved_events_replace_none() {
         let mut stored =
             Stored(vec![(key(1, "a"), event(1)), (key(2, "a"), event(2)), (key(2, "b"), event(2))]);
         let mut timeline = Timeline::new(&mut stored, 7);

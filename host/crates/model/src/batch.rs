@@ -1,18 +1,20 @@
 use std::sync::Arc;
 
+use crate::{Expected, OrNever};
+
 /// The columns of a file and how its cells are read.
 #[derive(Debug)]
 pub struct Header {
     /// The names of the columns, after `trim`.
     pub columns: Vec<String>,
-    /// Whether white space around a cell is no part of it.
+    /// Whether white space around a cell is removed.
     pub trim: bool,
-    /// The texts, besides the empty one, that mean "no value".
+    /// The texts, besides the empty one, that stand for no value.
     pub null_values: Vec<String>,
 }
 
 impl Header {
-    /// What a cell holds as a value; empty = no value.
+    /// The value of a cell; empty = no value.
     #[inline]
     fn clean<'a>(&self, cell: &'a str) -> &'a str {
         let trimmed = !self.trim || has_plain_ends(cell.as_bytes());
@@ -20,7 +22,7 @@ impl Header {
         if self.is_null(cell.as_bytes()) { "" } else { cell }
     }
 
-    /// Whether the cell is the value, as nearly all are.
+    /// Whether the cell is its own value, as nearly all are.
     #[inline]
     fn is_clean(&self, cell: &[u8]) -> bool {
         (!self.trim || has_plain_ends(cell)) && !self.is_null(cell)
@@ -32,14 +34,15 @@ impl Header {
     }
 }
 
-/// Whether there is no white space around a cell, as one look at its ends tells; `false` if they are beyond ASCII, too.
+/// Whether a cell starts and ends with ASCII that is not white space. `false` where that takes a closer look.
 #[inline]
 fn has_plain_ends(cell: &[u8]) -> bool {
     let plain = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_graphic);
     plain(cell.first()) && plain(cell.last())
 }
 
-/// Appends a cell; one of usual length in two pieces that may overlap, which is faster than a copy of any length.
+/// Appends a cell. Cells of 4 to 32 bytes are copied as two pieces of fixed size, which may overlap: that is faster than one copy
+/// of variable length.
 #[inline]
 pub fn append(cell: &[u8], out: &mut Vec<u8>) {
     match cell.len() {
@@ -68,8 +71,8 @@ pub struct Column {
 }
 
 impl Column {
-    /// A column of `ends.len()` cells; cell *n* ends at byte `ends[n]` of `data`. `None` if the ends fall,
-    /// lie inside a character or do not cover `data`.
+    /// A column of `ends.len()` cells; cell *n* ends at byte `ends[n]` of `data`. `None` if the ends are not in order, are
+    /// inside a character or do not cover `data`.
     pub fn new(data: String, ends: Vec<u32>) -> Option<Self> {
         let mut from = 0;
         for end in &ends {
@@ -87,12 +90,12 @@ impl Column {
         self.ends.len()
     }
 
-    /// The cells' text, one after the other, and where each ends.
+    /// The text of all cells, one after the other, and where each ends.
     pub fn parts(&self) -> (&str, &[u32]) {
         (&self.data, &self.ends)
     }
 
-    /// The cell of a row; empty beyond the last.
+    /// The cell of a row; empty after the last row.
     pub fn cell(&self, row: usize) -> &str {
         let from = match row.checked_sub(1) {
             Some(before) => self.ends.get(before).copied().unwrap_or_default(),
@@ -108,25 +111,27 @@ impl<'a> FromIterator<&'a str> for Column {
         let mut column = Self::default();
         for cell in cells {
             column.data.push_str(cell);
-            column.ends.push(u32::try_from(column.data.len()).unwrap_or(u32::MAX));
+            column.ends.push(u32::try_from(column.data.len()).or_never("the end of a cell in 32 bits"));
         }
         column
     }
 }
 
-/// Why a row was rejected; the text is what `_code` of the rejected-rows file says.
+/// Why a row was rejected: the `_code` in the file of rejected rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RejectionCode {
-    /// Fewer or more cells than the header.
+    /// The row has fewer or more cells than the header.
     Ragged,
-    /// Bytes that are invalid in the file's encoding.
+    /// The row has bytes that are invalid in the file's encoding.
     Encoding,
-    /// A NUL byte.
+    /// The row has a NUL byte.
     Nul,
-    /// A cell longer than `max_cell`.
+    /// A cell is longer than `max_cell`.
     CellTooLong,
-    /// Text after a closing quote.
+    /// Text follows a closing quote.
     Quote,
+    /// The row repeats the header.
+    HeaderAgain,
     /// The identifiers find several profiles.
     Ambiguous,
     /// A processor's own code.
@@ -134,7 +139,7 @@ pub enum RejectionCode {
 }
 
 impl RejectionCode {
-    /// What `_code` says.
+    /// The text of `_code`.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Ragged => "ragged",
@@ -142,43 +147,48 @@ impl RejectionCode {
             Self::Nul => "nul",
             Self::CellTooLong => "cell-too-long",
             Self::Quote => "quote",
+            Self::HeaderAgain => "header-again",
             Self::Ambiguous => "ambiguous",
             Self::Processor(code) => code,
         }
     }
 }
 
-/// A row that is not merged, as it stood in the file.
+/// A rejected row as the file has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedRow {
-    /// The record's place in the file, from 0, rejected ones counted.
+    /// The row's number in the file, from 0, counting rejected rows.
     pub number: u64,
-    /// The physical line where it begins, from 1.
+    /// The physical line where the row begins, from 1.
     pub line: u64,
-    /// Why, for programs.
+    /// The reason, for programs.
     pub code: RejectionCode,
-    /// Why, for people. It never quotes a cell.
+    /// The reason, for people. It never quotes a cell.
     pub reason: String,
-    /// The cells as the file has them; surplus cells are joined in the last one.
+    /// The cells as the file has them, one for each column; one more holds the surplus cells, joined by the delimiter.
     pub cells: Vec<String>,
+    /// The bytes of a row that could not be split into cells or decoded, without its line end: of the file, or, where it is
+    /// not UTF-8, of its text in UTF-8.
+    pub raw: Option<Vec<u8>>,
 }
 
 impl RejectedRow {
     /// About how many bytes of memory it takes.
     pub fn memory(&self) -> usize {
-        self.cells.iter().map(|cell| cell.len() + 24).sum::<usize>() + 96
+        let raw = self.raw.as_ref().map_or(0, Vec::len);
+        self.cells.iter().map(|cell| cell.len() + 24).sum::<usize>() + raw + 120
     }
 }
 
-/// What a processor says of a row.
+/// A processor's verdict on a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
-    /// It goes on.
+    /// The row goes on.
     #[default]
     Keep,
-    /// It goes no further, by intention.
+    /// The row is left out on purpose.
     Drop,
-    /// It is wrong.
+    /// The row is wrong.
     Reject {
         /// The processor's code.
         code: String,
@@ -187,8 +197,8 @@ pub enum Verdict {
     },
 }
 
-/// Some consecutive rows of a file: about a thousand, so that a batch stays in the processor's cache on its
-/// way into and out of the sandbox.
+/// Consecutive rows of a file: about 1,000, so that a batch stays in the CPU's cache on its way into and out of the
+/// sandbox.
 #[derive(Debug)]
 pub struct RecordBatch {
     header: Arc<Header>,
@@ -196,23 +206,23 @@ pub struct RecordBatch {
     text: String,
     /// The end of each cell in `text`, `columns × rows` of them.
     ends: Vec<u32>,
-    /// Each row's place in the file and its first line.
+    /// Each row's number in the file and its first line.
     places: Vec<(u64, u64)>,
-    /// The rows of this stretch of the file that were rejected while reading.
+    /// The rows of this part of the file that were rejected while reading.
     pub rejected: Vec<RejectedRow>,
-    /// Cells that a processor changed, by column; those it added follow the header's.
+    /// The columns that processors changed; columns that they added follow those of the header.
     overlays: Vec<Option<Column>>,
-    /// A processor's verdicts; empty = keep all.
+    /// The processors' verdicts; empty = keep all.
     verdicts: Vec<Verdict>,
-    /// How many records of the file precede the one after this batch.
+    /// The number of rows of the file up to the end of this batch.
     pub end: u64,
     /// How many bytes of the file had been read when the batch was complete.
     pub bytes_read: u64,
 }
 
 impl RecordBatch {
-    /// A batch of `places.len()` rows; cell *n* in row-major order ends at byte `ends[n]` of `text`. `None` if
-    /// the counts disagree or an end falls or lies inside a character.
+    /// A batch of `places.len()` rows; cell *n* in row-major order ends at byte `ends[n]` of `text`. `None` if the counts
+    /// disagree or the ends are not in order.
     pub fn new(
         header: Arc<Header>,
         text: String,
@@ -241,7 +251,7 @@ impl RecordBatch {
         &self.header
     }
 
-    /// The number of rows, dropped and rejected ones of the processors included.
+    /// The number of rows, including those that processors dropped or rejected.
     pub fn rows(&self) -> usize {
         self.places.len()
     }
@@ -254,12 +264,12 @@ impl RecordBatch {
         self.text.len() + self.ends.len() * 4 + self.places.len() * 16 + overlays + rejected
     }
 
-    /// A row's place in the file, from 0, and the line where it begins, from 1.
+    /// A row's number in the file, from 0, and the line where it begins, from 1.
     pub fn place(&self, row: usize) -> (u64, u64) {
-        self.places.get(row).copied().unwrap_or_default()
+        self.places.get(row).copied().or_never("the place of a row")
     }
 
-    /// The row of that place in the file, if it is in the batch.
+    /// The row with a number in the file, if the batch has it.
     pub fn row_of(&self, number: u64) -> Option<usize> {
         self.places.binary_search_by_key(&number, |(number, _)| *number).ok()
     }
@@ -272,8 +282,8 @@ impl RecordBatch {
             Some(before) => self.ends.get(before).copied().unwrap_or_default(),
             None => 0,
         };
-        let to = self.ends.get(cell).copied().unwrap_or(from);
-        self.text.get(from as usize..to as usize).unwrap_or_default()
+        let to = self.ends.get(cell).copied().expected("the end of a cell").unwrap_or(from);
+        self.text.get(from as usize..to as usize).or_never("the text of a cell")
     }
 
     /// The value of a cell after the processors so far; empty = no value.
@@ -297,21 +307,23 @@ impl RecordBatch {
         let (text, mut row_from) = (self.text.as_bytes(), 0);
         for row in self.ends.chunks_exact(columns.max(1)) {
             let before = column.checked_sub(1).and_then(|before| row.get(before).copied());
-            let (from, to) = (before.unwrap_or(row_from), row.get(column).copied().unwrap_or_default());
+            let from = before.unwrap_or(row_from);
+            // The cells of a column that the batch lacks are empty.
+            let to = row.get(column).copied().unwrap_or(from);
             row_from = row.last().copied().unwrap_or_default();
-            let cell = text.get(from as usize..to as usize).unwrap_or_default();
+            let cell = text.get(from as usize..to as usize).or_never("the text of a cell");
             match self.header.is_clean(cell) {
                 true => append(cell, data),
                 false => {
-                    let cell = self.text.get(from as usize..to as usize).unwrap_or_default();
+                    let cell = self.text.get(from as usize..to as usize).or_never("the text of a cell");
                     data.extend_from_slice(self.header.clean(cell).as_bytes());
                 }
             }
-            ends.push(u32::try_from(data.len()).unwrap_or(u32::MAX));
+            ends.push(u32::try_from(data.len()).or_never("the end of a cell in 32 bits"));
         }
     }
 
-    /// Puts a changed column in place, or adds one after the last.
+    /// Replaces a column, or adds one after the last.
     pub fn put_column(&mut self, place: usize, column: Column) {
         if self.overlays.len() <= place {
             self.overlays.resize(place + 1, None);
@@ -321,12 +333,12 @@ impl RecordBatch {
         }
     }
 
-    /// What the processors so far say of a row.
+    /// The verdict of the processors so far.
     pub fn verdict(&self, row: usize) -> &Verdict {
         self.verdicts.get(row).unwrap_or(&Verdict::Keep)
     }
 
-    /// Records what a processor says of a row. The first word against a row stands.
+    /// Sets the verdict on a row. The first verdict that is not `Keep` stands.
     pub fn judge(&mut self, row: usize, verdict: Verdict) {
         if self.verdicts.len() < self.rows() {
             self.verdicts.resize(self.rows(), Verdict::Keep);
@@ -336,16 +348,16 @@ impl RecordBatch {
         }
     }
 
-    /// The rows that no processor took out.
+    /// The rows that every processor kept.
     pub fn kept(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.rows()).filter(|row| matches!(self.verdict(*row), Verdict::Keep))
     }
 
-    /// The row as it stood in the file, rejected.
+    /// The row as the file has it, rejected.
     pub fn reject(&self, row: usize, code: RejectionCode, reason: String) -> RejectedRow {
         let (number, line) = self.place(row);
         let cells = (0..self.header.columns.len()).map(|column| self.raw(row, column).to_owned());
-        RejectedRow { number, line, code, reason, cells: cells.collect() }
+        RejectedRow { number, line, code, reason, cells: cells.collect(), raw: None }
     }
 }
 
@@ -377,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_are_cleaned_and_kept_raw() {
+    fn cells_are_cleaned_and_stay_available_raw() {
         let batch = batch();
         assert_eq!(
             [batch.cell(0, 0), batch.cell(0, 1), batch.cell(1, 0), batch.cell(1, 1)],
@@ -397,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_word_against_a_row_stands() {
+    fn the_first_verdict_against_a_row_stands() {
         let mut batch = batch();
         batch.judge(1, Verdict::Drop);
         batch.judge(1, Verdict::Reject { code: "late".into(), reason: String::new() });
@@ -406,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_refuse_wrong_offsets() {
+    fn columns_with_wrong_ends_are_rejected() {
         assert!(Column::new("aé".into(), vec![1, 3]).is_some());
         for ends in [vec![2, 3], vec![3, 1], vec![1, 4], vec![1, 2], vec![]] {
             assert_eq!(Column::new("aé".into(), ends), None);

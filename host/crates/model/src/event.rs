@@ -1,10 +1,8 @@
-use compact_str::CompactString;
-use jiff::Timestamp;
-
 use crate::record::Fingerprint;
-use crate::{Class, Property, PropertyId, RecordId};
+use crate::{Class, Moment, Property, PropertyId, RecordId};
+use compact_str::CompactString;
 
-/// The number of a type of events in the dictionary of a store.
+/// The number of an event type in the dictionary of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventTypeId(pub u32);
 
@@ -12,14 +10,14 @@ pub struct EventTypeId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NestedTypeId(pub u32);
 
-/// What identifies an event: the profile, the type and the id.
+/// The identity of an event: profile, type and id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventKey {
-    /// The profile on whose time line it is.
+    /// The profile that the event belongs to.
     pub record: RecordId,
     /// Its type.
     pub event_type: EventTypeId,
-    /// Its id; see [`Event::content_id`] for one that has none.
+    /// Its id; [`Event::content_id`] where the file gives none.
     pub id: CompactString,
 }
 
@@ -30,18 +28,18 @@ pub type Properties = Vec<(PropertyId, Property)>;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// When it happened.
-    pub time: Timestamp,
+    pub time: Moment,
     /// In the order of their ids.
     pub properties: Properties,
-    /// The rows that it carries, such as an order's products, by type, in the order of their file.
+    /// Its nested rows, such as the products of an order, by type, in file order.
     pub nested: Vec<(NestedTypeId, Vec<Properties>)>,
-    /// Whether its nested rows count as products that were bought.
+    /// Whether its nested rows are products that were bought.
     pub product_store: bool,
-    /// How the last goal run that wrote it counts it.
+    /// How the last goal run that wrote the event counts it.
     pub touch: EventTouch,
 }
 
-/// What a goal run has done to an event, kept in the event so that it is counted once.
+/// What a goal run has done to an event. It is stored with the event, so that the event is counted once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EventTouch {
     /// The number of the goal run that wrote the event last.
@@ -51,7 +49,7 @@ pub struct EventTouch {
 }
 
 impl Event {
-    /// A hash of type, id and content; the sum of those of a profile's events stands for all of them.
+    /// A hash of type, id and content. A profile stores the sum of its events' hashes.
     pub fn fingerprint(&self, key: &EventKey) -> u64 {
         let mut hasher = Fingerprint::default();
         hasher.add(10, &key.event_type.0.to_le_bytes());
@@ -60,7 +58,7 @@ impl Event {
         hasher.digest()
     }
 
-    /// The id of an event that has none of its own: 32 hexadecimal digits of its content's hash.
+    /// The id of an event without one in the file: the hash of its content, as 32 hexadecimal digits.
     pub fn content_id(&self) -> CompactString {
         let mut hasher = Fingerprint::default();
         self.add_to(&mut hasher);
@@ -80,7 +78,7 @@ impl Event {
         }
     }
 
-    /// Whether it says the same as another, whoever wrote it.
+    /// Whether the content equals that of another event; which goal run wrote them does not count.
     pub fn same_as(&self, other: &Self) -> bool {
         self.time == other.time
             && self.product_store == other.product_store
@@ -112,7 +110,7 @@ mod tests {
             row.iter().enumerate().map(|(place, cell)| (PropertyId(place as u32), text(cell))).collect()
         });
         Event {
-            time: Timestamp::UNIX_EPOCH,
+            time: jiff::Timestamp::UNIX_EPOCH.into(),
             properties: vec![(PropertyId(0), text(total))],
             nested: vec![(NestedTypeId(0), rows.collect())],
             product_store: false,
@@ -121,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn content_tells_events_apart() {
+    fn different_contents_have_different_ids() {
         let ids = [
             event("1", &[]),
             event("2", &[]),

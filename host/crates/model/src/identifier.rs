@@ -6,29 +6,29 @@ use uuid::Uuid;
 
 use crate::Value;
 
-/// The id of a profile or a group: a UUID of version 7, so that ids sort by the time of creation.
+/// The id of a profile or a group: a UUID of version 7, so that ids sort by time of creation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordId(pub [u8; 16]);
 
 impl RecordId {
-    /// A new id that is greater than every id made before it in this process.
+    /// A new id, greater than all that this process created before.
     pub fn create() -> Self {
         Self(Uuid::now_v7().into_bytes())
     }
 }
 
-/// Makes the ids of records that are created together, in parts that may be made at the same time: every id of a part is greater
-/// than those of the parts before it.
+/// The ids of records that several threads create together, in parts: every id of a part is greater than those of the parts
+/// before it.
 ///
-/// As RFC 9562 (6.2, method 1) has it, a counter follows the time: 16 bits for the part, 26 for the number in it. The last 32
-/// bits are random, and the same for all.
+/// A counter follows the time (RFC 9562, 6.2, method 1): 16 bits for the part, 26 for the number in the part. The last 32
+/// bits are random, and the same for all ids.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordIds(u128);
 
 impl RecordIds {
     const IN_PART: u32 = 26;
 
-    /// Ids of this moment.
+    /// Ids with the current time.
     pub fn now() -> Self {
         Self(Uuid::now_v7().as_u128())
     }
@@ -39,7 +39,7 @@ impl RecordIds {
             return RecordId::create();
         }
         let counter = u128::from(part) << Self::IN_PART | u128::from(number);
-        // Version and variant lie between: twelve bits of the counter before, thirty after.
+        // Version and variant split the counter: 12 bits come before, 30 after.
         let (high, low) = (counter >> 30, counter & ((1 << 30) - 1));
         let [time, version, variant, random] =
             [u128::MAX << 80, 0xf << 76, 0b11 << 62, u128::from(u32::MAX)].map(|mask| self.0 & mask);
@@ -74,25 +74,25 @@ impl fmt::Debug for RecordId {
     }
 }
 
-/// A property's number in the dictionary of a store. Numbers are never used again for another name.
+/// The number of a property in the dictionary of a store. A number is never reused for another name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PropertyId(pub u32);
 
-/// Where identifiers are unique: the number of a domain group of profiles, or of a type of group.
+/// A space, in which identifiers are unique: the number of a domain group of profiles, or of a type of group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpaceId(pub u32);
 
-/// The canonical bytes of "this value of this property in this space", by which a record is found.
+/// An identifier in canonical bytes: a space, a property and a value, which lead to a record.
 ///
 /// Eight bytes of space and property, big endian, then the value's canonical text. A text longer than
-/// [`Identifier::LONGEST_TEXT`] is replaced by a zero byte and its BLAKE3 hash; no text of an
+/// [`Identifier::MAX_TEXT_BYTES`] is replaced by a zero byte and its BLAKE3 hash; no text of an
 /// identifier starts with a zero byte, because rows with NUL bytes are rejected.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identifier(pub Vec<u8>);
 
 impl Identifier {
-    /// Bytes of text that are kept as they are.
-    pub const LONGEST_TEXT: usize = 64;
+    /// Longer texts are replaced by their hash.
+    pub const MAX_TEXT_BYTES: usize = 64;
 
     /// The identifier of `value`.
     pub fn new(space: SpaceId, property: PropertyId, value: &Value) -> Self {
@@ -105,7 +105,7 @@ impl Identifier {
     pub fn write(space: SpaceId, property: PropertyId, text: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(&space.0.to_be_bytes());
         out.extend_from_slice(&property.0.to_be_bytes());
-        if text.len() <= Self::LONGEST_TEXT {
+        if text.len() <= Self::MAX_TEXT_BYTES {
             out.extend_from_slice(text);
         } else {
             out.push(0);
@@ -113,16 +113,16 @@ impl Identifier {
         }
     }
 
-    /// The canonical text of canonical bytes, if they hold it, and not its hash.
+    /// The canonical text in canonical bytes, if they hold the text and not its hash.
     pub fn short_text(bytes: &[u8]) -> Option<&[u8]> {
         bytes.get(8..).filter(|text| text.first() != Some(&0))
     }
 }
 
-/// What a store knows an [`Identifier`] by: the number of its property (32 bits), then 96 bits of its keyed hash.
+/// The key of an [`Identifier`] in a store: the number of its property (32 bits), then 96 bits of its keyed hash.
 ///
-/// Whoever does not know the store's key cannot look for two identifiers with the same hash. By chance, a thousand million values of
-/// a property have two in one of 10^11 stores.
+/// Without the store's key, no one can construct two identifiers with the same hash. By chance, among a billion values of
+/// a property, two have the same hash in one of 10^11 stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdentifierHash(pub u128);
 
@@ -131,17 +131,17 @@ impl IdentifierHash {
 
     /// The property.
     pub fn property(self) -> PropertyId {
-        PropertyId(u32::try_from(self.0 >> Self::BITS).unwrap_or_default())
+        PropertyId((self.0 >> Self::BITS) as u32)
     }
 }
 
-/// Hashes the identifiers of one store: SipHash-1-3 with 128 bits (Aumasson and Bernstein, 2012), of which 96 are taken.
-/// It is what Rust's own hash tables keep strangers' keys apart with.
+/// Hashes the identifiers of one store: 96 of the 128 bits of SipHash-1-3 (Aumasson and Bernstein, 2012), the keyed hash that
+/// Rust's hash tables use against keys that were chosen to collide.
 #[derive(Clone, Copy)]
 pub struct IdentifierHasher(SipHasher13);
 
 impl IdentifierHasher {
-    /// Hashes with a store's key.
+    /// Hashes with the key of a store.
     pub fn new(key: &[u8; 16]) -> Self {
         Self(SipHasher13::new_with_key(key))
     }
@@ -173,21 +173,21 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_parts_grow_with_part_and_number() {
+    fn ids_grow_with_part_and_number() {
         let ids = RecordIds::now();
         let places = [(0, 0), (0, 1), (0, (1 << 26) - 1), (1, 0), (700, 3), (u16::MAX, 0)];
-        let made = places.map(|(part, number)| ids.get(part, number));
-        assert!(made.array_windows().all(|[one, next]| one < next), "{made:?}");
-        for id in made {
+        let created = places.map(|(part, number)| ids.get(part, number));
+        assert!(created.array_windows().all(|[one, next]| one < next), "{created:?}");
+        for id in created {
             let uuid = Uuid::from_bytes(id.0);
             assert_eq!((uuid.get_version_num(), uuid.get_variant()), (7, uuid::Variant::RFC4122));
         }
-        assert!(RecordIds::now().get(0, 0).0[12..] != made[0].0[12..]);
+        assert!(RecordIds::now().get(0, 0).0[12..] != created[0].0[12..]);
     }
 
     #[test]
-    fn hashes_tell_the_property_and_hang_on_the_key() {
-        // Stores have these hashes: they stay what they are.
+    fn hashes_hold_the_property_and_depend_on_the_key() {
+        // Stores hold these hashes: they must never change.
         let bytes: Vec<u8> = (0..15).collect();
         let hasher = IdentifierHasher::new(&std::array::from_fn(|place| place as u8));
         let hash = hasher.hash(&bytes);

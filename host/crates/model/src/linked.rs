@@ -1,20 +1,20 @@
 use crate::Column;
 
-/// A row of a linked file that belongs to a row of its parent file.
+/// A linked row: a row of a linked file that belongs to a row of the parent file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkedRow {
-    /// The cells that the goal uses, in the order in which it asked for them.
+    /// The cells that the goal uses, in the order of its columns.
     pub cells: Column,
-    /// The rows of further files that belong to this one.
+    /// The rows of further linked files that belong to this row.
     pub below: Vec<LinkedRows>,
 }
 
 /// The rows of one linked file that belong to one row of its parent file, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkedRows {
-    /// The file's place among the goal's linked files.
+    /// The place of the file among the goal's linked files.
     pub file: usize,
-    /// Its rows.
+    /// The rows.
     pub rows: Vec<LinkedRow>,
 }
 

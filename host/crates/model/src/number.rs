@@ -5,7 +5,7 @@ use rust_decimal::Decimal;
 pub struct NumberFormat {
     /// The character before the decimals.
     pub decimal: char,
-    /// The character between groups of three digits, if files may have one.
+    /// The character between groups of three digits; `None` = files have none.
     pub thousands: Option<char>,
 }
 
@@ -15,8 +15,8 @@ impl Default for NumberFormat {
     }
 }
 
-/// The most digits that a number may have.
-const MOST_DIGITS: u32 = 28;
+/// How many digits a number may have.
+const MAX_DIGITS: u32 = 28;
 
 impl NumberFormat {
     /// Reads a number: optional sign, digits, optional decimal part; no exponent; at most 28 digits.
@@ -41,8 +41,12 @@ impl NumberFormat {
         match self.thousands {
             Some(separator) if whole.contains(separator) => {
                 for (place, group) in whole.split(separator).enumerate() {
-                    let expected = if place == 0 { 1..=3 } else { 3..=3 };
-                    if !expected.contains(&group.len()) {
+                    // A grouped number never starts with 0: `0.125` is a decimal of another notation.
+                    let fits = match place {
+                        0 => (1..=3).contains(&group.len()) && !group.starts_with('0'),
+                        _ => group.len() == 3,
+                    };
+                    if !fits {
                         return None;
                     }
                     digits.push(group)?;
@@ -57,8 +61,8 @@ impl NumberFormat {
         Some(canonical(number))
     }
 
-    /// What nearly every cell is: up to 18 digits with at most one decimal sign. `None` where [`Self::parse`] has to
-    /// look closer.
+    /// Reads what most cells hold: up to 18 digits with at most one decimal sign. `None` leaves the cell to
+    /// [`Self::parse`].
     fn parse_short(&self, text: &[u8]) -> Option<Decimal> {
         let (negative, digits) = match text {
             [b'-', digits @ ..] => (true, digits),
@@ -106,7 +110,7 @@ impl Digits {
             if self.mantissa != 0 || byte != b'0' {
                 self.count += 1;
             }
-            if self.count > MOST_DIGITS {
+            if self.count > MAX_DIGITS {
                 return None;
             }
             self.mantissa = self.mantissa * 10 + i128::from(byte - b'0');
@@ -115,7 +119,7 @@ impl Digits {
     }
 }
 
-/// Without trailing zeros and without a negative zero: equal numbers are equal bytes.
+/// The number without trailing zeros and without a negative zero: equal numbers have equal bytes.
 fn canonical(number: Decimal) -> Decimal {
     if number.is_zero() { Decimal::ZERO } else { number.normalize() }
 }
@@ -125,7 +129,7 @@ pub fn add_exactly(a: Decimal, b: Decimal) -> Option<Decimal> {
     let sum = a.checked_add(b)?;
     let exact = sum.scale() == a.scale().max(b.scale());
     let sum = canonical(sum);
-    (exact && sum.mantissa().unsigned_abs() < 10u128.pow(MOST_DIGITS)).then_some(sum)
+    (exact && sum.mantissa().unsigned_abs() < 10u128.pow(MAX_DIGITS)).then_some(sum)
 }
 
 #[cfg(test)]
@@ -138,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn plain() {
+    fn plain_numbers() {
         let plain = NumberFormat::default();
         check(plain, "12.50", Some("12.5"));
         check(plain, "-0", Some("0"));
@@ -153,17 +157,54 @@ mod tests {
     }
 
     #[test]
-    fn european() {
+    fn european_numbers() {
         let european = NumberFormat { decimal: ',', thousands: Some('.') };
         check(european, "1.234.567,89", Some("1234567.89"));
         check(european, "1234,5", Some("1234.5"));
-        for wrong in ["12.34,5", "1234.567", "1..234", ".123", "1,234.5", "1.234,", "1,2,3"] {
+        check(european, "-1.234", Some("-1234"));
+        check(european, "0,125", Some("0.125"));
+        for wrong in [
+            "12.34,5",
+            "1234.567",
+            "1..234",
+            ".123",
+            "1,234.5",
+            "1.234,",
+            "1,2,3",
+            "13.75",
+            "9.00",
+            "0.125",
+            "-0.125",
+            "012.345",
+            "1.2345",
+            "1.234.56",
+            "1.234.",
+            "1.23.456",
+            "1,234.567",
+            "12.345,678.9",
+        ] {
             check(european, wrong, None);
         }
     }
 
     #[test]
-    fn sums_are_exact_or_refused() {
+    fn english_numbers() {
+        let english = NumberFormat { decimal: '.', thousands: Some(',') };
+        check(english, "1,234,567.89", Some("1234567.89"));
+        check(english, "1234567.89", Some("1234567.89"));
+        check(english, "13.75", Some("13.75"));
+        for wrong in
+            ["9,00", "13,75", "1,23,456", "1234,567", "0,125", ",123", "1,234,", "1.234,567", "1.23,4"]
+        {
+            check(english, wrong, None);
+        }
+        let spaced = NumberFormat { decimal: ',', thousands: Some('\u{a0}') };
+        check(spaced, "1\u{a0}234,5", Some("1234.5"));
+        check(spaced, "1\u{a0}23", None);
+    }
+
+    #[test]
+    fn sums_are_exact_or_none() {
         let number = |text: &str| NumberFormat::default().parse(text).unwrap();
         let check = |a: &str, b: &str, expected: Option<&str>| {
             assert_eq!(add_exactly(number(a), number(b)), expected.map(number), "{a} + {b}");

@@ -1,5 +1,5 @@
-//! Values as bytes, as records hold them in memory and on disk: a row is merged into a record without decoding what
-//! the row does not touch.
+//! Properties and values as bytes, the format of records in memory and on disk. A row is merged into a record without decoding
+//! the properties that it does not write.
 //!
 //! Properties follow each other in the order of their ids: id, shape (0 = one value, otherwise 1 + the number of
 //! values), values. A value is a tag and its bytes. Numbers are LEB128; negative ones zigzag. Equal values are equal
@@ -8,12 +8,11 @@
 use std::borrow::Cow;
 
 use compact_str::CompactString;
-use jiff::Timestamp;
 use jiff::civil::Date;
 use rust_decimal::Decimal;
 
 use crate::batch::append;
-use crate::{Property, PropertyId, Value};
+use crate::{Moment, Property, PropertyId, Value};
 
 const TEXT: u8 = 0;
 const NUMBER: u8 = 1;
@@ -22,7 +21,7 @@ const TRUE: u8 = 3;
 const DATE: u8 = 4;
 const DATE_TIME: u8 = 5;
 
-/// Appends a number.
+/// Appends a number without a sign.
 #[inline]
 pub fn pack_number(number: u64, out: &mut Vec<u8>) {
     if number < 0x80 {
@@ -41,9 +40,9 @@ pub fn pack_number(number: u64, out: &mut Vec<u8>) {
     append(bytes.get(..length).unwrap_or_default(), out);
 }
 
-/// Appends a number that may be negative.
+/// Appends a number with a sign.
 pub fn pack_signed(number: i128, out: &mut Vec<u8>) {
-    // As nearly every number is.
+    // Nearly every number fits.
     if let Ok(number) = i64::try_from(number) {
         return pack_number(((number << 1) ^ (number >> 63)) as u64, out);
     }
@@ -55,7 +54,7 @@ pub fn pack_signed(number: i128, out: &mut Vec<u8>) {
     pack_number(number as u64, out);
 }
 
-/// Appends a text, whose bytes are not looked into.
+/// Appends a text. Its bytes are not checked.
 #[inline]
 pub fn pack_text(text: &[u8], out: &mut Vec<u8>) {
     out.push(TEXT);
@@ -63,7 +62,8 @@ pub fn pack_text(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(text);
 }
 
-/// Appends a property of that id, a text, as most are; answers whether both are short, and appends nothing if not.
+/// Appends a property that is a text, as most are. Answers `false` and appends nothing where the id or the text is too long for
+/// one byte of id and one of length.
 #[inline]
 pub fn pack_short_text(id: PropertyId, text: &str, out: &mut Vec<u8>) -> bool {
     let short = |number: Option<u8>| number.filter(|number| *number < 0x80);
@@ -98,13 +98,13 @@ pub fn pack_value(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the shape of one value, or of a list of so many.
+/// Appends the shape of one value (`None`), or of a list of a number of values.
 #[inline]
 pub fn pack_shape(values: Option<usize>, out: &mut Vec<u8>) {
     pack_number(values.map_or(0, |values| values as u64 + 1), out);
 }
 
-/// Appends what a property holds: its shape and values.
+/// Appends the shape and the values of a property.
 pub fn pack_property(property: &Property, out: &mut Vec<u8>) {
     match property {
         Property::One(value) => {
@@ -118,7 +118,7 @@ pub fn pack_property(property: &Property, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends properties, which are in the order of their ids.
+/// Appends properties that are in the order of their ids.
 pub fn pack_properties(properties: &[(PropertyId, Property)], out: &mut Vec<u8>) {
     for (id, property) in properties {
         pack_number(id.0.into(), out);
@@ -131,7 +131,8 @@ pub fn is_number(property: &[u8]) -> bool {
     property.starts_with(&[0, NUMBER])
 }
 
-/// The number that a packed property is, as its digits and how many of them are decimals; `None` if it has more than 18 digits, or is none.
+/// The digits of a packed property that is a number, and how many of them are decimals; `None` if it has more than 18 digits,
+/// or is no number.
 pub fn short_number(property: &[u8]) -> Option<(i64, u32)> {
     let mut reader = Unpacker(property.strip_prefix(&[0, NUMBER])?);
     let (scale, digits) = (reader.number()?, reader.signed::<i64>()?);
@@ -139,7 +140,7 @@ pub fn short_number(property: &[u8]) -> Option<(i64, u32)> {
     short.then_some((digits, scale))
 }
 
-/// Packs a property that is a number of so many decimals, as a value of it would be: equal numbers are equal bytes.
+/// Packs a property that is a number with `scale` decimals. Equal numbers have equal bytes, as with [`pack_value`].
 pub fn pack_short_number(mut digits: i64, mut scale: u32, out: &mut Vec<u8>) {
     while scale > 0 && digits % 10 == 0 {
         digits /= 10;
@@ -163,7 +164,7 @@ pub fn packed_values(property: &[u8]) -> impl Iterator<Item = &[u8]> {
     (0..values).map_while(move |_| reader.skip_value())
 }
 
-/// The bytes of the canonical text of a packed value; those of a text are not looked into.
+/// The bytes of the canonical text of a packed value. Those of a text are not checked.
 #[inline]
 pub fn packed_text_bytes(value: &[u8]) -> Cow<'_, [u8]> {
     let mut reader = Unpacker(value);
@@ -182,22 +183,22 @@ pub fn packed_text(value: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// The value that was packed, if the bytes are those of one.
+/// The value that was packed; `None` if the bytes are no value.
 pub fn unpack_value(value: &[u8]) -> Option<Value> {
     Unpacker(value).value()
 }
 
-/// The property that was packed, if the bytes are those of one.
+/// The property that was packed; `None` if the bytes are no property.
 pub fn unpack_property(property: &[u8]) -> Option<Property> {
     Unpacker(property).property()
 }
 
-/// Reads packed bytes, from the first on. Everything answers `None` where the bytes are not what is asked for.
+/// Reads packed bytes from front to back. Each method answers `None` where the bytes are something else.
 #[derive(Clone, Debug)]
 pub struct Unpacker<'a>(pub &'a [u8]);
 
 impl<'a> Unpacker<'a> {
-    /// So many bytes.
+    /// The next `length` bytes.
     #[inline]
     pub fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
@@ -205,7 +206,7 @@ impl<'a> Unpacker<'a> {
         Some(taken)
     }
 
-    /// One byte.
+    /// The next byte.
     #[inline]
     pub fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
@@ -213,13 +214,13 @@ impl<'a> Unpacker<'a> {
         Some(*first)
     }
 
-    /// `N` bytes.
+    /// The next `N` bytes.
     #[inline]
     pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }
 
-    /// A number that fits 64 bits: a length, a count, an id.
+    /// A number of at most 64 bits: a length, a count, an id.
     #[inline]
     fn short(&mut self) -> Option<u64> {
         match self.0.split_first()? {
@@ -231,15 +232,15 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    /// A number of bytes or of things.
+    /// A length or a count.
     #[inline]
     pub fn length(&mut self) -> Option<usize> {
         usize::try_from(self.short()?).ok()
     }
 
-    /// A number.
+    /// A number without a sign.
     pub fn number<T: TryFrom<u128>>(&mut self) -> Option<T> {
-        // Nearly all numbers here are below 2^63 and are read without 128-bit shifts.
+        // Nearly all numbers are below 2^63, and need no shifts of 128 bits.
         let (mut low, mut shift) = (0_u64, 0);
         while shift < 63 {
             let byte = self.byte()?;
@@ -261,7 +262,7 @@ impl<'a> Unpacker<'a> {
         None
     }
 
-    /// A number that may be negative.
+    /// A number with a sign.
     pub fn signed<T: TryFrom<i128>>(&mut self) -> Option<T> {
         let number: u128 = self.number()?;
         ((number >> 1) as i128 ^ -((number & 1) as i128)).try_into().ok()
@@ -269,7 +270,7 @@ impl<'a> Unpacker<'a> {
 
     #[inline]
     fn skip_number(&mut self) -> Option<()> {
-        // Eight bytes at a time: the last one of a number has no high bit.
+        // Eight bytes at a time: the last byte of a number has no high bit.
         let last = self.0.first_chunk().map(|bytes| !u64::from_le_bytes(*bytes) & 0x8080_8080_8080_8080);
         let length = match last {
             Some(last) if last != 0 => last.trailing_zeros() as usize / 8,
@@ -297,12 +298,12 @@ impl<'a> Unpacker<'a> {
             FALSE => Value::Boolean(false),
             TRUE => Value::Boolean(true),
             DATE => Value::Date(Date::new(self.signed()?, self.signed()?, self.signed()?).ok()?),
-            DATE_TIME => Value::DateTime(Timestamp::from_nanosecond(self.signed()?).ok()?),
+            DATE_TIME => Value::DateTime(Moment::from_nanosecond(self.signed()?)?),
             _ => return None,
         })
     }
 
-    /// The bytes of a value, which is not looked into.
+    /// The bytes of a value, which are not decoded.
     #[inline]
     pub fn skip_value(&mut self) -> Option<&'a [u8]> {
         let before = self.0;
@@ -327,7 +328,7 @@ impl<'a> Unpacker<'a> {
         before.get(..before.len() - self.0.len())
     }
 
-    /// What a property holds.
+    /// The shape and the values of a property.
     pub fn property(&mut self) -> Option<Property> {
         let shape: usize = self.number()?;
         match shape.checked_sub(1) {
@@ -336,7 +337,7 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    /// The bytes of what a property holds, which is not looked into.
+    /// The bytes of a property's shape and values, which are not decoded.
     #[inline]
     pub fn skip_property(&mut self) -> Option<&'a [u8]> {
         let before = self.0;
@@ -350,10 +351,10 @@ impl<'a> Unpacker<'a> {
         before.get(..before.len() - self.0.len())
     }
 
-    /// The id of the next property and the bytes of what it holds; `None` at the end too.
+    /// The id of the next property, and the bytes of its shape and values; `None` also at the end.
     #[inline]
     pub fn entry(&mut self) -> Option<(PropertyId, &'a [u8])> {
-        // As nearly every property is: one short text.
+        // Most properties are one short text.
         if let [id @ ..0x80, property @ ..] = self.0
             && let [0, TEXT, length @ ..0x80, ..] = property
             && let Some((property, rest)) = property.split_at_checked(3 + usize::from(*length))
@@ -365,9 +366,9 @@ impl<'a> Unpacker<'a> {
         Some((id, self.skip_property()?))
     }
 
-    /// So many properties, in the order of their ids.
+    /// `count` properties, in the order of their ids.
     pub fn properties(&mut self, count: usize) -> Option<Vec<(PropertyId, Property)>> {
-        // A count that lies cannot reserve more than the bytes that are there.
+        // A damaged count cannot reserve more memory than there are bytes.
         let mut properties = Vec::with_capacity(count.min(self.0.len()));
         for _ in 0..count {
             properties.push((PropertyId(self.number()?), self.property()?));
@@ -376,9 +377,9 @@ impl<'a> Unpacker<'a> {
     }
 }
 
-/// Whether the bytes are properties in the order of their ids, and nothing else. Values are not looked into: the store's
-/// checksums tell damage, and whoever reads a value is told if it is none.
-pub(crate) fn is_whole(bytes: &[u8]) -> bool {
+/// Whether the bytes are properties in the order of their ids, and nothing else. Values are not decoded: the store's
+/// checksums detect damage, and reading a value that is none answers `None`.
+pub(crate) fn is_well_formed(bytes: &[u8]) -> bool {
     let mut reader = Unpacker(bytes);
     let mut next = 0_u64;
     while !reader.0.is_empty() {

@@ -2,10 +2,10 @@ use std::ops::Range;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::packed::{Unpacker, is_whole, pack_number, pack_property, unpack_property};
+use crate::packed::{Unpacker, is_well_formed, pack_number, pack_property, unpack_property};
 use crate::{PropertyId, SpaceId, Value};
 
-/// What a property of a record holds. Never an empty list: such a property is absent.
+/// The values of a property of a record. Never an empty list: a property without a value is absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Property {
     /// The value of a property that is not `multiple`.
@@ -24,13 +24,13 @@ impl Property {
     }
 }
 
-/// What a goal run has done to a record so far, kept in the record so that it is counted once whatever
-/// the size of the file.
+/// What a goal run has done to a record so far. It is stored with the record, so that the record is counted once however many
+/// commits a file takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Touch {
-    /// The number of the goal run that touched the record last.
+    /// The number of the goal run that matched the record last.
     pub goal_run: u64,
-    /// [`Record::fingerprint`] as that goal run found it; unused where it created the record.
+    /// [`Record::fingerprint`] before that goal run; unused where the goal run created the record.
     pub first_fingerprint: u64,
     /// How that goal run counts the record.
     pub class: Class,
@@ -39,7 +39,7 @@ pub struct Touch {
 /// How a goal run counts a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Class {
-    /// The goal run matched it and left it as it was.
+    /// The goal run matched it and changed nothing.
     #[default]
     Unchanged,
     /// The goal run changed it.
@@ -51,17 +51,17 @@ pub enum Class {
 /// A profile or a group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// The domain group of a profile; the type of a group.
+    /// The domain group of a profile, or the type of a group.
     pub space: SpaceId,
     /// Milliseconds since the epoch.
     pub created: i64,
     /// Milliseconds since the epoch, of the last change.
     pub modified: i64,
-    /// How the last goal run counts it.
+    /// How the last goal run that matched the record counts it.
     pub touch: Touch,
     /// The sum of its events' fingerprints, modulo 2^64.
     pub events: u64,
-    /// Properties as [`packed`](crate::packed) has them.
+    /// The properties in the format of [`packed`](crate::packed).
     packed: Vec<u8>,
 }
 
@@ -71,30 +71,30 @@ impl Record {
         Self { space, created: now, modified: now, touch: Touch::default(), events: 0, packed: Vec::new() }
     }
 
-    /// The same, with room for so many bytes of properties.
-    pub fn with_room(mut self, bytes: usize) -> Self {
+    /// The same record, with memory for a number of bytes of properties.
+    pub fn with_capacity(mut self, bytes: usize) -> Self {
         self.packed.reserve_exact(bytes);
         self
     }
 
-    /// The same, with these properties; `None` if the bytes are not those of properties in the order of their ids.
+    /// The same record with other properties; `None` if the bytes are not packed properties in the order of their ids.
     pub fn with_packed(self, packed: &[u8]) -> Option<Self> {
-        is_whole(packed).then(|| Self { packed: packed.to_vec(), ..self })
+        is_well_formed(packed).then(|| Self { packed: packed.to_vec(), ..self })
     }
 
-    /// The properties as bytes.
+    /// The packed properties.
     pub fn packed(&self) -> &[u8] {
         &self.packed
     }
 
-    /// Takes all properties out, as bytes, to put them back with [`Record::put_packed`].
+    /// Takes the packed properties; [`Record::put_packed`] puts them back.
     pub fn take_packed(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.packed)
     }
 
-    /// Puts properties, in the order of their ids, in place of all.
+    /// Replaces all properties by packed ones in the order of their ids.
     pub fn put_packed(&mut self, packed: Vec<u8>) {
-        debug_assert!(is_whole(&packed));
+        debug_assert!(is_well_formed(&packed));
         self.packed = packed;
     }
 
@@ -107,7 +107,7 @@ impl Record {
         })
     }
 
-    /// Where a property lies in `packed`; where it would begin if it is absent.
+    /// The range of a property in `packed`, and its values; if it is absent, the empty range where it would start.
     fn place(&self, id: PropertyId) -> (Range<usize>, Option<&[u8]>) {
         let mut reader = Unpacker(&self.packed);
         loop {
@@ -122,12 +122,12 @@ impl Record {
         }
     }
 
-    /// The bytes of what a property holds, if it has a value.
+    /// The packed values of a property, if it has one.
     pub fn get_packed(&self, id: PropertyId) -> Option<&[u8]> {
         self.place(id).1
     }
 
-    /// What a property holds, if it has a value.
+    /// The values of a property, if it has one.
     pub fn get(&self, id: PropertyId) -> Option<Property> {
         self.get_packed(id).and_then(unpack_property)
     }
@@ -141,7 +141,7 @@ impl Record {
         }
     }
 
-    /// Puts packed `property` in place of what was there.
+    /// Replaces the values of a property by packed ones.
     pub fn set_packed(&mut self, id: PropertyId, property: &[u8]) {
         let place = self.place(id).0;
         let last = place.start == self.packed.len();
@@ -156,13 +156,13 @@ impl Record {
         }
     }
 
-    /// Adds packed properties, in the order of their ids. None is added, and the answer is `false`, where the record holds something else
-    /// of one of them.
+    /// Adds packed properties in the order of their ids. Answers `false` and adds none where the record holds other values of
+    /// one of them.
     pub fn add_packed(&mut self, added: &[u8]) -> bool {
         let (mut held, mut more) = (Unpacker(&self.packed), Unpacker(added));
         let last = std::iter::from_fn(|| held.entry()).last();
         let first = more.clone().entry();
-        // As nearly always, where a record has only what it is found by.
+        // The usual case: the record has only its identifier values, which come first.
         if last.zip(first).is_none_or(|((last, _), (first, _))| last < first) {
             self.packed.extend_from_slice(added);
             return true;
@@ -192,26 +192,26 @@ impl Record {
         true
     }
 
-    /// Puts `property` in place of what was there.
+    /// Replaces the values of a property.
     pub fn set(&mut self, id: PropertyId, property: &Property) {
         let mut packed = Vec::new();
         pack_property(property, &mut packed);
         self.set_packed(id, &packed);
     }
 
-    /// Takes a property's values away.
+    /// Removes the values of a property.
     pub fn clear(&mut self, id: PropertyId) {
         let place = self.place(id).0;
         self.packed.drain(place);
     }
 
-    /// A hash of the properties and events: records with equal ones have equal fingerprints.
+    /// A hash of properties and events: records with the same ones have the same fingerprint.
     pub fn fingerprint(&self) -> u64 {
         xxh3_64(&self.packed).wrapping_add(self.events)
     }
 }
 
-/// Hashes values so that no two sequences of them run together.
+/// Hashes sequences of values, with their bounds.
 #[derive(Default)]
 pub(crate) struct Fingerprint(Xxh3);
 
@@ -235,7 +235,7 @@ impl Fingerprint {
     }
 
     pub(crate) fn add(&mut self, kind: u8, bytes: &[u8]) {
-        // The length goes in too, so that no two sequences of values run together.
+        // With the length, two sequences whose bytes are the same together still differ.
         let mut prefix = [0; 5];
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes();
         for (place, byte) in prefix.iter_mut().zip([kind].into_iter().chain(length)) {
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn properties_stay_in_order() {
+    fn properties_stay_in_the_order_of_ids() {
         let mut record = Record::new(SpaceId(0), 0);
         for id in [5, 1, 300, 9, 0] {
             record.set(PropertyId(id), &text(&id.to_string()));
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_properties_are_refused() {
+    fn bytes_that_are_no_properties_are_rejected() {
         let mut record = Record::new(SpaceId(0), 0);
         record.set(PropertyId(1), &text("a"));
         record.set(PropertyId(2), &Property::Many(vec![Value::Boolean(true), Value::Text("é".into())]));
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_tell_records_apart() {
+    fn different_records_have_different_fingerprints() {
         let record = |pairs: &[(u32, &str)]| {
             let mut record = Record::new(SpaceId(0), 0);
             for (id, value) in pairs {

@@ -14,9 +14,9 @@ pub enum MergeRule {
     SetIfEmpty,
     /// Overwrites, and clears on an empty cell.
     SetOrClear,
-    /// Appends the values that are not there yet, in order.
+    /// Appends the values that the property lacks, in order.
     Add,
-    /// Adds in exact decimals; a property without value counts as 0.
+    /// Adds in exact decimals; a property without a value counts as 0.
     Sum,
 }
 
@@ -30,8 +30,8 @@ impl MergeRule {
         ("sum", Self::Sum),
     ];
 
-    /// Why the rule does not go with a property, or `None`.
-    pub fn misfit(self, property: &PropertySchema) -> Option<&'static str> {
+    /// Why the rule cannot be used for a property, or `None`.
+    pub fn problem(self, property: &PropertySchema) -> Option<&'static str> {
         match self {
             Self::Add if !property.multiple => Some("`add` needs a property with `multiple = true`"),
             Self::Sum if property.multiple => Some("`sum` needs a property that holds one value"),
@@ -47,12 +47,12 @@ impl MergeRule {
 /// What a property's values may be used for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Permission {
-    /// Tied to a person.
+    /// They concern an identified person.
     #[default]
     Personal,
-    /// Says nothing about who the person is.
+    /// They do not identify a person.
     Anonymous,
-    /// Kept although the person is not tracked.
+    /// They may be kept of a person who is not tracked.
     DoNotTrack,
 }
 
@@ -69,7 +69,7 @@ pub struct PropertySchema {
     pub name: String,
     /// The type of its values.
     pub value_type: ValueType,
-    /// Whether a value identifies a record.
+    /// Whether its values identify records.
     pub unique: bool,
     /// Whether it holds a list of unique values.
     pub multiple: bool,
@@ -100,12 +100,12 @@ pub struct EventType {
     pub properties: Vec<PropertySchema>,
     /// The lists of rows that an event carries.
     pub nested: Vec<NestedType>,
-    /// How long its events are kept after they happened; `None` = for ever.
+    /// How long its events are retained; `None` = for ever.
     pub retention: Option<Duration>,
 }
 
 impl EventType {
-    /// The moment before which events of this type are not kept.
+    /// Events of this type from before this moment are not retained.
     pub fn keep_from(&self, now: Timestamp) -> Option<Timestamp> {
         let kept = SignedDuration::try_from(self.retention?).ok()?;
         now.checked_sub(kept).ok()
@@ -121,7 +121,7 @@ pub struct NestedType {
     pub properties: Vec<PropertySchema>,
 }
 
-/// What profiles, groups and events may hold.
+/// The properties, events and names that `schema.toml` declares.
 #[derive(Clone, Debug, Default)]
 pub struct Schema {
     /// The properties of profiles, those of the system included.
@@ -132,29 +132,29 @@ pub struct Schema {
     pub events: Vec<EventType>,
     /// The names of the objectives.
     pub objectives: Vec<String>,
-    /// The names of the domain groups; `default` is always there.
+    /// The names of the domain groups; `default` is always among them.
     pub domain_groups: Vec<String>,
-    /// In the order of the file.
+    /// The segments, in the order of the file.
     pub segments: Vec<Segment>,
-    /// In the order of the file.
+    /// The lifecycles, in the order of the file.
     pub lifecycles: Vec<Lifecycle>,
 }
 
-/// A set of profiles, by what they are.
+/// A set of profiles, defined by an expression.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
     /// The name.
     pub name: String,
-    /// What holds of its profiles: an expression of the [Common Expression Language](https://cel.dev).
+    /// The condition for its profiles, in the [Common Expression Language](https://cel.dev).
     pub expression: String,
 }
 
-/// Stages that profiles go through; a profile is in the first whose segment holds.
+/// Stages that profiles go through; a profile is in the first stage whose segment holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lifecycle {
     /// The name.
     pub name: String,
-    /// The names of the stages and of their segments.
+    /// Each stage's name and that of its segment.
     pub stages: Vec<(String, String)>,
 }
 
@@ -180,7 +180,7 @@ impl Schema {
     }
 }
 
-/// The properties that every profile has and an import may write.
+/// The system properties that an import may write. Every profile has them.
 pub fn system_properties() -> [PropertySchema; 4] {
     let list =
         |name: &str| PropertySchema { name: name.to_owned(), multiple: true, ..PropertySchema::default() };
@@ -192,5 +192,5 @@ pub fn system_properties() -> [PropertySchema; 4] {
     ]
 }
 
-/// The properties that only Sluicebox itself writes.
+/// The properties that only Sluicebox writes.
 pub const READ_ONLY_PROPERTIES: [&str; 2] = ["created", "modified"];

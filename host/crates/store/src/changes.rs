@@ -1,69 +1,96 @@
-use std::collections::HashMap;
+//! Lists of what commits changed, in commit order, so that an export of few changes does not read the whole store.
+//!
+//! A list is the goal run, u64, the length of the file's name, u32, and its text; then the ids, sorted. Where the highest
+//! bit of that length is set, which it is since layout 4, the number of ids follows, u32, and each id without what it has
+//! in common with the one before ([`shorten`]); otherwise ids have 16 bytes each. Integers are big endian.
 
-use rocksdb::{Direction, IteratorMode, WriteBatch};
-use sluicebox_model::RecordId;
+use sluicebox_model::{OrNever, Record, RecordId};
 
-use crate::keys::{self, CHANGES, LISTED, RECORDS};
-use crate::open::durable;
-use crate::{Store, StoreError};
-
-/// Lists of changes are kept for at least so many records: reading them costs less than looking at all.
-const FEWEST_LISTED: u64 = 100_000;
+use crate::keys;
 
 /// In the length of the file's name: the ids that follow are shortened.
 const SHORT: u32 = 1 << 31;
 /// Bytes of a file's name; paths are shorter.
-const LONGEST_FILE: usize = 1 << 16;
+const MAX_FILE: usize = 1 << 16;
 
 /// Where the changes of a commit come from.
 #[derive(Clone, Copy, Debug)]
 pub struct Changed<'a> {
-    /// The time of the goal run, in milliseconds since the epoch.
-    pub now: i64,
-    /// The file; empty where it is none.
+    /// The file; empty where there is none.
     pub file: &'a str,
-    /// Whether what is overwritten is kept, so that it can be put back.
+    /// Whether overwritten values are retained, so that the goal run can be undone.
     pub keep: bool,
 }
 
-/// A list of what a commit changed.
-struct Listed {
-    now: i64,
-    goal_run: u64,
-    file: String,
-    ids: Vec<RecordId>,
-}
+/// A position in the order in which changes are committed: [`Store::changed_since`](crate::Store::changed_since) lists what
+/// was committed after it. Only the store knows what the position means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangeCursor(i64);
 
-impl Changed<'_> {
-    /// The entry that lists sorted ids; none if there are none.
-    pub(crate) fn entry(&self, ids: &[RecordId], goal_run: u64, commit: u64) -> Option<(Vec<u8>, Vec<u8>)> {
-        if ids.is_empty() {
-            return None;
-        }
-        let key = [self.now.to_be_bytes(), commit.to_be_bytes()].concat();
-        let mut list = Vec::with_capacity(16 + self.file.len() + ids.len() * 4);
-        list.extend_from_slice(&goal_run.to_be_bytes());
-        let file = self.file.get(..self.file.floor_char_boundary(LONGEST_FILE)).unwrap_or_default();
-        list.extend_from_slice(&(SHORT | file.len() as u32).to_be_bytes());
-        list.extend_from_slice(file.as_bytes());
-        list.extend_from_slice(&u32::try_from(ids.len()).unwrap_or(u32::MAX).to_be_bytes());
-        let mut last = [0; 16];
-        for id in ids {
-            shorten(&last, &id.0, &mut list);
-            last = id.0;
-        }
-        Some((key, list))
+impl ChangeCursor {
+    /// The cursor of everything that goal runs up to this time changed. Where one goal run follows the other, they commit in the
+    /// order of their times.
+    pub(crate) fn at(time: i64) -> Self {
+        Self(time)
+    }
+
+    /// The time of [`ChangeCursor::at`].
+    pub(crate) fn time(self) -> i64 {
+        self.0
+    }
+
+    /// Whether a record changed after it.
+    pub(crate) fn is_before(self, record: &Record) -> bool {
+        record.modified > self.0
+    }
+
+    /// The cursor as bytes, to be kept.
+    pub fn to_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
+
+    /// Reads what [`ChangeCursor::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        keys::read_i64(bytes).map(Self)
     }
 }
 
-/// Appends an id after another one: a byte with how many bytes they have in common at the start, and in its lower half at the
-/// end, fifteen at most; and those between. Ids that were made together differ in two or three bytes.
+/// A list of what a commit changed.
+pub(crate) struct Listed {
+    /// The time of the goal run.
+    pub time: i64,
+    pub goal_run: u64,
+    pub file: String,
+    pub ids: Vec<RecordId>,
+}
+
+/// The list of sorted ids that a commit of a goal run changed; `None` if there are none.
+pub(crate) fn list(ids: &[RecordId], goal_run: u64, file: &str) -> Option<Vec<u8>> {
+    if ids.is_empty() {
+        return None;
+    }
+    let mut list = Vec::with_capacity(16 + file.len() + ids.len() * 4);
+    list.extend_from_slice(&goal_run.to_be_bytes());
+    let file = file.get(..file.floor_char_boundary(MAX_FILE)).unwrap_or_default();
+    list.extend_from_slice(&(SHORT | file.len() as u32).to_be_bytes());
+    list.extend_from_slice(file.as_bytes());
+    list.extend_from_slice(&u32::try_from(ids.len()).or_never("the number of ids").to_be_bytes());
+    let mut last = [0; 16];
+    for id in ids {
+        shorten(&last, &id.0, &mut list);
+        last = id.0;
+    }
+    Some(list)
+}
+
+/// Appends an id after another one: a byte with how many bytes they have in common at the start, and in its lower half how
+/// many at the end, up to fifteen; then the bytes in between. Ids that were made together differ in two or three bytes.
 fn shorten(last: &[u8; 16], id: &[u8; 16], list: &mut Vec<u8>) {
     let pairs = || last.iter().zip(id);
     let start = pairs().take_while(|(one, other)| one == other).count().min(15);
     let end = pairs().rev().take_while(|(one, other)| one == other).count().min(15 - start);
     list.push((start << 4 | end) as u8);
-    list.extend_from_slice(id.get(start..16 - end).unwrap_or_default());
+    list.extend_from_slice(id.get(start..16 - end).or_never("the middle of an id"));
 }
 
 /// Reads what [`shorten`] appended.
@@ -79,11 +106,12 @@ fn lengthen(last: &[u8; 16], list: &mut &[u8]) -> Option<[u8; 16]> {
 }
 
 impl Listed {
-    fn decode(key: &[u8], list: &[u8]) -> Option<Self> {
-        let now = keys::read_i64(key.get(..8)?)?;
+    /// Reads a list and the time in its key.
+    pub(crate) fn decode(key: &[u8], list: &[u8]) -> Option<Self> {
+        let time = keys::read_time(key)?;
         let Parts { goal_run, file, short, ids } = Parts::of(list)?;
         let ids = if short { short_ids(ids) } else { whole_ids(ids) }?;
-        Some(Self { now, goal_run, file: String::from_utf8(file.to_vec()).ok()?, ids })
+        Some(Self { time, goal_run, file: String::from_utf8(file.to_vec()).ok()?, ids })
     }
 }
 
@@ -106,7 +134,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The ids of a list of layout 3 and before, as they are.
+/// The ids of a list of layout 3 and before, which are not shortened.
 fn whole_ids(list: &[u8]) -> Option<Vec<RecordId>> {
     let (ids, rest) = list.as_chunks();
     rest.is_empty().then(|| ids.iter().map(|id| RecordId(*id)).collect())
@@ -124,128 +152,17 @@ fn short_ids(list: &[u8]) -> Option<Vec<RecordId>> {
 }
 
 /// How many ids a list has.
-fn count(list: &[u8]) -> Option<u64> {
+pub(crate) fn count(list: &[u8]) -> Option<u64> {
     let Parts { short, ids, .. } = Parts::of(list)?;
     if short { keys::read_u32(ids.get(..4)?).map(u64::from) } else { Some((ids.len() / 16) as u64) }
-}
-
-impl Store {
-    /// The records that changed after a time, sorted; `None` where the lists do not reach back so far.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn changed_since(&self, since: i64) -> Result<Option<Vec<RecordId>>, StoreError> {
-        if since < self.listed_from()? {
-            return Ok(None);
-        }
-        let mut ids = Vec::new();
-        for listed in self.listed(since.saturating_add(1))? {
-            ids.extend(listed?.ids);
-        }
-        ids.sort_unstable();
-        ids.dedup();
-        Ok(Some(ids))
-    }
-
-    /// The goal run and the file that changed a record at a time, if that is listed.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn changed_by(&self, record: RecordId, at: i64) -> Result<Option<(u64, String)>, StoreError> {
-        for listed in self.listed(at)? {
-            let listed = listed?;
-            if listed.now != at {
-                break;
-            }
-            if listed.ids.binary_search(&record).is_ok() {
-                return Ok(Some((listed.goal_run, listed.file)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// After which time changes are listed.
-    pub(crate) fn listed_from(&self) -> Result<i64, StoreError> {
-        match self.db.get(LISTED)? {
-            // A store that an older version made and nobody has written to since.
-            None => Ok(i64::MAX),
-            Some(from) => keys::read_i64(&from).ok_or(StoreError::Damaged("the list of changes")),
-        }
-    }
-
-    /// The time of the last listed change of each record.
-    pub(crate) fn last_changes(&self) -> Result<HashMap<RecordId, i64>, StoreError> {
-        let mut last = HashMap::new();
-        for listed in self.listed(0)? {
-            let listed = listed?;
-            last.extend(listed.ids.iter().map(|id| (*id, listed.now)));
-        }
-        Ok(last)
-    }
-
-    fn listed(&self, from: i64) -> Result<impl Iterator<Item = Result<Listed, StoreError>> + '_, StoreError> {
-        let entries = self.db.cf_handle(CHANGES).map(|family| {
-            self.db.iterator_cf(family, IteratorMode::From(&from.to_be_bytes(), Direction::Forward))
-        });
-        Ok(entries.into_iter().flatten().map(|entry| {
-            let (key, list) = entry?;
-            Listed::decode(&key, &list).ok_or(StoreError::Damaged("the list of changes"))
-        }))
-    }
-
-    /// Removes the oldest lists of changes while they name more records than there are.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn trim_changes(&self) -> Result<(), StoreError> {
-        let (family, records) = (self.family(CHANGES)?, self.family(RECORDS)?);
-        let held = self.db.property_int_value_cf(records, "rocksdb.estimate-num-keys")?.unwrap_or_default();
-        let most = held.max(FEWEST_LISTED);
-        let bytes = self
-            .db
-            .property_int_value_cf(family, "rocksdb.estimate-live-data-size")?
-            .unwrap_or_default()
-            + self.db.property_int_value_cf(family, "rocksdb.cur-size-all-mem-tables")?.unwrap_or_default();
-        // An id takes two bytes at least, and compressed one.
-        if bytes <= most {
-            return Ok(());
-        }
-        let mut listed = 0;
-        let mut batch = WriteBatch::default();
-        let mut from = None;
-        for entry in self.db.iterator_cf(family, IteratorMode::End) {
-            let (key, list) = entry?;
-            listed += count(&list).ok_or(StoreError::Damaged("the list of changes"))?;
-            if listed > most {
-                let now = key.get(..8).and_then(keys::read_i64);
-                let now = now.ok_or(StoreError::Damaged("the list of changes"))?;
-                from = from.max(Some(now));
-                batch.delete_cf(family, key);
-            }
-        }
-        if let Some(from) = from {
-            batch.put(LISTED, from.to_be_bytes());
-            self.db.write_opt(batch, &durable())?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use sluicebox_model::{Record, RecordIds, SpaceId};
+    use sluicebox_model::RecordIds;
 
     use super::*;
-    use crate::Commit;
-
-    fn commit(store: &Store, now: i64, ids: &[RecordId]) {
-        let mut record = Record::new(SpaceId(0), 0);
-        record.modified = now;
-        let records = ids.iter().map(|id| (*id, record.clone())).collect();
-        let changed = Some(Changed { now, file: "in/a.csv", keep: false });
-        store.commit(Commit { records, changed, goal_run: Some((7, vec![])), ..Commit::default() }).unwrap();
-    }
 
     proptest! {
         #[test]
@@ -256,10 +173,9 @@ mod tests {
             ids.sort();
             ids.dedup();
             let ids: Vec<RecordId> = ids.into_iter().map(RecordId).collect();
-            let changed = Changed { now: 5, file: "in/a.csv", keep: false };
-            let (key, list) = changed.entry(&ids, 7, 3).unwrap();
+            let (key, list) = (keys::change(5, 3), list(&ids, 7, "in/a.csv").unwrap());
             let listed = Listed::decode(&key, &list).unwrap();
-            prop_assert_eq!((listed.now, listed.goal_run, listed.file.as_str()), (5, 7, "in/a.csv"));
+            prop_assert_eq!((listed.time, listed.goal_run, listed.file.as_str()), (5, 7, "in/a.csv"));
             prop_assert_eq!((count(&list), &listed.ids), (Some(ids.len() as u64), &ids));
             prop_assert!(Listed::decode(&key, &list[..place.index(list.len())]).is_none());
         }
@@ -279,31 +195,7 @@ mod tests {
     fn ids_that_were_made_together_are_short() {
         let made = RecordIds::now();
         let ids: Vec<RecordId> = (0..1000).map(|number| made.get(3, number)).collect();
-        let (_, list) = Changed { now: 5, file: "", keep: false }.entry(&ids, 7, 3).unwrap();
+        let list = list(&ids, 7, "").unwrap();
         assert!(list.len() < 2100, "{}", list.len());
-    }
-
-    #[test]
-    fn changes_are_listed_once_and_forgotten_from_the_oldest_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("store")).unwrap();
-        let ids: Vec<RecordId> = (0..4).map(|_| RecordId::create()).collect();
-        commit(&store, 10, &ids[..3]);
-        commit(&store, 20, &ids[1..2]);
-        commit(&store, 30, &ids[1..4]);
-        assert_eq!(store.changed_since(0).unwrap(), Some(ids.clone()));
-        assert_eq!(store.changed_since(10).unwrap(), Some(ids[1..].to_vec()));
-        assert_eq!(store.changed_since(30).unwrap(), Some(vec![]));
-        assert_eq!(store.changed_by(ids[1], 20).unwrap(), Some((7, "in/a.csv".to_owned())));
-        assert_eq!(store.changed_by(ids[0], 20).unwrap(), None);
-
-        let many: Vec<RecordId> = (0..60_000).map(|_| RecordId::create()).collect();
-        commit(&store, 40, &many);
-        commit(&store, 50, &many);
-        // Records that were written twice are counted twice until then.
-        store.compact().unwrap();
-        store.trim_changes().unwrap();
-        assert_eq!(store.changed_since(0).unwrap(), None);
-        assert_eq!(store.changed_since(40).unwrap().map(|ids| ids.len()), Some(60_000));
     }
 }

@@ -1,7 +1,8 @@
+use std::error::Error;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Why the store did not do what it was asked.
+/// Why the store cannot do something.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process writes to it.
@@ -9,7 +10,7 @@ pub enum StoreError {
     Locked {
         /// The store.
         path: PathBuf,
-        /// Who, as far as is known.
+        /// The process that holds it, as far as is known.
         holder: String,
     },
     /// A file or folder of the store cannot be used.
@@ -17,32 +18,45 @@ pub enum StoreError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// What the system reports.
         source: io::Error,
     },
-    /// The store was written by a later version of Sluicebox.
+    /// A later version of Sluicebox wrote the store.
     #[error("the store has format {found}; this version reads up to {known}")]
     Newer {
         /// The format found.
         found: u32,
-        /// The newest format known.
+        /// The newest format that this version knows.
         known: u32,
     },
     /// Something in the store cannot be decoded.
     #[error("the store is damaged: {0}")]
     Damaged(&'static str),
-    /// A property cannot identify because two records hold one value.
+    /// A property cannot identify because two records hold the same value.
     #[error("two or more records hold the same value, so the property cannot identify")]
     NotUnique,
-    /// The linked rows of a few rows take too much memory.
-    #[error(
-        "the linked rows that belong to one batch of rows take more than {bytes} bytes; smaller batches (import.batch_rows) need less"
-    )]
-    TooManyLinked {
-        /// The most that is allowed.
-        bytes: usize,
+    /// A commit met what another writer had written.
+    #[error("{0}")]
+    Conflict(#[from] Conflict),
+    /// A commit belongs to a goal run that has ended, or that another process has taken over.
+    #[error("goal run {goal_run} has ended or was taken over, so that it cannot commit")]
+    LeaseLost {
+        /// The number of the goal run.
+        goal_run: u64,
     },
-    /// RocksDB failed.
-    #[error("the store failed: {0}")]
-    Rocks(#[from] rocksdb::Error),
+    /// The database under the store failed.
+    #[error("the store failed: {source}")]
+    Database {
+        /// What it reports.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+/// A commit wrote nothing, because what it is based on may have changed since it was read: read again and apply again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("records were changed by another writer since they were read")]
+pub struct Conflict;
+
+pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> StoreError + '_ {
+    move |source| StoreError::Io { path: path.to_owned(), source }
 }

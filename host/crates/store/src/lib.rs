@@ -1,54 +1,44 @@
-//! The profile store: records, the index of their identifiers, what was imported, and the history of runs, on
-//! RocksDB. Nothing else in Sluicebox knows that it is RocksDB.
+//! The profile store: records, the index of their identifiers, their events, what was imported, and the history of runs.
 //!
-//! - `keys`: every kind of key, documented;
-//! - `encode`: how a record becomes bytes;
-//! - `open`: options, the lock, the copy for a dry run;
-//! - `read` and `commit`: what an import does with it;
-//! - `pages`: how identifiers lie together;
-//! - `known`: which of them may be there;
-//! - `tables`: large commits, as tables of their own;
-//! - `ahead`: reads tables before they are needed;
-//! - `kept`: which of those that were written stay in memory;
-//! - `changes`: which records changed when, so that an export of few changes does not read the whole store;
-//! - `exports`: what an export reads, and what it remembers;
-//! - `undo`: what commits overwrote, and how it is put back;
-//! - `erase`: removes a person;
-//! - `service`: what the service remembers between runs, and what it measures;
-//! - `upkeep`: verifies, measures, compacts, backs up and restores;
-//! - `scratch`: the rows of linked files, for the time of an import;
-//! - `expire`: removes events that are too old;
-//! - `index`: makes a property identify that did not before.
+//! [`Store`] is the seam: what any backend can do, and nothing of how. RocksDB is the backend that there is; a second one
+//! is a variant of the enum. Every backend passes the same suite, `conformance`.
+//!
+//! What backends share:
+//! - `store`: what a store can do, and where a store is;
+//! - `commit`, `writer`: one atomic write, small or large; `lease`: which goal run may still write;
+//! - `record_format`: records and events as bytes; `keys`: every kind of key;
+//! - `changes`: lists of what commits changed, and cursors into them; `exports`: what an export reads and remembers;
+//! - `names`: the dictionary of properties, spaces and types;
+//! - `undo`: what undoing a goal run restores and what it leaves; `upkeep`: what verifying and measuring find.
+//!
+//! `rocks` is the backend on RocksDB; nothing outside it knows RocksDB.
 
-mod ahead;
 mod changes;
 mod commit;
-mod encode;
-mod erase;
+#[cfg(test)]
+mod conformance;
+mod erasure;
 mod error;
-mod expire;
 mod exports;
-mod index;
-mod kept;
 mod keys;
-mod known;
-mod open;
-mod pages;
-mod read;
-mod scratch;
-mod service;
-mod tables;
+mod lease;
+mod names;
+mod record_format;
+mod rocks;
+mod store;
 mod undo;
 mod upkeep;
+mod writer;
 
-pub use changes::Changed;
-pub use commit::{Commit, FileState};
-pub use erase::ErasureKey;
-pub use error::StoreError;
+pub use changes::{ChangeCursor, Changed};
+pub use commit::{Commit, FileState, Interrupted, ReadPoint, SketchUpdate, Unfinished};
+pub use erasure::ErasureKey;
+pub use error::{Conflict, StoreError};
 pub use exports::{ExportState, StoredRecords};
-pub use open::{DryCopy, Names, Owner, Store};
-pub use read::Unfinished;
-pub use scratch::Scratch;
-pub use tables::{NewTables, PackedRecords, Tables};
-pub use undo::{Before, Left, LeftWhat, Undone};
-pub use upkeep::{Stats, Verified};
+pub use lease::GoalRunLease;
+pub use names::{Names, Owner};
+pub use rocks::RocksStore;
+pub use store::{Entries, ReadStore, Store, StoreLocation, TemporaryStore};
+pub use undo::{NotRestored, PreviousState, Reason, UndoReport};
+pub use upkeep::{Stats, Verification};
+pub use writer::{FinishedWriter, PackedRecords, Packer, Writer, WriterHints};

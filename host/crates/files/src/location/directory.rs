@@ -3,16 +3,17 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::{FoundFile, Listing, Origin};
+use crate::kind::is_system_file;
 use crate::{FileError, Pattern};
 
-/// A folder that partners put files into.
+/// A folder with partners' files.
 #[derive(Clone, Debug)]
 pub struct Directory {
-    /// The folder of the location; nothing outside it is ever read.
+    /// The folder of the location. No file outside it is ever read.
     pub root: PathBuf,
 }
 
-/// What changes when a file is written to or replaced.
+/// Properties of a file that change when it is written to or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) size: u64,
@@ -28,32 +29,38 @@ impl Identity {
 }
 
 impl Directory {
-    /// What `directory` holds that one of `patterns` takes. A folder that is not there is an error.
+    /// The files in `directory` that one of `patterns` matches.
+    ///
+    /// # Errors
+    /// If the folder is missing.
     pub(super) fn list(&self, directory: &str, patterns: &[&Pattern]) -> Result<Listing, FileError> {
         let root = self.root.canonicalize()?;
         let base = root.join(directory);
         let depth = patterns.iter().map(|pattern| pattern.depth).max().unwrap_or_default();
-        let mut found = Found { root: &root, patterns, depth, listing: Listing::default() };
-        found.visit(&base, "", directory.trim_matches('/'), 0)?;
-        Ok(found.listing)
+        let mut walk = DirectoryWalk { root: &root, patterns, depth, listing: Listing::default() };
+        walk.visit(&base, "", directory.trim_matches('/'), 0)?;
+        Ok(walk.listing)
     }
 }
 
-struct Found<'a> {
+struct DirectoryWalk<'a> {
     root: &'a Path,
     patterns: &'a [&'a Pattern],
     depth: usize,
     listing: Listing,
 }
 
-impl Found<'_> {
+impl DirectoryWalk<'_> {
     fn visit(&mut self, folder: &Path, inside: &str, prefix: &str, depth: usize) -> Result<(), FileError> {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
             let Ok(own_name) = entry.file_name().into_string() else { continue };
             let below = if inside.is_empty() { own_name } else { format!("{inside}/{own_name}") };
-            // Follows links; a loop of links is an error here and is no file.
+            // This follows symbolic links. A loop of links is an error here, and not a file.
             let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+            if is_system_file(&below) {
+                continue;
+            }
             if metadata.is_dir() && depth < self.depth {
                 self.visit(&entry.path(), &below, prefix, depth + 1)?;
             } else if !metadata.is_dir() && self.patterns.iter().any(|pattern| pattern.matches(&below)) {
@@ -61,13 +68,13 @@ impl Found<'_> {
                     "" | "." => below.clone(),
                     prefix => format!("{prefix}/{below}"),
                 };
-                self.take(entry.path(), name, below, &metadata)?;
+                self.add(entry.path(), name, below, &metadata)?;
             }
         }
         Ok(())
     }
 
-    fn take(
+    fn add(
         &mut self,
         path: PathBuf,
         name: String,
@@ -75,12 +82,13 @@ impl Found<'_> {
         metadata: &Metadata,
     ) -> Result<(), FileError> {
         if !metadata.is_file() {
-            self.listing.warnings.push(format!("{name} is not a regular file and is not read"));
+            self.listing.warnings.push(format!("{name} is not a regular file and is skipped"));
         } else if !path.canonicalize()?.starts_with(self.root) {
-            self.listing.warnings.push(format!("{name} leads out of the location and is not read"));
+            self.listing.warnings.push(format!("{name} leads out of the location and is skipped"));
         } else {
             let origin = Origin::Path(path);
-            self.listing.files.push(FoundFile { name, below, size: metadata.len(), origin });
+            let (size, modified) = (metadata.len(), metadata.modified().ok());
+            self.listing.files.push(FoundFile { name, below, size, modified, origin });
         }
         Ok(())
     }
@@ -92,11 +100,21 @@ mod tests {
     use crate::Location;
 
     #[test]
-    fn lists_direct_children_by_name() {
+    fn direct_children_are_listed_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("exchange");
         fs::create_dir_all(root.join("in/deeper")).unwrap();
-        for name in ["b.csv", "a.csv", "a.csv.done", "deeper/c.csv", "note.txt"] {
+        fs::create_dir(root.join("in/__MACOSX")).unwrap();
+        for name in [
+            "b.csv",
+            "a.csv",
+            "a.csv.done",
+            "._a.csv",
+            "deeper/c.csv",
+            "deeper/._c.csv",
+            "__MACOSX/d.csv",
+            "note.txt",
+        ] {
             fs::write(root.join("in").join(name), "x").unwrap();
         }
         fs::write(folder.path().join("outside.csv"), "x").unwrap();
@@ -114,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn notices_a_change() {
+    fn a_change_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a.csv"), "x").unwrap();
         let location = Location::Directory(Directory { root: folder.path().to_owned() });

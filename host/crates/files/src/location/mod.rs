@@ -1,40 +1,45 @@
-//! Where files lie: a folder, or a bucket. Both list, open, mark and delete files in the same way.
+//! Where files are: in a folder, or in a bucket. Both list, open, mark and delete files in the same way.
 
 mod directory;
 mod object;
 mod s3;
+mod settle;
 mod upload;
 
 use std::fmt;
 use std::io::{self, Read, Seek};
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 pub use directory::Directory;
 pub use s3::{Permission, S3, S3Error, S3Options, S3Problem};
+pub use settle::Settle;
 pub(crate) use upload::Upload;
+
+use sluicebox_model::OrNever;
 
 use crate::{FileError, Pattern};
 use directory::Identity;
 use object::Object;
 
-/// Bytes that are hashed together, on all cores.
-const HASHED_AT_ONCE: usize = 1 << 20;
+/// ReadSeek that are hashed together, on all cores.
+const HASH_BLOCK_BYTES: usize = 1 << 20;
 
-/// Where a connection's files lie.
+/// Where a connection's files are.
 #[derive(Clone, Debug)]
 pub enum Location {
-    /// A folder of this machine or of a mount.
+    /// A folder of this machine.
     Directory(Directory),
-    /// A bucket of Amazon S3, or of a store that speaks its protocol.
+    /// A bucket of Amazon S3, or of another object store with the same protocol.
     S3(S3),
 }
 
 impl Location {
-    /// The files in `directory` (inside the location, empty = its root) that one of `patterns` takes, in the order
-    /// of their names' bytes.
+    /// The files in `directory` (inside the location; empty = its root) that one of `patterns` matches, sorted by the bytes
+    /// of their names.
     ///
     /// # Errors
-    /// If the folder or bucket is not there or may not be listed.
+    /// If the folder or bucket is missing or cannot be listed.
     pub fn list(&self, directory: &str, patterns: &[&Pattern]) -> Result<Listing, FileError> {
         let mut listing = match self {
             Self::Directory(location) => location.list(directory, patterns)?,
@@ -44,7 +49,7 @@ impl Location {
         Ok(listing)
     }
 
-    /// Begins a file.
+    /// Begins to write a file.
     pub(crate) fn create(&self, directory: &str, name: &str, tag: &str) -> Result<Upload, FileError> {
         match self {
             Self::Directory(location) => Upload::to_path(&location.root, directory, name, tag),
@@ -52,7 +57,7 @@ impl Location {
         }
     }
 
-    /// Whether there is a file of that name, as far as one may know.
+    /// Whether a file has this name. `false` as well where reading is not allowed.
     pub fn exists(&self, directory: &str, name: &str) -> bool {
         match self {
             Self::Directory(location) => location.root.join(directory).join(name).exists(),
@@ -60,11 +65,11 @@ impl Location {
         }
     }
 
-    /// Removes what a process that died left of files that were being written under this tag. In a bucket such files
-    /// are invisible and a rule of its life cycle removes them.
+    /// Removes the unfinished files that a killed process left under this tag. In a bucket such files are invisible, and a
+    /// lifecycle rule removes them.
     ///
     /// # Errors
-    /// If that cannot be done.
+    /// If a file cannot be removed.
     pub fn clear(&self, directory: &str, tag: &str) -> Result<(), FileError> {
         match self {
             Self::Directory(location) => Ok(upload::clear_path(&location.root, directory, tag)?),
@@ -73,7 +78,7 @@ impl Location {
     }
 }
 
-/// The location as people write it: a path or an `s3://` address.
+/// A path or an `s3://` address.
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -83,24 +88,26 @@ impl fmt::Display for Location {
     }
 }
 
-/// What a folder holds.
+/// The files of a folder.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// In the order of their names' bytes.
+    /// Sorted by the bytes of their names.
     pub files: Vec<FoundFile>,
-    /// One for each match that is no regular file or leads out of the location.
+    /// One for each match that is not a regular file or leads out of the location.
     pub warnings: Vec<String>,
 }
 
-/// A file that a goal may take.
+/// A listed file.
 #[derive(Clone, Debug)]
 pub struct FoundFile {
-    /// Its path inside the location, with `/`.
+    /// Its path inside the location, separated by `/`.
     pub name: String,
-    /// Its path inside the goal's directory, which patterns are matched with.
+    /// Its path inside the goal's directory. Patterns match this path.
     pub below: String,
     /// Its size in bytes.
     pub size: u64,
+    /// When it was last written to; `None` where that is not known, and in buckets.
+    pub modified: Option<SystemTime>,
     origin: Origin,
 }
 
@@ -110,22 +117,22 @@ enum Origin {
     Object(Object),
 }
 
-/// What reads a file from any place.
-pub(crate) trait Bytes: Read + Seek + Send {}
-impl<T: Read + Seek + Send> Bytes for T {}
+/// A file that can be read and rewound.
+pub(crate) trait ReadSeek: Read + Seek + Send {}
+impl<T: Read + Seek + Send> ReadSeek for T {}
 
-/// An open file, with what is needed to know that it did not change while it was read.
+/// An open file that can tell whether it changed while it was being read.
 pub struct Source {
-    pub(crate) bytes: Box<dyn Bytes>,
+    pub(crate) bytes: Box<dyn ReadSeek>,
     size: u64,
     version: Version,
 }
 
 #[derive(Clone, Debug)]
 enum Version {
-    /// The open file shows what is written to it, the path whether it was replaced.
+    /// The size and time of the file that is at the path now show whether it was written to or replaced.
     Path { path: PathBuf, identity: Identity },
-    /// Every read asks for this version, so what was read is of one version.
+    /// Every read asks for this version.
     Object(Object),
 }
 
@@ -150,6 +157,11 @@ impl FoundFile {
         }
     }
 
+    /// Whether the file is an object of a bucket.
+    fn is_object(&self) -> bool {
+        matches!(self.origin, Origin::Object(_))
+    }
+
     /// Deletes the file, unless it was replaced since it was listed.
     ///
     /// # Errors
@@ -161,11 +173,11 @@ impl FoundFile {
         }
     }
 
-    /// Gives the file the name that marks it as imported: `.done` is added. A folder renames it in one step; a
-    /// bucket gets a copy before the original is deleted.
+    /// Marks the file as imported: adds `.done` to its name. A folder renames it in one step; in a bucket it is copied, then
+    /// the original is deleted.
     ///
     /// # Errors
-    /// If that fails; the file is then there under one of both names.
+    /// If that fails. The file has one of the two names, or, in a bucket, both.
     pub fn mark_done(&self) -> Result<(), FileError> {
         match &self.origin {
             Origin::Path(path) => {
@@ -179,8 +191,8 @@ impl FoundFile {
         }
     }
 
-    /// A text that stands for this version of the file: what [`Source::digest`] found for it may be remembered by it.
-    /// `None` where finding the digest again costs little.
+    /// A key under which the result of [`Source::digest`] can be cached. `None` where computing the digest again costs
+    /// little.
     pub fn version(&self) -> Option<String> {
         match &self.origin {
             Origin::Path(_) => None,
@@ -190,13 +202,13 @@ impl FoundFile {
 }
 
 impl Source {
-    /// The size in bytes, as it is stored.
+    /// The size of the stored file in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// What stands for the content: files of the same content have the same digest. For a folder it is the BLAKE3
-    /// hash; for an object the MD5 hash, which the store knows already for what was uploaded in one part.
+    /// The digest of the content. In a folder it is the BLAKE3 hash; in a bucket it is made of the MD5 hash, which the object
+    /// store already knows for an object that was uploaded in one part.
     /// The next read starts at the beginning.
     ///
     /// # Errors
@@ -221,21 +233,21 @@ impl Source {
         Ok(hasher.finalize().into())
     }
 
-    /// Hands on the bytes of the file; the next are read meanwhile.
-    fn each_block(&mut self, mut take: impl FnMut(&[u8]) + Send) -> io::Result<()> {
-        let (mut block, mut next) = (vec![0; HASHED_AT_ONCE], vec![0; HASHED_AT_ONCE]);
+    /// Calls `on_block` with each block of the file while the next block is read.
+    fn each_block(&mut self, mut on_block: impl FnMut(&[u8]) + Send) -> io::Result<()> {
+        let (mut block, mut next) = (vec![0; HASH_BLOCK_BYTES], vec![0; HASH_BLOCK_BYTES]);
         self.bytes.rewind()?;
         let mut length = self.bytes.read(&mut block)?;
         while length > 0 {
-            let read = block.get(..length).unwrap_or_default();
-            let ((), next_length) = rayon::join(|| take(read), || self.bytes.read(&mut next));
+            let read = block.get(..length).or_never("the block that was read");
+            let ((), next_length) = rayon::join(|| on_block(read), || self.bytes.read(&mut next));
             length = next_length?;
             std::mem::swap(&mut block, &mut next);
         }
         self.bytes.rewind()
     }
 
-    /// A check, for later, that the file is still what was opened.
+    /// A function that checks whether the file is still the one that was opened.
     pub fn unchanged(&self) -> impl Fn() -> Result<(), FileError> + Send + use<> {
         let version = self.version.clone();
         move || match &version {

@@ -1,4 +1,4 @@
-//! One version of an object: read in parts that run ahead, copied, deleted.
+//! One version of an object: reads it in parts that are fetched ahead, copies it, deletes it.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -14,17 +14,17 @@ use tokio::task::JoinHandle;
 use super::s3::{S3, S3Error, S3Problem};
 use crate::FileError;
 
-/// Bytes that one request asks for.
-const PART: u64 = 4 << 20;
-/// Requests that are under way while the part before them is read.
-const AHEAD: usize = 4;
-/// How often a part is asked for whose body breaks off. What fails before its body is retried by the SDK.
-const ATTEMPTS: u32 = 6;
-/// Objects above this size are copied in parts: [CopyObject] takes no larger ones.
+/// The bytes of one request.
+const PART_BYTES: u64 = 4 << 20;
+/// How many parts are requested ahead of the reader.
+const PARTS_AHEAD: usize = 4;
+/// How often a part is requested whose body is cut. The SDK retries failures before the body.
+const MAX_ATTEMPTS: u32 = 6;
+/// Larger objects are copied in parts, because [CopyObject] refuses them.
 ///
 /// [CopyObject]: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
-const LARGEST_COPY: u64 = 5 << 30;
-const COPY_PART: u64 = 512 << 20;
+const MAX_COPY_BYTES: u64 = 5 << 30;
+const COPY_PART_BYTES: u64 = 512 << 20;
 
 /// An object as it was listed.
 #[derive(Clone, Debug)]
@@ -32,14 +32,13 @@ pub(super) struct Object {
     pub(super) s3: S3,
     pub(super) key: String,
     pub(super) size: u64,
-    /// With its quotes, as the store gives it.
+    /// With its quotes, as the object store sends it.
     pub(super) etag: Option<String>,
 }
 
 impl Object {
-    /// The MD5 hash of the content, where the ETag is that: it is for what was uploaded in one part and is not
-    /// encrypted with a key of KMS, whose ETag has the same shape. Which of both it is only the store's answer to a
-    /// question for the object tells.
+    /// The MD5 hash of the content, where the ETag is one: the object was uploaded in one part and is not encrypted with a
+    /// KMS key. Such an ETag looks the same, so the response headers decide.
     pub(super) fn md5(&self) -> Option<[u8; 16]> {
         let md5 = hex(self.etag.as_deref()?.trim_matches('"'))?;
         let plain = self.s3.block_on(async {
@@ -68,10 +67,14 @@ impl Object {
         }
     }
 
-    /// Copies this version to another key. A copy that breaks off leaves nothing under that key.
+    /// Copies this version to another key. A copy that fails leaves nothing under that key.
     pub(super) fn copy_to(&self, key: &str) -> Result<(), FileError> {
         self.s3.block_on(async {
-            if self.size > LARGEST_COPY { self.copy_in_parts(key).await } else { self.copy_whole(key).await }
+            if self.size > MAX_COPY_BYTES {
+                self.copy_in_parts(key).await
+            } else {
+                self.copy_whole(key).await
+            }
         })
     }
 
@@ -93,13 +96,14 @@ impl Object {
         let failed = |error: S3Error| FileError::from(error);
         let begun = client.create_multipart_upload().bucket(bucket).key(key).send().await;
         let begun = begun.map_err(|error| self.failed("s3:PutObject", &error))?;
-        let upload = begun.upload_id().ok_or_else(|| failed(self.s3.error(&self.key, S3Problem::Answer)))?;
+        let upload =
+            begun.upload_id().ok_or_else(|| failed(self.s3.error(&self.key, S3Problem::BadResponse)))?;
         let copied = async {
             let mut parts = Vec::new();
             for (number, from) in
-                (1..).zip((0..self.size).step_by(usize::try_from(COPY_PART).unwrap_or(usize::MAX)))
+                (1..).zip((0..self.size).step_by(usize::try_from(COPY_PART_BYTES).unwrap_or(usize::MAX)))
             {
-                let to = (from + COPY_PART).min(self.size) - 1;
+                let to = (from + COPY_PART_BYTES).min(self.size) - 1;
                 let part =
                     client.upload_part_copy().bucket(bucket).key(key).upload_id(upload).part_number(number);
                 let part =
@@ -116,13 +120,13 @@ impl Object {
         };
         let copied = copied.await;
         if copied.is_err() {
-            // What is left of it is invisible, and a rule of the bucket's life cycle removes it.
+            // The remaining parts are invisible, and a lifecycle rule of the bucket removes them.
             let _ = client.abort_multipart_upload().bucket(bucket).key(key).upload_id(upload).send().await;
         }
         copied
     }
 
-    /// Deletes the object if it is still this version; one that was replaced stays for the next run.
+    /// Deletes the object if it is still this version. A replaced object stays for the next run.
     pub(super) fn delete(&self) -> Result<(), FileError> {
         self.s3.block_on(async {
             let (client, bucket) = (self.s3.client(), self.s3.bucket());
@@ -148,7 +152,7 @@ impl Object {
         }
     }
 
-    /// Some bytes of this version.
+    /// Bytes `from..to` of this version.
     async fn part(self, from: u64, to: u64) -> Result<Bytes, FileError> {
         let mut attempt = 0;
         loop {
@@ -158,10 +162,10 @@ impl Object {
             let answer = get.send().await.map_err(|error| self.failed("s3:GetObject", &error))?;
             let problem = match whole(answer.body).await {
                 Ok(bytes) if bytes.len() as u64 == to - from => return Ok(bytes),
-                Ok(_) => S3Problem::Answer,
+                Ok(_) => S3Problem::BadResponse,
                 Err(problem) => S3Problem::Network(problem),
             };
-            if attempt == ATTEMPTS {
+            if attempt == MAX_ATTEMPTS {
                 return Err(self.s3.error(&self.key, problem).into());
             }
             tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
@@ -184,7 +188,7 @@ fn hex(text: &str) -> Option<[u8; 16]> {
     Some(bytes)
 }
 
-/// A key in the header of a copy, percent-encoded but for what needs none.
+/// A key for the header of a copy request, percent-encoded.
 fn encoded(key: &str) -> String {
     let mut out = String::with_capacity(key.len());
     for byte in key.bytes() {
@@ -198,22 +202,22 @@ fn encoded(key: &str) -> String {
     out
 }
 
-/// Reads an object from front to back, some parts ahead; a seek starts anew from there.
+/// Reads an object from front to back and fetches parts ahead. A seek out of the current part starts again from there.
 pub(super) struct ObjectReader {
     object: Object,
     /// Where the next read begins.
     position: u64,
-    /// The bytes from `position` on that have arrived.
+    /// The bytes from `position` on that are here.
     part: Bytes,
     ahead: VecDeque<JoinHandle<Result<Bytes, FileError>>>,
-    /// The end of what was asked for.
+    /// The end of the last requested part.
     requested: u64,
 }
 
 impl ObjectReader {
     fn next_part(&mut self) -> io::Result<Bytes> {
-        while self.ahead.len() < AHEAD && self.requested < self.object.size {
-            let to = (self.requested + PART).min(self.object.size);
+        while self.ahead.len() < PARTS_AHEAD && self.requested < self.object.size {
+            let to = (self.requested + PART_BYTES).min(self.object.size);
             let part = self.object.clone().part(self.requested, to);
             self.ahead.push_back(self.object.s3.spawn(part));
             self.requested = to;
@@ -230,9 +234,9 @@ impl Read for ObjectReader {
             self.part = self.next_part()?;
         }
         let length = buffer.len().min(self.part.len());
-        let taken = self.part.split_to(length);
+        let bytes = self.part.split_to(length);
         if let Some(place) = buffer.get_mut(..length) {
-            place.copy_from_slice(&taken);
+            place.copy_from_slice(&bytes);
         }
         self.position += length as u64;
         Ok(length)

@@ -1,4 +1,4 @@
-//! A bucket of Amazon S3, or of a store that speaks its protocol.
+//! A bucket of Amazon S3, or of another object store with the same protocol.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,34 +13,36 @@ use aws_sdk_s3::config::Credentials;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+use sluicebox_model::OrNever;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 
 use super::object::Object;
 use super::{FoundFile, Listing, Origin};
+use crate::kind::is_system_file;
 use crate::{FileError, Pattern};
 
-/// What is tried before an answer of the store counts: throttling, errors of the server and lost connections.
-const ATTEMPTS: u32 = 8;
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
-const CONNECT_TIME: Duration = Duration::from_secs(10);
-/// The time until an answer begins.
-const ANSWER_TIME: Duration = Duration::from_secs(60);
-/// A region that every store takes which has none.
-const ANY_REGION: &str = "us-east-1";
+/// How often a request is sent that is throttled, fails in the server or loses its connection.
+const MAX_ATTEMPTS: u32 = 8;
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time until a response begins.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The region for object stores that have none.
+const DEFAULT_REGION: &str = "us-east-1";
 
 /// How a bucket is reached.
 #[derive(Clone, Default)]
 pub struct S3Options {
     /// The name of the bucket.
     pub bucket: String,
-    /// Its region; absent = as the environment says.
+    /// Its region; `None` = the region of the environment.
     pub region: Option<String>,
-    /// The address of a store that is not Amazon's.
+    /// The address of an object store that is not Amazon's.
     pub endpoint: Option<String>,
-    /// Whether the bucket is a part of the path and not of the host's name.
+    /// Whether the bucket's name is part of the path instead of the host name.
     pub path_style: bool,
-    /// Key and secret, and the token of a session; absent = the SDK's default chain of credentials.
+    /// Key, secret and session token; `None` = the SDK's default credential chain.
     pub keys: Option<(String, String, Option<String>)>,
 }
 
@@ -54,13 +56,13 @@ struct Inner {
     region: Option<String>,
     endpoint: String,
     handle: Handle,
-    /// Taken when this is dropped.
+    /// `None` after the drop.
     runtime: Option<Runtime>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The last to hold this may be a request that runs on it, and must not wait for itself.
+        // The last reference may belong to a request that runs on this runtime and must not wait for itself.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -73,7 +75,7 @@ impl fmt::Debug for S3 {
     }
 }
 
-/// What a goal needs to be allowed, by the name that policies have for it.
+/// A permission that a goal needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Permission {
     /// Listing the files of the bucket.
@@ -104,7 +106,7 @@ impl Permission {
     }
 }
 
-/// A request that the store refused, or that did not reach it.
+/// A request that the object store refused, or that did not reach it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("s3://{bucket}/{key}: {problem}")]
 pub struct S3Error {
@@ -119,33 +121,33 @@ pub struct S3Error {
 /// What is wrong with a request, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum S3Problem {
-    /// The identity may not do this.
+    /// The identity lacks a permission.
     Denied(&'static str),
-    /// There is no such bucket.
+    /// The bucket does not exist.
     NoBucket,
-    /// There is no such object.
+    /// The object does not exist.
     NoObject,
     /// The object was replaced since it was listed.
     Changed,
-    /// The bucket is in this region, or in another one.
+    /// The bucket is in another region: this one, if the object store named it.
     Region(Option<String>),
-    /// The token of the session, or the key, has expired.
+    /// The session token, or the key, has expired.
     Expired,
-    /// The store does not know the key.
+    /// The object store does not know the key.
     UnknownKey,
-    /// The secret does not fit the key.
+    /// The secret does not belong to the key.
     WrongSecret,
     /// There are no credentials.
     NoCredentials,
     /// This machine's clock is wrong.
     Clock,
-    /// The store asked for fewer requests, again and again.
+    /// The object store keeps asking for fewer requests.
     SlowDown,
-    /// The store cannot be reached.
+    /// The object store cannot be reached.
     Network(String),
-    /// The store's answer does not fit the question.
-    Answer,
-    /// Another code and status of the store.
+    /// The response is not one of S3.
+    BadResponse,
+    /// Another code and status.
     Other(String),
 }
 
@@ -169,28 +171,28 @@ impl fmt::Display for S3Problem {
             ),
             Self::UnknownKey => f.write_str("the access key is not known to the store; check access_key_id"),
             Self::WrongSecret => {
-                f.write_str("the signature does not fit; check secret_access_key, and that it belongs to access_key_id")
+                f.write_str("the signature is wrong; check that secret_access_key belongs to access_key_id")
             }
             Self::NoCredentials => f.write_str(
-                "there are no credentials; set access_key_id and secret_access_key, or those of the environment",
+                "there are no credentials; set access_key_id and secret_access_key, or set them in the environment",
             ),
             Self::Clock => f.write_str(
                 "the clock of this machine differs too much from the store's; set it by NTP and run again",
             ),
             Self::SlowDown => f.write_str(
-                "the store asks for fewer requests (503 SlowDown) and goes on doing so; run again later",
+                "the store keeps asking for fewer requests (503 SlowDown); run again later",
             ),
             Self::Network(reason) => {
                 write!(f, "the store cannot be reached: {reason}; check location.endpoint and the network, and run again")
             }
-            Self::Answer => f.write_str("the store's answer does not fit the request; check location.endpoint"),
+            Self::BadResponse => f.write_str("the store sent an unexpected response; check location.endpoint"),
             Self::Other(code) => write!(f, "the store answered {code}"),
         }
     }
 }
 
 impl S3Problem {
-    /// What an error of the SDK means for someone who wanted to do `action`. Codes are those of
+    /// What an error of the SDK means for a request that needs the permission `action`. The codes are in
     /// [Amazon's list](https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html).
     pub(super) fn of<E: ProvideErrorMetadata>(
         action: &'static str,
@@ -207,10 +209,10 @@ impl S3Problem {
                 return Self::Network("the connection was refused or cut".to_owned());
             }
             SdkError::DispatchFailure(_) => return Self::NoCredentials,
-            _ => return Self::Answer,
+            _ => return Self::BadResponse,
         };
         let region = answer.headers().get("x-amz-bucket-region").map(str::to_owned);
-        // An answer to HEAD has no body and so no code: the status speaks for it.
+        // A response to HEAD has no body, hence no code: the status decides.
         match (error.code().unwrap_or_default(), answer.status().as_u16()) {
             ("AccessDenied" | "AllAccessDisabled", _) => Self::Denied(action),
             ("NoSuchBucket", _) => Self::NoBucket,
@@ -240,7 +242,7 @@ impl S3Problem {
             (_, 403) => Self::Denied(action),
             (_, 404) => Self::NoObject,
             ("", status) => Self::Other(format!("with status {status}")),
-            // The code is the store's word: only what looks like one is shown.
+            // The code comes from the object store: it is only shown if it looks like one.
             (code, status) if code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
                 Self::Other(format!("{code} (status {status})"))
             }
@@ -250,7 +252,7 @@ impl S3Problem {
 }
 
 impl S3 {
-    /// Prepares the way to a bucket; nothing is sent yet.
+    /// Prepares the client of a bucket. No request is sent yet.
     ///
     /// # Errors
     /// If no thread can be started.
@@ -265,18 +267,20 @@ impl S3 {
             .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
             .build_https();
         let timeouts =
-            TimeoutConfig::builder().connect_timeout(CONNECT_TIME).read_timeout(ANSWER_TIME).build();
+            TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(RESPONSE_TIMEOUT).build();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http)
-            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(LONGEST_WAIT))
+            .retry_config(
+                RetryConfig::standard().with_max_attempts(MAX_ATTEMPTS).with_max_backoff(MAX_BACKOFF),
+            )
             .stalled_stream_protection(
-                StalledStreamProtectionConfig::enabled().grace_period(ANSWER_TIME).build(),
+                StalledStreamProtectionConfig::enabled().grace_period(RESPONSE_TIMEOUT).build(),
             )
             .timeout_config(timeouts);
         if let Some(region) = &region {
             loader = loader.region(Region::new(region.clone()));
         } else if endpoint.is_some() {
-            loader = loader.region(Region::new(ANY_REGION));
+            loader = loader.region(Region::new(DEFAULT_REGION));
         }
         if let Some(endpoint) = &endpoint {
             loader = loader.endpoint_url(endpoint);
@@ -288,12 +292,12 @@ impl S3 {
         let region = region.or_else(|| shared.region().map(|region| region.as_ref().to_owned()));
         let config = aws_sdk_s3::config::Builder::from(&shared)
             .force_path_style(path_style)
-            // Stores that are not Amazon's may not know checksums in trailers.
+            // Other object stores may not support checksums in trailers.
             .request_checksum_calculation(aws_sdk_s3::config::RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(aws_sdk_s3::config::ResponseChecksumValidation::WhenRequired);
         let config = match &region {
             Some(_) => config,
-            None => config.region(Region::new(ANY_REGION)),
+            None => config.region(Region::new(DEFAULT_REGION)),
         };
         let client = Client::from_conf(config.build());
         let (endpoint, handle) = (endpoint.unwrap_or_default(), runtime.handle().clone());
@@ -350,7 +354,7 @@ impl S3 {
         self.block_on(head.send()).is_ok()
     }
 
-    /// What a folder of the bucket holds that one of `patterns` takes.
+    /// The files in a folder of the bucket that one of `patterns` matches.
     pub(super) fn list(&self, directory: &str, patterns: &[&Pattern]) -> Result<Listing, FileError> {
         let directory = directory.trim_matches('/');
         let folder = if directory.is_empty() { String::new() } else { format!("{directory}/") };
@@ -369,10 +373,8 @@ impl S3 {
                     })?;
                 for object in page.contents() {
                     let Some(key) = object.key() else { continue };
-                    let Some(below) = key.strip_prefix(&folder).filter(|below| !below.ends_with('/')) else {
-                        continue;
-                    };
-                    if !patterns.iter().any(|pattern| pattern.matches(below)) {
+                    let Some(below) = key.strip_prefix(&folder) else { continue };
+                    if is_system_file(below) || !patterns.iter().any(|pattern| pattern.matches(below)) {
                         continue;
                     }
                     let size = object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
@@ -382,6 +384,7 @@ impl S3 {
                         name: key.to_owned(),
                         below: below.to_owned(),
                         size,
+                        modified: None,
                         origin: Origin::Object(origin),
                     });
                 }
@@ -390,7 +393,7 @@ impl S3 {
         })
     }
 
-    /// The buckets that the identity may see.
+    /// The buckets that the identity may list.
     ///
     /// # Errors
     /// If it may not list them.
@@ -424,11 +427,18 @@ impl S3 {
         })
     }
 
-    /// Tries a permission in a folder of the bucket, without changing what is there: what is written is a file of
-    /// a name of its own, which is deleted again where that is allowed.
+    /// That the bucket does not exist, where the identity may know that.
+    pub fn missing(&self) -> Option<S3Error> {
+        let answer = self.block_on(self.client().head_bucket().bucket(self.bucket()).send());
+        let status = answer.err()?.raw_response()?.status().as_u16();
+        (status == 404).then(|| self.error("", S3Problem::NoBucket))
+    }
+
+    /// Tries a permission in a folder of the bucket without changing the files in it. The write permission is tried with a
+    /// file of its own name, which is deleted again where that is allowed.
     ///
     /// # Errors
-    /// With what is wrong; [`S3Problem::Denied`] if it is the permission.
+    /// [`S3Problem::Denied`] if the permission is missing; another problem if the request fails.
     pub fn probe(&self, permission: Permission, directory: &str) -> Result<(), S3Error> {
         let folder = directory.trim_matches('/');
         let own = match folder {
@@ -452,7 +462,7 @@ impl S3 {
                     match client.get_object().bucket(bucket).key(&own).send().await {
                         Ok(_) => Ok(()),
                         Err(error) => match self.failed(&own, permission, &error) {
-                            // Who may not read gets no answer whether the object is there.
+                            // Only an identity that may read learns that an object does not exist.
                             S3Error { problem: S3Problem::NoObject, .. } => Ok(()),
                             error => Err(error),
                         },
@@ -462,7 +472,7 @@ impl S3 {
                     let put = client.put_object().bucket(bucket).key(&own).body(Vec::new().into());
                     let put = put.send().await;
                     put.map_err(|error| self.failed(&own, permission, &error))?;
-                    // Whether this may be deleted is another question.
+                    // `DeleteObject` is tried by itself.
                     let _ = client.delete_object().bucket(bucket).key(&own).send().await;
                     Ok(())
                 }
@@ -492,13 +502,16 @@ impl S3 {
     }
 }
 
-/// The literal text that every name begins with which one of the patterns takes.
+/// The text that every name begins with that one of the patterns matches.
 fn common_start(patterns: &[&Pattern]) -> String {
     let mut starts = patterns.iter().map(|pattern| pattern.literal_start());
     let Some(first) = starts.next() else { return String::new() };
     let common = starts.fold(first, |common, start| {
         let length = common.char_indices().zip(start.chars()).take_while(|((_, a), b)| a == b).count();
-        common.char_indices().nth(length).map_or(common, |(end, _)| common.get(..end).unwrap_or_default())
+        common
+            .char_indices()
+            .nth(length)
+            .map_or(common, |(end, _)| common.get(..end).or_never("the common start"))
     });
     common.to_owned()
 }

@@ -1,4 +1,4 @@
-//! A file that is being written: under its name only when it is whole.
+//! A file that is being written. It gets its name when it is complete.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -6,20 +6,21 @@ use std::path::{Path, PathBuf};
 
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
+use sluicebox_model::never;
 use tokio::task::JoinHandle;
 
 use super::s3::{S3, S3Problem};
 use crate::FileError;
 
-/// What the name of a file begins with that is not whole.
-const PARTIAL: &str = ".sluicebox-";
-/// The size of a part. Amazon takes parts of at least 5 MiB, and 10,000 of them: they grow by as much every thousand.
+/// The names of unfinished files begin with this.
+const TEMPORARY_PREFIX: &str = ".sluicebox-";
+/// The size of the first parts. Amazon accepts 10,000 parts of at least 5 MiB: parts grow by this size every thousand.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>
-const PART: usize = 8 << 20;
-/// Parts that are on their way while the next is filled.
-const AHEAD: usize = 3;
+const PART_BYTES: usize = 8 << 20;
+/// How many parts are sent while the next is filled.
+const MAX_PARTS_IN_FLIGHT: usize = 3;
 
-/// A file on its way into a folder or a bucket.
+/// A file that is being written into a folder or a bucket.
 pub(crate) struct Upload(Inner);
 
 enum Inner {
@@ -28,7 +29,7 @@ enum Inner {
 }
 
 impl Upload {
-    /// A file in a folder of a location. The folder is made if it is not there.
+    /// A file in a folder of a location. A missing folder is created.
     pub(super) fn to_path(root: &Path, directory: &str, name: &str, tag: &str) -> Result<Self, FileError> {
         let root = root.canonicalize()?;
         let folder = root.join(directory);
@@ -36,7 +37,7 @@ impl Upload {
         if !folder.canonicalize()?.starts_with(&root) {
             return Err(FileError::Io(io::Error::other("the directory leads out of the location")));
         }
-        let temporary = folder.join(format!("{PARTIAL}{tag}-{name}"));
+        let temporary = folder.join(format!("{TEMPORARY_PREFIX}{tag}-{name}"));
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
         let file = BufWriter::with_capacity(256 << 10, file);
         Ok(Self(Inner::Path(PathUpload { file: Some(file), temporary, to: folder.join(name), folder })))
@@ -46,10 +47,18 @@ impl Upload {
     pub(super) fn to_object(s3: &S3, directory: &str, name: &str) -> Self {
         let key = S3::key(directory, name);
         let (part, sent) = (Vec::new(), Vec::new());
-        Self(Inner::Object(ObjectUpload { s3: s3.clone(), key, part, upload: None, sent, size: 0, done: 0 }))
+        Self(Inner::Object(ObjectUpload {
+            s3: s3.clone(),
+            key,
+            part,
+            upload: None,
+            sent,
+            size: 0,
+            completed: 0,
+        }))
     }
 
-    /// Gives the file its name, once all of it is there; answers with its size.
+    /// Gives the complete file its name and returns its size in bytes.
     pub(crate) fn complete(self) -> Result<u64, FileError> {
         match self.0 {
             Inner::Path(upload) => Ok(upload.complete()?),
@@ -74,14 +83,14 @@ impl Write for Upload {
     }
 }
 
-/// Removes what files of this tag left that never became whole.
+/// Removes the unfinished files of this tag.
 pub(super) fn clear_path(root: &Path, directory: &str, tag: &str) -> io::Result<()> {
     let entries = match fs::read_dir(root.join(directory)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    let begin = format!("{PARTIAL}{tag}-");
+    let begin = format!("{TEMPORARY_PREFIX}{tag}-");
     for entry in entries {
         let entry = entry?;
         if entry.file_name().to_str().is_some_and(|name| name.starts_with(&begin)) {
@@ -118,7 +127,7 @@ impl PathUpload {
 impl Drop for PathUpload {
     fn drop(&mut self) {
         if self.file.take().is_some() {
-            // What stays is removed by the goal's next run.
+            // The goal's next run removes a file that stays.
             let _ = fs::remove_file(&self.temporary);
         }
     }
@@ -127,26 +136,26 @@ impl Drop for PathUpload {
 struct ObjectUpload {
     s3: S3,
     key: String,
-    /// Bytes that no part has yet.
+    /// The bytes of the next part.
     part: Vec<u8>,
-    /// The id of an upload in parts, once there is more than one part.
+    /// The id of the multipart upload, from the first full part on.
     upload: Option<String>,
     sent: Vec<Part>,
     size: u64,
-    /// Parts that have arrived.
-    done: usize,
+    /// How many of the sent parts are completed.
+    completed: usize,
 }
 
 enum Part {
-    OnItsWay(JoinHandle<Result<CompletedPart, FileError>>),
-    Arrived(Box<CompletedPart>),
+    InFlight(JoinHandle<Result<CompletedPart, FileError>>),
+    Completed(Box<CompletedPart>),
 }
 
 impl ObjectUpload {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.part.extend_from_slice(bytes);
         self.size += bytes.len() as u64;
-        if self.part.len() >= PART * (1 + self.sent.len() / 1000) {
+        if self.part.len() >= PART_BYTES * (1 + self.sent.len() / 1000) {
             self.send().map_err(io::Error::other)?;
         }
         Ok(bytes.len())
@@ -161,34 +170,35 @@ impl ObjectUpload {
                     self.s3.client().create_multipart_upload().bucket(self.s3.bucket()).key(&self.key);
                 let begun = self.s3.block_on(begin.send());
                 let begun = begun.map_err(|error| failed(S3Problem::of("s3:PutObject", &error)))?;
-                let upload = begun.upload_id().ok_or_else(|| failed(S3Problem::Answer))?;
+                let upload = begun.upload_id().ok_or_else(|| failed(S3Problem::BadResponse))?;
                 self.upload.insert(upload.to_owned()).clone()
             }
         };
-        let number = i32::try_from(self.sent.len() + 1).map_err(|_| failed(S3Problem::Answer))?;
+        let number = i32::try_from(self.sent.len() + 1).map_err(|_| failed(S3Problem::BadResponse))?;
         let (s3, key, bytes) =
             (self.s3.clone(), self.key.clone(), Bytes::from(std::mem::take(&mut self.part)));
-        self.sent.push(Part::OnItsWay(self.s3.spawn(async move {
+        self.sent.push(Part::InFlight(self.s3.spawn(async move {
             let part = s3.client().upload_part().bucket(s3.bucket()).key(&key).upload_id(upload);
             let sent = part.part_number(number).body(bytes.into()).send().await;
             let sent = sent.map_err(|error| s3.error(&key, S3Problem::of("s3:PutObject", &error)))?;
             let etag = sent.e_tag().map(str::to_owned);
             Ok(CompletedPart::builder().part_number(number).set_e_tag(etag).build())
         })));
-        while self.sent.len() - self.done > AHEAD {
-            self.arrive()?;
+        while self.sent.len() - self.completed > MAX_PARTS_IN_FLIGHT {
+            self.complete_oldest()?;
         }
         Ok(())
     }
 
-    /// Waits for the oldest part that is on its way.
-    fn arrive(&mut self) -> Result<(), FileError> {
-        if let Some(part @ Part::OnItsWay(_)) = self.sent.get_mut(self.done) {
-            let Part::OnItsWay(sending) = part else { return Ok(()) };
-            let arrived = self.s3.block_on(sending).map_err(io::Error::other)??;
-            *part = Part::Arrived(Box::new(arrived));
+    /// Waits for the oldest part in flight.
+    fn complete_oldest(&mut self) -> Result<(), FileError> {
+        if let Some(part) = self.sent.get_mut(self.completed)
+            && let Part::InFlight(sending) = part
+        {
+            let part_sent = self.s3.block_on(sending).map_err(io::Error::other)??;
+            *part = Part::Completed(Box::new(part_sent));
         }
-        self.done += 1;
+        self.completed += 1;
         Ok(())
     }
 
@@ -196,8 +206,8 @@ impl ObjectUpload {
         if self.upload.is_some() && !self.part.is_empty() {
             self.send()?;
         }
-        while self.done < self.sent.len() {
-            self.arrive()?;
+        while self.completed < self.sent.len() {
+            self.complete_oldest()?;
         }
         let (client, bucket) = (self.s3.client(), self.s3.bucket());
         let failed = |problem| FileError::from(self.s3.error(&self.key, problem));
@@ -210,8 +220,11 @@ impl ObjectUpload {
             }
             Some(upload) => {
                 let parts = self.sent.drain(..).filter_map(|part| match part {
-                    Part::Arrived(part) => Some(*part),
-                    Part::OnItsWay(_) => None,
+                    Part::Completed(part) => Some(*part),
+                    Part::InFlight(_) => {
+                        never!(true, "a part is in flight at the end of an upload");
+                        None
+                    }
                 });
                 let whole = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
                 let end = client.complete_multipart_upload().bucket(bucket).key(&self.key).upload_id(upload);
@@ -228,13 +241,13 @@ impl Drop for ObjectUpload {
     fn drop(&mut self) {
         let Some(upload) = self.upload.take() else { return };
         for part in self.sent.drain(..) {
-            if let Part::OnItsWay(sending) = part {
+            if let Part::InFlight(sending) = part {
                 sending.abort();
             }
         }
         let (client, bucket) = (self.s3.client(), self.s3.bucket());
         let abort = client.abort_multipart_upload().bucket(bucket).key(&self.key).upload_id(upload);
-        // What stays of it is invisible, and a rule of the bucket's life cycle removes it.
+        // The remaining parts are invisible, and a lifecycle rule of the bucket removes them.
         let _ = self.s3.block_on(abort.send());
     }
 }

@@ -4,62 +4,53 @@ use std::sync::{PoisonError, mpsc};
 use std::thread;
 
 use rocksdb::{ColumnFamily, IteratorMode, ReadOptions};
-use sluicebox_model::{
-    Event, EventKey, EventTypeId, Identifier, IdentifierHash, IdentifierHasher, Record, RecordId,
-};
+use sluicebox_model::{Event, EventKey, Identifier, IdentifierHash, IdentifierHasher, Record, RecordId};
 
-use crate::encode::{Stored, decode, decode_event};
-use crate::keys::{self, DIGEST, EVENTS, HISTORY, IDENTIFIERS, LEDGER, RECORDS, UNFINISHED};
-use crate::pages::{self, PageKey};
-use crate::{FileState, Store, StoreError};
+use super::pages::{self, PageKey};
+use super::{EVENTS, IDENTIFIERS, RECORDS, RocksStore, entries_of};
+use crate::keys::{self, KeyKind};
+use crate::record_format::{Stored, decode, decode_event};
+use crate::{FileState, StoreError, Unfinished};
 
 /// Keys of one call to RocksDB: enough to share the work of a block, few enough to pin little memory.
 const LOOKUPS: usize = 1024;
-/// A walk is chosen where it passes no more than so many entries for each key: pages of identifiers are short, and most of them are in
-/// several tables, which a look-up asks one after the other; records are long.
+/// A walk is chosen where it passes no more entries for each key than this: pages of identifiers are short, and most of them
+/// are in several tables, which a lookup reads one after the other; records are long.
 const WALKED_PER_PAGE: u64 = 12;
 const WALKED_PER_RECORD: u64 = 4;
-/// A walk that has to pass more entries than this to the next key looks that one up.
-const MOST_STEPS: u32 = 128;
+/// A walk that would pass more entries to the next key seeks that key.
+const MAX_STEPS: u32 = 128;
 /// Fewer keys are not worth another thread.
 const KEYS_PER_THREAD: usize = 8192;
-/// Each thread has about so many parts of the keys, of no fewer keys than are worth a beginning.
+/// Parts of the keys for each thread, about; a part has no fewer keys than are worth beginning one.
 const PARTS_PER_THREAD: usize = 8;
 const KEYS_PER_PART: usize = 512;
-/// Threads that look keys up: most of their time they wait for the disk, if the store is not in memory.
+/// Threads that look keys up: mostly they wait for the disk, if the store is not in memory.
 const THREADS_PER_CORE: usize = 8;
 /// Bytes that a walk reads ahead.
 const READ_AHEAD: usize = 256 << 10;
-/// Merged records lead to the one that stayed in few steps; more is a loop.
-const LONGEST_CHAIN: usize = 64;
+/// Merged records lead to the one that stayed in few steps: more are a loop.
+const MAX_CHAIN: usize = 64;
 
-/// The key of a set of files, and what is still to do with it.
-pub type Unfinished = ([u8; 32], Box<[u8]>);
-
-impl Store {
+impl RocksStore {
     pub(crate) fn family(&self, name: &'static str) -> Result<&ColumnFamily, StoreError> {
         self.db.cf_handle(name).ok_or(StoreError::Damaged("a column family is missing"))
     }
 
-    /// What hashes this store's identifiers.
-    pub fn hasher(&self) -> IdentifierHasher {
+    pub(crate) fn hasher(&self) -> IdentifierHasher {
         self.hasher
     }
 
-    /// Whom each identifier finds, by the sorted hashes.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn find_sorted(&self, hashes: &[IdentifierHash]) -> Result<Vec<Option<RecordId>>, StoreError> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn find_sorted(&self, hashes: &[IdentifierHash]) -> Result<Vec<Option<RecordId>>, StoreError> {
+        let known = self.known_identifiers.lock().unwrap_or_else(PoisonError::into_inner);
         let may_be_there = known.as_ref().map(|known| {
             (0..).zip(hashes).filter(|(_, hash)| known.may_hold(**hash)).collect::<Vec<(usize, _)>>()
         });
         drop(known);
         let Some(may_be_there) = may_be_there else { return self.find_in_pages(hashes) };
-        let asked: Vec<IdentifierHash> = may_be_there.iter().map(|(_, hash)| **hash).collect();
+        let wanted: Vec<IdentifierHash> = may_be_there.iter().map(|(_, hash)| **hash).collect();
         let mut found = vec![None; hashes.len()];
-        for ((place, _), id) in may_be_there.into_iter().zip(self.find_in_pages(&asked)?) {
+        for ((place, _), id) in may_be_there.into_iter().zip(self.find_in_pages(&wanted)?) {
             if let Some(found) = found.get_mut(place) {
                 *found = id;
             }
@@ -70,25 +61,20 @@ impl Store {
     fn find_in_pages(&self, hashes: &[IdentifierHash]) -> Result<Vec<Option<RecordId>>, StoreError> {
         let of_pages = hashes.chunk_by(|one, next| pages::page(*one) == pages::page(*next));
         let wanted =
-            of_pages.filter_map(|hashes| Some(OfPage { key: pages::page(*hashes.first()?), hashes }));
+            of_pages.filter_map(|hashes| Some(PageLookup { key: pages::page(*hashes.first()?), hashes }));
         self.get_sorted(IDENTIFIERS, &wanted.collect::<Vec<_>>(), hashes.len(), |wanted, page, found| {
             pages::find(page, wanted.hashes, found)
         })
     }
 
-    /// The records of sorted ids. A record that was merged into another is given as that one, with its id.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn load_sorted(&self, ids: &[RecordId]) -> Result<Vec<Option<(RecordId, Record)>>, StoreError> {
+    pub(crate) fn load_sorted(
+        &self,
+        ids: &[RecordId],
+    ) -> Result<Vec<Option<(RecordId, Record)>>, StoreError> {
         self.get_sorted(RECORDS, ids, ids.len(), |id, stored, records| self.read_record(*id, stored, records))
     }
 
-    /// The same on this thread, of a part of so many ids that are asked for in all.
-    ///
-    /// # Errors
-    /// As [`Store::load_sorted`].
-    pub fn load_part(
+    pub(crate) fn load_part(
         &self,
         ids: &[RecordId],
         all: usize,
@@ -118,14 +104,14 @@ impl Store {
         Ok(())
     }
 
-    /// Whether so many keys are found faster by walking through a family.
+    /// Whether a walk through a family finds this many keys faster than lookups.
     fn walks(&self, name: &'static str, keys: usize) -> Result<bool, StoreError> {
-        let held = self.db.property_int_value_cf(self.family(name)?, "rocksdb.estimate-num-keys")?;
+        let entries = self.db.property_int_value_cf(self.family(name)?, "rocksdb.estimate-num-keys")?;
         let passed = if name == RECORDS { WALKED_PER_RECORD } else { WALKED_PER_PAGE };
-        Ok(keys as u64 * passed >= held.unwrap_or_default())
+        Ok(keys as u64 * passed >= entries.unwrap_or_default())
     }
 
-    /// What `read` makes of what is stored under each of the sorted keys, about so much in all, on several threads.
+    /// Reads what is stored under each of the sorted keys, on several threads; about `all` results in all.
     fn get_sorted<K: AsRef<[u8]> + Sync, T: Send>(
         &self,
         name: &'static str,
@@ -142,7 +128,7 @@ impl Store {
         if threads == 1 || keys.len() < KEYS_PER_THREAD {
             return get(keys);
         }
-        // Parts take different times: whoever is done with one takes the next.
+        // Parts take different times: a thread that is done with one takes the next.
         let size = (keys.len() / (threads * PARTS_PER_THREAD)).max(KEYS_PER_PART);
         let (parts, next) = (keys.chunks(size).collect::<Vec<_>>(), AtomicUsize::new(0));
         let (send, received) = mpsc::channel();
@@ -163,7 +149,7 @@ impl Store {
                 scope.spawn(|| take(send));
             }
             drop(send);
-            // What comes before those that are missing is taken out of the threads' memory, which is room for the next.
+            // Results are moved out of the threads' memory in order, as soon as those before them are there.
             let (mut all, mut taken) = (Vec::with_capacity(all), 0);
             let mut early: Vec<Option<Vec<T>>> = (0..parts.len()).map(|_| None).collect();
             for (place, found) in received {
@@ -198,7 +184,7 @@ impl Store {
         Ok(all)
     }
 
-    /// Many keys against a small family are found faster by walking through it once than by asking for each.
+    /// Finds keys by walking through a family once.
     fn walk<K: AsRef<[u8]>, T>(
         &self,
         family: &ColumnFamily,
@@ -215,11 +201,11 @@ impl Store {
         for wanted in keys {
             let key = wanted.as_ref();
             let mut steps = 0;
-            while entries.key().is_some_and(|held| held < key) && steps < MOST_STEPS {
+            while entries.key().is_some_and(|held| held < key) && steps < MAX_STEPS {
                 entries.next();
                 steps += 1;
             }
-            if steps == MOST_STEPS || !begun {
+            if steps == MAX_STEPS || !begun {
                 entries.seek(key);
                 begun = true;
             }
@@ -235,7 +221,7 @@ impl Store {
     }
 
     fn follow(&self, mut id: RecordId) -> Result<Option<(RecordId, Record)>, StoreError> {
-        for _ in 0..LONGEST_CHAIN {
+        for _ in 0..MAX_CHAIN {
             match self.db.get_pinned_cf(self.family(RECORDS)?, id.0)? {
                 None => return Ok(None),
                 Some(bytes) => match decode(&bytes)? {
@@ -247,19 +233,11 @@ impl Store {
         Err(StoreError::Damaged("merged records lead to each other"))
     }
 
-    /// One record.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn load(&self, id: RecordId) -> Result<Option<(RecordId, Record)>, StoreError> {
+    pub(crate) fn load(&self, id: RecordId) -> Result<Option<(RecordId, Record)>, StoreError> {
         self.follow(id)
     }
 
-    /// Whom an identifier finds.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn find(&self, identifier: &Identifier) -> Result<Option<RecordId>, StoreError> {
+    pub(crate) fn find(&self, identifier: &Identifier) -> Result<Option<RecordId>, StoreError> {
         let hash = self.hasher.hash(&identifier.0);
         let page = self.db.get_pinned_cf(self.family(IDENTIFIERS)?, pages::page(hash))?;
         let mut found = Vec::with_capacity(1);
@@ -267,11 +245,7 @@ impl Store {
         Ok(found.pop().flatten())
     }
 
-    /// Every record, in the order of their ids; those merged into another are left out.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn records(
+    pub(crate) fn records(
         &self,
     ) -> Result<impl Iterator<Item = Result<(RecordId, Record), StoreError>> + '_, StoreError> {
         let entries = self.db.iterator_cf(self.family(RECORDS)?, IteratorMode::Start);
@@ -287,44 +261,27 @@ impl Store {
         }))
     }
 
-    /// How far a file was imported, by the key that the host gives it.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn file_state(&self, key: &[u8; 32]) -> Result<Option<FileState>, StoreError> {
-        let bytes = self.db.get(keys::key(LEDGER, key))?;
+    pub(crate) fn file_state(&self, key: &[u8; 32]) -> Result<Option<FileState>, StoreError> {
+        let bytes = self.db.get(KeyKind::Ledger.key(key))?;
         bytes.map(|bytes| FileState::decode(&bytes).ok_or(StoreError::Damaged("the ledger"))).transpose()
     }
 
-    /// The digest of an object's content, if it was remembered for this version of it.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub fn digest(&self, version: &str) -> Result<Option<[u8; 32]>, StoreError> {
-        let key = keys::key(DIGEST, blake3::hash(version.as_bytes()).as_bytes());
+    pub(crate) fn digest(&self, version: &str) -> Result<Option<[u8; 32]>, StoreError> {
+        let key = KeyKind::Digest.key(blake3::hash(version.as_bytes()).as_bytes());
         Ok(self.db.get(key)?.and_then(|digest| digest.try_into().ok()))
     }
 
-    /// The sets of files that are imported and with which something is still to do.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError> {
+    pub(crate) fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError> {
         let mut sets = Vec::new();
-        for entry in self.db.iterator(IteratorMode::From(&[UNFINISHED], rocksdb::Direction::Forward)) {
+        for entry in entries_of(&self.db, KeyKind::Unfinished) {
             let (key, rest) = entry?;
-            let Some((&UNFINISHED, key)) = key.split_first() else { break };
             let key = key.try_into().map_err(|_| StoreError::Damaged("the list of unfinished files"))?;
             sets.push((key, rest));
         }
         Ok(sets)
     }
 
-    /// The events of sorted keys.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn load_events_sorted(&self, keys: &[EventKey]) -> Result<Vec<Option<Event>>, StoreError> {
+    pub(crate) fn load_events_sorted(&self, keys: &[EventKey]) -> Result<Vec<Option<Event>>, StoreError> {
         let Some(family) = self.db.cf_handle(EVENTS) else { return Ok(vec![None; keys.len()]) };
         let mut events = Vec::with_capacity(keys.len());
         for keys in keys.chunks(LOOKUPS) {
@@ -340,11 +297,7 @@ impl Store {
         Ok(events)
     }
 
-    /// The events of one record, by type, then by the bytes of their ids.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn events_of(&self, record: RecordId) -> Result<Vec<(EventKey, Event)>, StoreError> {
+    pub(crate) fn events_of(&self, record: RecordId) -> Result<Vec<(EventKey, Event)>, StoreError> {
         let events = self.events_from(record)?;
         let of_record = |entry: &Result<(EventKey, Event), StoreError>| {
             entry.as_ref().map_or(true, |(key, _)| key.record == record)
@@ -352,11 +305,7 @@ impl Store {
         events.take_while(of_record).collect()
     }
 
-    /// Every event, by record, type and the bytes of their ids.
-    ///
-    /// # Errors
-    /// If the store fails; each entry may be damaged.
-    pub fn events(
+    pub(crate) fn events(
         &self,
     ) -> Result<impl Iterator<Item = Result<(EventKey, Event), StoreError>> + '_, StoreError> {
         self.events_from(RecordId([0; 16]))
@@ -373,54 +322,33 @@ impl Store {
         Ok(entries.into_iter().flatten().map(|entry| {
             let (key, bytes) = entry?;
             let (id, event) = decode_event(&bytes)?;
-            let damaged = || StoreError::Damaged("the key of an event");
-            let (record, rest) = key.split_first_chunk().ok_or_else(damaged)?;
-            let (event_type, _) = rest.split_first_chunk().ok_or_else(damaged)?;
-            let event_type = EventTypeId(u32::from_be_bytes(*event_type));
-            Ok((EventKey { record: RecordId(*record), event_type, id }, event))
+            let read = keys::read_event(&key);
+            let (record, event_type) = read.ok_or(StoreError::Damaged("the key of an event"))?;
+            Ok((EventKey { record, event_type, id }, event))
         }))
     }
 
-    /// The goal runs' reports, newest first.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn history(&self) -> impl Iterator<Item = Result<(u64, Box<[u8]>), StoreError>> + '_ {
-        let last = keys::key(HISTORY, &[0xff; 8]);
+    pub(crate) fn history(&self) -> impl Iterator<Item = Result<(u64, Box<[u8]>), StoreError>> + '_ {
+        let last = KeyKind::History.key(&[0xff; 8]);
         let entries = self.db.iterator(IteratorMode::From(&last, rocksdb::Direction::Reverse));
         entries
             .map(|entry| {
                 let (key, report) = entry?;
-                match key.split_first() {
-                    Some((&HISTORY, number)) => {
-                        let number = keys::read_u64(number).ok_or(StoreError::Damaged("the history"))?;
-                        Ok(Some((number, report)))
-                    }
-                    _ => Ok(None),
-                }
+                let Some(number) = KeyKind::History.rest(&key) else { return Ok(None) };
+                let number = keys::read_u64(number).ok_or(StoreError::Damaged("the history"))?;
+                Ok(Some((number, report)))
             })
             .map_while(Result::transpose)
     }
-
-    /// The number and report of a goal run that neither ended nor failed: its process died.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn interrupted(&self) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
-        let Some(number) = self.db.get(keys::RUNNING)? else { return Ok(None) };
-        let number = keys::read_u64(&number).ok_or(StoreError::Damaged("the history"))?;
-        let report = self.db.get(keys::key(HISTORY, &number.to_be_bytes()))?;
-        Ok(report.map(|report| (number, report)))
-    }
 }
 
-/// Hashes of one page.
-struct OfPage<'h> {
+/// Hashes that are looked up in one page.
+struct PageLookup<'h> {
     key: PageKey,
     hashes: &'h [IdentifierHash],
 }
 
-impl AsRef<[u8]> for OfPage<'_> {
+impl AsRef<[u8]> for PageLookup<'_> {
     fn as_ref(&self) -> &[u8] {
         &self.key
     }

@@ -1,29 +1,15 @@
 use rocksdb::{IteratorMode, WriteBatch};
 use sluicebox_model::{Identifier, PropertyId, RecordId};
 
-use crate::encode::{Stored, decode};
-use crate::keys::{self, ERASED, RECORDS};
-use crate::open::durable;
-use crate::read::record_id;
-use crate::{Store, StoreError};
+use super::read::record_id;
+use super::{RECORDS, RocksStore, entries_of};
+use crate::erasure::tombstone;
+use crate::keys::KeyKind;
+use crate::record_format::{Stored, decode};
+use crate::{ErasureKey, StoreError};
 
-/// The key that hashes of erased identifiers are made with. It is no part of the store: without it nobody can try
-/// addresses on a copy of the store.
-pub type ErasureKey = [u8; 32];
-
-fn tombstone(key: &ErasureKey, identifier: &[u8]) -> Vec<u8> {
-    keys::key(ERASED, blake3::keyed_hash(key, identifier).as_bytes())
-}
-
-impl Store {
-    /// Removes a record, its identifiers, its events and what was overwritten of it, and remembers keyed hashes of its
-    /// identifiers. Then the files in which they lay are written anew without them; only the list of the files, which
-    /// has the first and last key of each, is written anew when the store is opened the next time. Answers whether it was
-    /// there.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn erase(
+impl RocksStore {
+    pub(crate) fn erase(
         &self,
         id: RecordId,
         unique: &[PropertyId],
@@ -44,8 +30,9 @@ impl Store {
             batch.delete_cf(self.family(RECORDS)?, merged.0);
             self.forget(merged, &mut batch)?;
         }
-        self.db.write_opt(batch, &durable())?;
-        // What is deleted stays in RocksDB's files until they are written anew.
+        self.write_data(batch, None)?;
+        // Deleted entries stay in RocksDB's files until they are rewritten. The list of files, which has the first and last
+        // key of each, is rewritten when the store is opened the next time.
         self.compact()?;
         Ok(true)
     }
@@ -68,13 +55,8 @@ impl Store {
         Ok(found.into_iter().skip(1).collect())
     }
 
-    /// Which of sorted identifiers were erased; empty if none ever was.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub fn erased(&self, key: &ErasureKey, identifiers: &[&[u8]]) -> Result<Vec<bool>, StoreError> {
-        let first = self.db.iterator(IteratorMode::From(&[ERASED], rocksdb::Direction::Forward)).next();
-        let any = first.transpose()?.is_some_and(|(key, _)| key.first() == Some(&ERASED));
+    pub(crate) fn erased(&self, key: &ErasureKey, identifiers: &[&[u8]]) -> Result<Vec<bool>, StoreError> {
+        let any = entries_of(&self.db, KeyKind::Erased).next().transpose()?.is_some();
         if !any {
             return Ok(Vec::new());
         }

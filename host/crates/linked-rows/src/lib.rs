@@ -1,16 +1,21 @@
-//! The rows of linked files for the time of an import, found by the value that links them: in memory, or, where they would
-//! take too much of it, in a RocksDB of their own, so that a linked file may be larger than memory.
+//! The rows of linked files for the time of an import, found by the value that links them: in memory, or, where they
+//! would take too much of it, in tables on the disk, so that a linked file may be larger than memory.
+//!
+//! The tables are RocksDB's: this crate and the store are the only users of it. Nothing of them outlives the import.
 //!
 //! | key | value |
 //! | --- | --- |
-//! | `r` file u32, hash of the link u128, number of the row u64 | of each of the row's cells its length and its text |
+//! | `r` file u32, hash of the link u128, number of the row u64 | the length and the text of each cell of the row |
 //! | `c` file u32, hash of the link u128 | present when a row of the parent file has this value |
 //!
-//! Integers in keys are big endian, others are packed as in records. Values are told apart by their hashes alone, SipHash-1-3 with 128 bits and a key of its own for each
-//! import: whoever writes a file cannot make two values one.
+//! Integers in keys are big endian, others are packed as in records. Values are compared by their hashes alone:
+//! SipHash-1-3 with 128 bits and a random key for each import, so that no file can be made in which two values collide.
+
+mod error;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,11 +25,11 @@ use rocksdb::{
     Options, ReadOptions, SliceTransform, SstFileWriter, WriteBatch, WriteOptions,
 };
 use siphasher::sip128::SipHasher13;
-use sluicebox_model::Column;
 use sluicebox_model::packed::{Unpacker, pack_number};
+use sluicebox_model::{Column, OrNever};
 
-use crate::StoreError;
-use crate::open::{folder, random_key};
+pub use error::LinkedRowsError;
+use error::io;
 
 const ROW: u8 = b'r';
 const CLAIM: u8 = b'c';
@@ -37,13 +42,13 @@ const PREFIX: usize = 1 + 4 + 16;
 /// The hash of a value that links rows to one of the parent file; in halves, for the sake of their alignment.
 type Link = (u64, u64);
 
-/// Rows of linked files by the value that links them. What is on the disk is gone when it is dropped.
-pub struct Scratch {
+/// The rows of linked files by the value that links them. Dropping it removes what is on the disk.
+pub struct LinkedRowIndex {
     path: PathBuf,
     hasher: SipHasher13,
-    /// Bytes that may be in memory.
-    most_bytes: usize,
-    files: BTreeMap<u32, Held>,
+    /// Bytes that rows may take in memory.
+    max_bytes: usize,
+    files: BTreeMap<u32, FileRows>,
     /// The bytes of rows in memory, and how much room is taken for them.
     blocks: Vec<Vec<u8>>,
     bytes: usize,
@@ -59,9 +64,9 @@ struct Disk {
     rows: u64,
 }
 
-/// What is in memory of a file.
+/// The rows of one file that are in memory.
 #[derive(Default)]
-struct Held {
+struct FileRows {
     /// Sorted once they are complete.
     rows: Vec<Row>,
     /// The links that rows of the parent file have.
@@ -81,16 +86,16 @@ struct Row {
     from: u32,
 }
 
-impl Scratch {
-    /// An empty one, with a folder of its own for what does not fit into so many bytes of memory; it must not be there.
+impl LinkedRowIndex {
+    /// An empty index. Rows beyond `max_bytes` of memory go to `path`, a folder that must not exist yet.
     ///
     /// # Errors
     /// If the system has no random numbers.
-    pub fn new(path: &Path, most_bytes: usize) -> Result<Self, StoreError> {
+    pub fn new(path: &Path, max_bytes: usize) -> Result<Self, LinkedRowsError> {
         Ok(Self {
             path: path.to_owned(),
-            hasher: SipHasher13::new_with_key(&random_key(path)?),
-            most_bytes,
+            hasher: SipHasher13::new_with_key(&random_key().map_err(io(path))?),
+            max_bytes,
             files: BTreeMap::new(),
             blocks: Vec::new(),
             bytes: 0,
@@ -103,7 +108,8 @@ impl Scratch {
         (hash.h1, hash.h2)
     }
 
-    /// Keeps rows of a linked file, each with its link's value and its cells. Those of a value are found in the order in which they come.
+    /// Keeps rows of a linked file, each with the value that links it and its cells. Rows of one value are found in the
+    /// order in which they were put.
     ///
     /// # Errors
     /// If the disk is full, or fails.
@@ -111,7 +117,7 @@ impl Scratch {
         &mut self,
         file: u32,
         rows: impl IntoIterator<Item = (&'r str, C)>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), LinkedRowsError> {
         for (value, cells) in rows {
             let link = self.link(value);
             let (block, from) = self.write(cells);
@@ -120,7 +126,7 @@ impl Scratch {
         self.relieve()
     }
 
-    /// Writes a row's cells into the last block; answers where they are.
+    /// Writes a row's cells into the last block, and returns the block and where in it they begin.
     fn write<'r>(&mut self, cells: impl Iterator<Item = &'r str> + Clone) -> (u32, u32) {
         let length = cells.clone().map(|cell| packed_size(cell.len()) + cell.len()).sum();
         let size = packed_size(length) + length;
@@ -128,7 +134,7 @@ impl Scratch {
             self.blocks.push(Vec::with_capacity(size.max(BLOCK)));
             self.bytes += size.max(BLOCK);
         }
-        let number = u32::try_from(self.blocks.len() - 1).unwrap_or(u32::MAX);
+        let number = u32::try_from(self.blocks.len() - 1).or_never("the number of a block");
         let Some(block) = self.blocks.last_mut() else { return (number, 0) };
         let from = block.len();
         pack_number(length as u64, block);
@@ -136,14 +142,14 @@ impl Scratch {
             pack_number(cell.len() as u64, block);
             block.extend_from_slice(cell.as_bytes());
         }
-        (number, u32::try_from(from).unwrap_or(u32::MAX))
+        (number, u32::try_from(from).or_never("the place of a row"))
     }
 
     /// A row's cells, packed.
     fn row(&self, row: &Row) -> &[u8] {
         let block = self.blocks.get(row.block as usize).and_then(|block| block.get(row.from as usize..));
-        let mut rest = Unpacker(block.unwrap_or_default());
-        rest.length().and_then(|length| rest.take(length)).unwrap_or_default()
+        let mut rest = Unpacker(block.or_never("the block of a row"));
+        rest.length().and_then(|length| rest.take(length)).or_never("a row in its block")
     }
 
     /// Notes that rows of the parent file have these values.
@@ -154,7 +160,7 @@ impl Scratch {
         &mut self,
         file: u32,
         values: impl IntoIterator<Item = &'l str>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), LinkedRowsError> {
         for value in values {
             let link = self.link(value);
             push(&mut self.files.entry(file).or_default().claims, link);
@@ -162,25 +168,25 @@ impl Scratch {
         self.relieve()
     }
 
-    fn relieve(&mut self) -> Result<(), StoreError> {
-        let lists = self.files.values().map(Held::memory).sum::<usize>();
-        if self.bytes + lists > self.most_bytes { self.spill() } else { Ok(()) }
+    fn relieve(&mut self) -> Result<(), LinkedRowsError> {
+        let lists = self.files.values().map(FileRows::memory).sum::<usize>();
+        if self.bytes + lists > self.max_bytes { self.spill() } else { Ok(()) }
     }
 
-    /// All rows are put: from here on they are looked up.
+    /// Ends putting: from here on rows are looked up.
     ///
     /// # Errors
     /// If the disk is full, or fails.
-    pub fn complete(&mut self) -> Result<(), StoreError> {
+    pub fn complete(&mut self) -> Result<(), LinkedRowsError> {
         if self.disk.is_some() {
             return self.spill();
         }
-        self.files.values_mut().for_each(Held::complete);
+        self.files.values_mut().for_each(FileRows::complete);
         Ok(())
     }
 
     /// Writes what is in memory to the disk, as a table.
-    fn spill(&mut self) -> Result<(), StoreError> {
+    fn spill(&mut self) -> Result<(), LinkedRowsError> {
         if self.files.is_empty() {
             return Ok(());
         }
@@ -215,11 +221,11 @@ impl Scratch {
         Ok(())
     }
 
-    /// Notes of rows that are complete that rows of the parent file have these values.
+    /// Notes that rows of the parent file have these values, after [`LinkedRowIndex::complete`].
     ///
     /// # Errors
     /// If the disk is full, or fails.
-    pub fn claim_complete(&self, file: u32, values: &[&str]) -> Result<(), StoreError> {
+    pub fn claim_complete(&self, file: u32, values: &[&str]) -> Result<(), LinkedRowsError> {
         let links = values.iter().map(|value| self.link(value));
         if let Some(Disk { db, .. }) = &self.disk {
             let mut batch = WriteBatch::default();
@@ -235,15 +241,20 @@ impl Scratch {
     /// The rows of a linked file with each of these values, in the order of the file. At most `bytes` of rows.
     ///
     /// # Errors
-    /// [`StoreError::TooManyLinked`] if there are more; or if the disk fails.
-    pub fn find(&self, file: u32, values: &[&str], bytes: usize) -> Result<Vec<Vec<Column>>, StoreError> {
+    /// [`LinkedRowsError::TooMany`] if there are more; or if the disk fails.
+    pub fn find(
+        &self,
+        file: u32,
+        values: &[&str],
+        bytes: usize,
+    ) -> Result<Vec<Vec<Column>>, LinkedRowsError> {
         let mut taken = 0;
         let mut take = |row: &[u8]| {
             taken += row.len();
             if taken > bytes {
-                return Err(StoreError::TooManyLinked { bytes });
+                return Err(LinkedRowsError::TooMany { bytes });
             }
-            unpack(row).ok_or(DAMAGED)
+            unpack(row).ok_or(LinkedRowsError::Damaged)
         };
         let links = values.iter().map(|value| self.link(value));
         let Some(Disk { db, .. }) = &self.disk else {
@@ -274,9 +285,9 @@ impl Scratch {
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn orphans(&self, file: u32) -> Result<u64, StoreError> {
+    pub fn orphans(&self, file: u32) -> Result<u64, LinkedRowsError> {
         let Some(Disk { db, .. }) = &self.disk else {
-            return Ok(self.files.get(&file).map_or(0, Held::orphans));
+            return Ok(self.files.get(&file).map_or(0, FileRows::orphans));
         };
         // The links of all entries of a file.
         let entries = |kind: u8| {
@@ -289,7 +300,7 @@ impl Scratch {
                     let (key, _) = entry?;
                     Ok(key.strip_prefix(begin.as_slice()).and_then(|rest| rest.first_chunk::<16>().copied()))
                 })
-                .map_while(Result::<_, StoreError>::transpose)
+                .map_while(Result::<_, LinkedRowsError>::transpose)
         };
         let (mut claims, mut orphans) = (entries(CLAIM).fuse(), 0);
         let mut claim = claims.next().transpose()?;
@@ -304,16 +315,16 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for LinkedRowIndex {
     fn drop(&mut self) {
         self.disk = None;
-        // Nothing is there if nothing went to the disk; the next run takes away what is left.
+        // There is no folder if no row went to the disk; the next run removes what is left.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-impl Held {
-    /// Sorts the rows, and tells those that are claimed.
+impl FileRows {
+    /// Sorts the rows, and marks those that are claimed.
     fn complete(&mut self) {
         self.rows.par_sort_unstable();
         self.claims.par_sort_unstable();
@@ -380,21 +391,20 @@ impl Held {
         self.links().filter(|(first, _)| !claimed(*first)).map(|(_, rows)| rows.len() as u64).sum()
     }
 
-    /// Bytes of memory that it takes, and will take when it is complete.
+    /// Bytes of memory that the rows take, now and when they are complete.
     fn memory(&self) -> usize {
         self.rows.capacity() * (size_of::<Row>() + 2) + self.claims.capacity() * size_of::<Link>()
     }
 }
 
-const DAMAGED: StoreError = StoreError::Damaged("a row of a linked file");
-
 impl Disk {
-    /// Makes room for rows in a folder of its own.
-    fn create(path: &Path) -> Result<Self, StoreError> {
-        folder(path)?;
+    /// Creates tables in a folder of their own.
+    fn create(path: &Path) -> Result<Self, LinkedRowsError> {
+        // People's data lies here: the folder is its owner's alone.
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io(path))?;
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&Cache::new_lru_cache(32 * MEBIBYTE));
-        // A look-up reads a block of each table that may have the link, for a few rows that lie anywhere.
+        // A lookup reads one block of each table that may have the link, for a few rows.
         table.set_block_size(4 * 1024);
         table.set_bloom_filter(10.0, false);
         table.set_whole_key_filtering(false);
@@ -411,11 +421,18 @@ impl Disk {
     }
 }
 
-/// The folder is gone after a crash anyway: nothing needs a log.
+/// The next run removes the folder after a crash: it needs no log.
 fn unlogged() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
     options
+}
+
+/// A key for hashes that cannot be foreseen.
+fn random_key() -> std::io::Result<[u8; 16]> {
+    let mut key = [0; 16];
+    getrandom::fill(&mut key).map_err(|error| std::io::Error::other(error.to_string()))?;
+    Ok(key)
 }
 
 fn key(kind: u8, file: u32, (high, low): Link) -> [u8; PREFIX] {
@@ -458,10 +475,10 @@ mod tests {
     }
 
     /// The same whether rows are in memory, on the disk, or were put into memory when others had left it.
-    fn check(most_bytes: usize, is_on_disk: bool) {
+    fn check(max_bytes: usize, is_on_disk: bool) {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("scratch");
-        let mut scratch = Scratch::new(&path, most_bytes).unwrap();
+        let path = folder.path().join("index");
+        let mut index = LinkedRowIndex::new(&path, max_bytes).unwrap();
         let long = "x".repeat(100);
         let rows = [
             ("a", ["a", "1"]),
@@ -471,25 +488,25 @@ mod tests {
             ("lost", ["lost", ""]),
             ("a", ["a", "3"]),
         ];
-        scratch.claim(1, ["0", "b"]).unwrap();
+        index.claim(1, ["0", "b"]).unwrap();
         for (link, cells) in rows {
-            scratch.put(1, [(link, cells.into_iter())]).unwrap();
+            index.put(1, [(link, cells.into_iter())]).unwrap();
         }
-        scratch.claim(1, [long.as_str()]).unwrap();
-        scratch.claim(2, ["lost"]).unwrap();
-        scratch.complete().unwrap();
+        index.claim(1, [long.as_str()]).unwrap();
+        index.claim(2, ["lost"]).unwrap();
+        index.complete().unwrap();
         assert_eq!(path.exists(), is_on_disk);
-        let found = scratch.find(1, &["ab", long.as_str(), "a", "", "none"], 1 << 20).unwrap();
+        let found = index.find(1, &["ab", long.as_str(), "a", "", "none"], 1 << 20).unwrap();
         let of = |places: &[usize]| places.iter().map(|place| row(&rows[*place].1)).collect::<Vec<_>>();
         assert_eq!(found, [of(&[1]), of(&[3]), of(&[0, 2, 5]), of(&[]), of(&[])]);
-        assert_eq!(scratch.find(2, &["a"], 1 << 20).unwrap(), [vec![]]);
-        assert!(matches!(scratch.find(1, &["a"], 11), Err(StoreError::TooManyLinked { bytes: 11 })));
-        assert_eq!(scratch.find(1, &["a"], 12).unwrap().concat().len(), 3);
+        assert_eq!(index.find(2, &["a"], 1 << 20).unwrap(), [vec![]]);
+        assert!(matches!(index.find(1, &["a"], 11), Err(LinkedRowsError::TooMany { bytes: 11 })));
+        assert_eq!(index.find(1, &["a"], 12).unwrap().concat().len(), 3);
 
-        assert_eq!(scratch.orphans(1).unwrap(), 5);
-        scratch.claim_complete(1, &["a", "none"]).unwrap();
-        assert_eq!((scratch.orphans(1).unwrap(), scratch.orphans(2).unwrap()), (2, 0));
-        drop(scratch);
+        assert_eq!(index.orphans(1).unwrap(), 5);
+        index.claim_complete(1, &["a", "none"]).unwrap();
+        assert_eq!((index.orphans(1).unwrap(), index.orphans(2).unwrap()), (2, 0));
+        drop(index);
         assert!(!path.exists());
     }
 
@@ -511,36 +528,36 @@ mod tests {
 
     #[test]
     fn long_rows_lie_alone_and_are_counted() {
-        let mut scratch = Scratch::new(Path::new("nowhere"), usize::MAX).unwrap();
+        let mut index = LinkedRowIndex::new(Path::new("nowhere"), usize::MAX).unwrap();
         let long = "x".repeat(2 * BLOCK);
-        scratch.put(1, [(long.as_str(), [long.as_str()].into_iter()), ("a", [""].into_iter())]).unwrap();
-        assert!(scratch.bytes >= 2 * BLOCK && scratch.blocks.len() == 2);
-        scratch.complete().unwrap();
-        assert_eq!(scratch.find(1, &["a", &long], usize::MAX).unwrap(), [[row(&[""])], [row(&[&long])]]);
+        index.put(1, [(long.as_str(), [long.as_str()].into_iter()), ("a", [""].into_iter())]).unwrap();
+        assert!(index.bytes >= 2 * BLOCK && index.blocks.len() == 2);
+        index.complete().unwrap();
+        assert_eq!(index.find(1, &["a", &long], usize::MAX).unwrap(), [[row(&[""])], [row(&[&long])]]);
     }
 
     /// Rows of which many begin alike, on the disk and in memory, beside a model.
     #[test]
     fn many_rows_are_found_and_orphans_counted() {
-        for most_bytes in [usize::MAX, BLOCK + 100_000] {
+        for max_bytes in [usize::MAX, BLOCK + 100_000] {
             let folder = tempfile::tempdir().unwrap();
-            let mut scratch = Scratch::new(&folder.path().join("scratch"), most_bytes).unwrap();
+            let mut index = LinkedRowIndex::new(&folder.path().join("index"), max_bytes).unwrap();
             let mut model: BTreeMap<String, Vec<Column>> = BTreeMap::new();
             for place in 0..20_000 {
                 let (value, cell) = (format!("v{}", place * 7919 % 6007), place.to_string());
-                scratch.put(3, [(value.as_str(), [cell.as_str()].into_iter())]).unwrap();
+                index.put(3, [(value.as_str(), [cell.as_str()].into_iter())]).unwrap();
                 model.entry(value).or_default().push(row(&[&cell]));
             }
-            scratch.claim(3, model.keys().step_by(3).map(String::as_str)).unwrap();
-            scratch.complete().unwrap();
-            assert_eq!(scratch.disk.is_some(), most_bytes < usize::MAX);
+            index.claim(3, model.keys().step_by(3).map(String::as_str)).unwrap();
+            index.complete().unwrap();
+            assert_eq!(index.disk.is_some(), max_bytes < usize::MAX);
             let later: Vec<&str> = model.keys().skip(1).step_by(3).map(String::as_str).collect();
-            scratch.claim_complete(3, &later).unwrap();
+            index.claim_complete(3, &later).unwrap();
             let values: Vec<&str> = model.keys().map(String::as_str).collect();
-            let found = scratch.find(3, &values, usize::MAX).unwrap();
+            let found = index.find(3, &values, usize::MAX).unwrap();
             assert!(found.iter().eq(model.values()));
             let orphans: usize = model.values().skip(2).step_by(3).map(Vec::len).sum();
-            assert_eq!(scratch.orphans(3).unwrap(), orphans as u64);
+            assert_eq!(index.orphans(3).unwrap(), orphans as u64);
         }
     }
 }

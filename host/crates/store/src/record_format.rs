@@ -1,6 +1,6 @@
 //! A record as bytes.
 //!
-//! The first byte tells the kind: 5 = a record; 2 = merged into the record whose id follows. A record is `space` (a number), `created`
+//! The first byte is the kind: 5 = a record; 2 = merged into the record whose id follows. A record is `space` (a number), `created`
 //! (i64, little endian), what `modified` is later (a number that may be negative), the goal run (a number), a byte with the
 //! class, 4 more if the first fingerprint follows, 8 more if the sum of its events' fingerprints does (u64, little endian; those that are absent are 0),
 //! and its properties; numbers and properties as [`packed`](sluicebox_model::packed) has them. Three older kinds are read too:
@@ -13,11 +13,10 @@
 //! them its id, the number of rows and each row's properties after their number.
 
 use compact_str::CompactString;
-use jiff::Timestamp;
 use sluicebox_model::packed::{Unpacker, pack_number, pack_properties, pack_signed};
 use sluicebox_model::{
-    Class, Event, EventTouch, NestedTypeId, Properties, Property, PropertyId, Record, RecordId, SpaceId,
-    Touch,
+    Class, Event, EventTouch, Moment, NestedTypeId, Properties, Property, PropertyId, Record, RecordId,
+    SpaceId, Touch,
 };
 
 use crate::StoreError;
@@ -32,8 +31,8 @@ const EVENT: u8 = 1;
 const CLASS: u8 = 3;
 const HAS_FINGERPRINT: u8 = 4;
 const HAS_EVENTS: u8 = 8;
-/// The most bytes of a record before its properties.
-const MOST_BEFORE: usize = 1 + 5 + 8 + 10 + 10 + 1 + 2 * 8;
+/// The maximum number of bytes of a record before its properties.
+const MAX_BEFORE: usize = 1 + 5 + 8 + 10 + 10 + 1 + 2 * 8;
 
 /// What is stored under a record's id.
 #[derive(Debug, PartialEq)]
@@ -50,9 +49,9 @@ pub(crate) fn merged_into(id: RecordId) -> [u8; 17] {
     bytes
 }
 
-/// How many bytes [`encode`] appends at most.
+/// The maximum number of bytes that [`encode`] appends.
 pub(crate) fn encoded_size(record: &Record) -> usize {
-    MOST_BEFORE + record.packed().len()
+    MAX_BEFORE + record.packed().len()
 }
 
 pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
@@ -179,7 +178,7 @@ impl Reader<'_> {
             1 => true,
             _ => return None,
         };
-        let time = Timestamp::from_nanosecond(self.0.signed()?).ok()?;
+        let time = Moment::from_nanosecond(self.0.signed()?)?;
         let length = self.0.number()?;
         let id = CompactString::from_utf8(self.0.take(length)?).ok()?;
         let properties = self.properties()?;
@@ -222,7 +221,7 @@ mod tests {
             (-9999_i16..=9999, 1_i8..=12, 1_i8..=28)
                 .prop_map(|(year, month, day)| Value::Date(Date::new(year, month, day).unwrap())),
             (-10_i128.pow(19)..10_i128.pow(19))
-                .prop_map(|moment| Value::DateTime(Timestamp::from_nanosecond(moment).unwrap())),
+                .prop_map(|moment| Value::DateTime(Moment::from_nanosecond(moment).unwrap())),
         ]
     }
 
@@ -257,7 +256,7 @@ mod tests {
         let nested = prop::collection::vec((any::<u32>(), prop::collection::vec(properties(), 0..3)), 0..3);
         (-(10_i128.pow(19))..10_i128.pow(19), any::<(bool, u64)>(), properties(), nested).prop_map(
             |(time, (product_store, goal_run), properties, nested)| Event {
-                time: Timestamp::from_nanosecond(time).unwrap(),
+                time: Moment::from_nanosecond(time).unwrap(),
                 properties,
                 nested: nested.into_iter().map(|(kind, rows)| (NestedTypeId(kind), rows)).collect(),
                 product_store,

@@ -1,29 +1,24 @@
 use std::collections::HashSet;
 
-use rocksdb::{IteratorMode, WriteBatch};
+use rocksdb::WriteBatch;
 use sluicebox_model::{IdentifierHash, PropertyId, RecordId};
 
-use crate::keys::{self, IDENTIFIERS, INDEXED};
-use crate::open::durable;
-use crate::{Store, StoreError};
+use super::open::durable;
+use super::{IDENTIFIERS, RocksStore, entries_of};
+use crate::StoreError;
+use crate::keys::{self, KeyKind};
 
 /// Index entries written at a time while a property is indexed.
 const ENTRIES: usize = 65_536;
 
-impl Store {
-    /// Sees to it that exactly the values of `unique` properties find records. A property that was not unique
-    /// when its values were written is indexed now.
-    ///
-    /// # Errors
-    /// [`StoreError::NotUnique`] with the property, if two records of a space hold one value of it; the store is
-    /// then as before.
-    pub fn index(&self, unique: &[PropertyId]) -> Result<(), (PropertyId, StoreError)> {
-        let held = self.indexed().map_err(|error| (PropertyId(0), error))?;
-        for property in held.iter().filter(|property| !unique.contains(property)) {
-            let key = keys::key(INDEXED, &property.0.to_be_bytes());
+impl RocksStore {
+    pub(crate) fn index(&self, unique: &[PropertyId]) -> Result<(), (PropertyId, StoreError)> {
+        let indexed = self.indexed().map_err(|error| (PropertyId(0), error))?;
+        for property in indexed.iter().filter(|property| !unique.contains(property)) {
+            let key = KeyKind::Indexed.key(&property.0.to_be_bytes());
             self.db.delete_opt(key, &durable()).map_err(|error| (*property, error.into()))?;
         }
-        for property in unique.iter().filter(|property| !held.contains(property)) {
+        for property in unique.iter().filter(|property| !indexed.contains(property)) {
             self.build(*property).map_err(|error| (*property, error))?;
         }
         Ok(())
@@ -31,18 +26,17 @@ impl Store {
 
     fn indexed(&self) -> Result<HashSet<PropertyId>, StoreError> {
         let mut properties = HashSet::new();
-        for entry in self.db.iterator(IteratorMode::From(&[INDEXED], rocksdb::Direction::Forward)) {
-            let (key, _) = entry?;
-            let Some((&INDEXED, number)) = key.split_first() else { break };
+        for entry in entries_of(&self.db, KeyKind::Indexed) {
+            let (number, _) = entry?;
             let number =
-                keys::read_u32(number).ok_or(StoreError::Damaged("the list of indexed properties"))?;
+                keys::read_u32(&number).ok_or(StoreError::Damaged("the list of indexed properties"))?;
             properties.insert(PropertyId(number));
         }
         Ok(properties)
     }
 
     fn build(&self, property: PropertyId) -> Result<(), StoreError> {
-        // Left over from a time when it was unique before.
+        // Entries of an earlier time when the property was unique.
         let bound = |property: u32| property.to_be_bytes();
         let family = self.family(IDENTIFIERS)?;
         self.db.delete_range_cf(family, bound(property.0), bound(property.0.saturating_add(1)))?;
@@ -56,12 +50,11 @@ impl Store {
             }
         }
         let mut batch = self.identified(&mut identifiers)?;
-        batch.put(keys::key(INDEXED, &property.0.to_be_bytes()), []);
-        self.db.write_opt(batch, &durable())?;
-        Ok(())
+        batch.put(KeyKind::Indexed.key(&property.0.to_be_bytes()), []);
+        self.write_data(batch, None)
     }
 
-    /// A batch that lets identifiers find their records, which nobody else holds.
+    /// A batch that lets identifiers find their records. No other record may hold one of them.
     fn identified(
         &self,
         identifiers: &mut Vec<(IdentifierHash, Option<RecordId>)>,

@@ -1,32 +1,32 @@
-//! Which identifiers may be in the store, told from memory: whoever is new, as most are while a store grows, is not looked for in it.
+//! Which identifiers may be in the store: new ones, as most are while a store grows, are not looked up.
 //!
-//! A blocked Bloom filter (Putze, Sanders and Singler, 2007), of 16 bits for an identifier; one in five hundred that is new is looked for all
-//! the same. Blocks come in the order of hashes, so that sorted ones go through memory from its begin to its end.
+//! A blocked Bloom filter (Putze, Sanders and Singler, 2007) with 16 bits for each identifier; one in five hundred new ones is
+//! looked up all the same. Blocks are in the order of hashes, so that sorted hashes pass through memory in order.
 
 use sluicebox_model::IdentifierHash;
 
-/// Identifiers that the first filter has room for; each one after it has room for twice as many.
+/// Identifiers that the first filter has room for; each filter after it has room for twice as many.
 const FIRST: usize = 1 << 20;
 const BITS: usize = 16;
 /// Bits of a block that an identifier sets.
-const SET: u32 = 6;
+const BITS_SET: u32 = 6;
 
 /// Bits that are in one line of the processor's cache.
 type Block = [u64; 8];
 
 /// The identifiers that were put into a store since it was empty.
 #[derive(Default)]
-pub(crate) struct Known {
+pub(crate) struct KnownIdentifiers {
     filters: Vec<Filter>,
 }
 
 struct Filter {
     blocks: Vec<Block>,
-    /// How many more it has room for.
+    /// How many more identifiers it has room for.
     room: usize,
 }
 
-impl Known {
+impl KnownIdentifiers {
     pub(crate) fn insert(&mut self, hash: IdentifierHash) {
         if self.filters.last().is_none_or(|last| last.room == 0) {
             let room = FIRST << self.filters.len();
@@ -41,7 +41,7 @@ impl Known {
         }
     }
 
-    /// Whether an identifier may be among them; if not, it is not.
+    /// Whether an identifier may have been inserted; `false` is certain.
     pub(crate) fn may_hold(&self, hash: IdentifierHash) -> bool {
         self.filters.iter().any(|filter| filter.may_hold(hash))
     }
@@ -60,10 +60,10 @@ impl Filter {
     }
 }
 
-/// The bits that a hash sets in its block. Those of a hash that tell the block are not among those that tell its bits.
+/// The bits that a hash sets in its block. They come from other bits of the hash than the block does.
 fn bits(hash: IdentifierHash) -> Block {
     let mut bits = [0; 8];
-    for bit in 0..SET {
+    for bit in 0..BITS_SET {
         let bit = (hash.0 >> (bit * 9)) as usize & 511;
         if let Some(word) = bits.get_mut(bit / 64) {
             *word |= 1 << (bit % 64);
@@ -79,10 +79,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_put_in_is_known_and_little_else() {
+    fn what_was_inserted_is_known_and_little_else() {
         let hasher = IdentifierHasher::new(&[7; 16]);
         let hash = |number: u32| hasher.hash(&[[0, 0, 0, 1], [0, 0, 0, 7], number.to_be_bytes()].concat());
-        let mut known = Known::default();
+        let mut known = KnownIdentifiers::default();
         assert!(!known.may_hold(hash(0)));
         let held = 3 * FIRST as u32 + 1;
         (0..held).for_each(|number| known.insert(hash(number)));

@@ -1,29 +1,30 @@
-//! Identifiers in pages. A page has those whose hashes begin alike, sorted, each with the record that it finds: walking through many
-//! identifiers is walking through arrays then, where an entry of RocksDB each would take ten times as long. What commits wrote of
-//! a page is put together by RocksDB, for whoever reads it, and for good when it merges tables.
+//! Identifiers in pages. A page holds those whose hashes begin alike, sorted, each with the record that it finds: walking
+//! through many identifiers is walking through arrays then, where single entries would take ten times as long. RocksDB merges
+//! what commits wrote of a page, for each reader, and for good when it merges tables.
 
 use std::sync::PoisonError;
 
 use rocksdb::{DB, IteratorMode, MergeOperands, WriteBatch};
 use sluicebox_model::{Identifier, IdentifierHash, IdentifierHasher, PropertyId, RecordId, SpaceId, Value};
 
-use crate::keys::{FORMAT, HASH_KEY, IDENTIFIERS, PAGED};
-use crate::open::{LAYOUT, durable, random_key};
-use crate::read::record_id;
-use crate::{Store, StoreError};
+use super::open::{LAYOUT, durable, random_key};
+use super::read::record_id;
+use super::{IDENTIFIERS, RocksStore};
+use crate::StoreError;
+use crate::keys::Meta;
 
 /// The property, and the first 16 bits of hashes: few enough pages for a million identifiers, which are 15 on each, and enough for a
 /// hundred million, of which one has 43 KB.
 pub(crate) type PageKey = [u8; 6];
-/// A hash without its property, and a record's id; zeros, which no id is, where the identifier finds nobody any more. The hash is whole,
-/// so that an entry does not hang on how many pages there are.
+/// A hash without its property, and a record's id; zeros, which no id is, where the identifier finds no record any more. The
+/// hash is whole, so that an entry does not depend on how many pages there are.
 type Entry = [u8; ENTRY];
 
 pub(crate) const ENTRY: usize = HASH + 16;
 /// Bytes of a hash without its property.
 const HASH: usize = 12;
 const REMOVED: [u8; 16] = [0; 16];
-/// A page is searched for its identifiers one by one where it has so many entries for each.
+/// A page with at least this many entries for each wanted identifier is searched for them one by one.
 const SEARCHED: usize = 16;
 /// Identifiers of an older layout that are moved at a time.
 const MOVED: usize = 65_536;
@@ -46,7 +47,7 @@ fn entry(hash: IdentifierHash, id: Option<RecordId>) -> Entry {
     entry
 }
 
-/// The hashes of a page and whom each finds.
+/// The hashes of a page and the record that each finds.
 pub(crate) fn entries(
     key: &[u8],
     page: &[u8],
@@ -77,7 +78,7 @@ fn put<E>(
     begun.map_or(Ok(()), |key| put(key, &bytes))
 }
 
-/// Adds whom each of sorted hashes of one page finds.
+/// Adds the records that sorted hashes of one page find.
 pub(crate) fn find(
     page: Option<&[u8]>,
     hashes: &[IdentifierHash],
@@ -99,7 +100,7 @@ pub(crate) fn find(
     Ok(())
 }
 
-/// A page as it is after what was written of it, the oldest first.
+/// The page that results from what was written to it, the oldest first.
 pub(crate) fn merge_whole(_: &[u8], held: Option<&[u8]>, written: &MergeOperands) -> Option<Vec<u8>> {
     merge(held.into_iter().chain(written), false)
 }
@@ -109,10 +110,10 @@ pub(crate) fn merge_writes(_: &[u8], _: Option<&[u8]>, written: &MergeOperands) 
     merge(written.iter(), true)
 }
 
-/// What was written last counts. `None` if something is no page.
+/// The last write of an identifier counts. `None` if something is no page.
 fn merge<'p>(written: impl Iterator<Item = &'p [u8]>, keep_removed: bool) -> Option<Vec<u8>> {
-    let mut pages: Vec<Ahead> =
-        written.map(|page| Some(Ahead::of(whole(page).ok()?))).collect::<Option<_>>()?;
+    let mut pages: Vec<MergeCursor> =
+        written.map(|page| Some(MergeCursor::of(whole(page).ok()?))).collect::<Option<_>>()?;
     let mut merged = Vec::with_capacity(pages.iter().map(|page| page.left.len() * ENTRY).sum());
     while let Some(least) = pages.iter().map(|page| page.next).min().filter(|least| *least < NO_MORE) {
         let mut last = None;
@@ -127,7 +128,7 @@ fn merge<'p>(written: impl Iterator<Item = &'p [u8]>, keep_removed: bool) -> Opt
 }
 
 /// What is left of a page that is merged.
-struct Ahead<'p> {
+struct MergeCursor<'p> {
     left: &'p [Entry],
     /// The hash of the first, as [`hash`] has it.
     next: u128,
@@ -136,7 +137,7 @@ struct Ahead<'p> {
 /// No hash of a page is as great.
 const NO_MORE: u128 = u128::MAX;
 
-impl<'p> Ahead<'p> {
+impl<'p> MergeCursor<'p> {
     fn of(left: &'p [Entry]) -> Self {
         Self { left, next: left.first().map_or(NO_MORE, hash) }
     }
@@ -171,27 +172,27 @@ fn damaged() -> StoreError {
     StoreError::Damaged("a page of identifiers")
 }
 
-/// What hashes the store's identifiers. One that has no key yet gets one, and is of the newest layout from then on.
+/// What hashes the store's identifiers. A store without a key gets one, and has the newest layout from then on.
 pub(crate) fn hasher(db: &DB) -> Result<IdentifierHasher, StoreError> {
-    if let Some(key) = db.get(HASH_KEY)? {
+    if let Some(key) = db.get(Meta::HashKey)? {
         let key = key.as_slice().try_into().map_err(|_| StoreError::Damaged("the key of its identifiers"))?;
         return Ok(IdentifierHasher::new(key));
     }
     let key = random_key(db.path())?;
     let mut batch = WriteBatch::default();
-    batch.put(HASH_KEY, key);
-    batch.put(FORMAT, LAYOUT.to_be_bytes());
+    batch.put(Meta::HashKey, key);
+    batch.put(Meta::Format, LAYOUT.to_be_bytes());
     db.write_opt(batch, &durable())?;
     Ok(IdentifierHasher::new(&key))
 }
 
-impl Store {
+impl RocksStore {
     /// The hash of a value by which records of a space are found.
     pub(crate) fn hash(&self, space: SpaceId, property: PropertyId, value: &Value) -> IdentifierHash {
         self.hasher.hash(&Identifier::new(space, property, value).0)
     }
 
-    /// Adds to a batch whom an identifier finds, or that it finds nobody.
+    /// Adds the record that an identifier finds to a batch, or removes the identifier.
     pub(crate) fn identify(
         &self,
         identifier: &Identifier,
@@ -201,7 +202,7 @@ impl Store {
         self.identify_all([(self.hasher.hash(&identifier.0), id)].into_iter(), batch)
     }
 
-    /// The same of sorted identifiers, by their hashes.
+    /// The same of sorted hashes of identifiers.
     pub(crate) fn identify_all(
         &self,
         identifiers: impl Iterator<Item = (IdentifierHash, Option<RecordId>)>,
@@ -214,14 +215,14 @@ impl Store {
         })
     }
 
-    /// Puts sorted identifiers, or that they find nobody any more, into pages, one after the other. Of two that are the same the
-    /// last counts.
+    /// Puts sorted identifiers, or that they are removed, into pages, one after the other. The last of equal identifiers
+    /// counts.
     pub(crate) fn put_identifiers(
         &self,
         identifiers: impl Iterator<Item = (IdentifierHash, Option<RecordId>)>,
         put: impl FnMut(PageKey, &[u8]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known_identifiers.lock().unwrap_or_else(PoisonError::into_inner);
         let identifiers = identifiers.inspect(|(hash, _)| {
             if let Some(known) = known.as_mut() {
                 known.insert(*hash);
@@ -230,10 +231,10 @@ impl Store {
         self::put(identifiers, put)
     }
 
-    /// Moves identifiers into pages that a store of layout 5 or before has under keys of their own. Each is in one of both at any time,
-    /// so that it goes on where it broke off.
+    /// Moves identifiers into pages, which layouts up to 5 have under keys of their own. Each identifier is in one place at
+    /// any time, so that a move that broke off goes on.
     pub(crate) fn move_into_pages(&self) -> Result<(), StoreError> {
-        if self.db.get(PAGED)?.is_some() {
+        if self.db.get(Meta::Paged)?.is_some() {
             return Ok(());
         }
         let family = self.family(IDENTIFIERS)?;
@@ -251,7 +252,7 @@ impl Store {
                 self.db.write(std::mem::take(&mut batch))?;
             }
         }
-        batch.put(PAGED, []);
+        batch.put(Meta::Paged, []);
         self.db.write_opt(batch, &durable())?;
         if moved >= MOVED {
             self.db.compact_range_cf(family, None::<&[u8]>, None::<&[u8]>);
@@ -320,22 +321,22 @@ mod tests {
             let mut wanted: Vec<IdentifierHash> = wanted.into_iter().map(hash).collect();
             wanted.sort_unstable();
             for (key, written) in &written {
-                // RocksDB may put some together before it has all of them.
+                // RocksDB may merge some writes before it has all of them.
                 let (first, rest) = written.split_at(split.min(written.len()));
                 let first = merge(first.iter().map(Vec::as_slice), true).unwrap();
                 let page = merge([first].iter().chain(rest).map(Vec::as_slice), false).unwrap();
                 found.extend(entries(key, &page).unwrap().map(|(hash, id)| (hash, id.unwrap().0[0])));
                 let of_page: Vec<IdentifierHash> =
                     wanted.iter().copied().filter(|hash| super::page(*hash) == *key).collect();
-                let told = of_page.iter().map(|hash| model.get(hash).map(|to| id(*to))).collect::<Vec<_>>();
-                prop_assert_eq!(of_page_found(Some(&page), &of_page).unwrap(), told);
+                let expected = of_page.iter().map(|hash| model.get(hash).map(|to| id(*to))).collect::<Vec<_>>();
+                prop_assert_eq!(of_page_found(Some(&page), &of_page).unwrap(), expected);
             }
             prop_assert_eq!(found, model);
         }
     }
 
     #[test]
-    fn what_is_no_page_is_told() {
+    fn bytes_that_are_no_page_are_an_error() {
         assert!(merge([[0; ENTRY + 1].as_slice()].into_iter(), true).is_none());
         assert!(of_page_found(Some(&[0; ENTRY - 1]), &[hash(1)]).is_err());
         assert_eq!(of_page_found(None, &[hash(1), hash(2)]).unwrap(), [None, None]);
@@ -348,7 +349,7 @@ mod tests {
     #[test]
     fn a_store_of_an_older_layout_is_moved_into_pages() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
+        let store = RocksStore::open(folder.path()).unwrap();
         let to = |number: u32| RecordId(u128::from(number + 1).to_be_bytes());
         let records = (0..100_000).map(|number| (to(number), Record::new(SpaceId(1), 1))).collect();
         store.commit(Commit { records, ..Commit::default() }).unwrap();
@@ -363,9 +364,9 @@ mod tests {
                 store.db.put_cf(family, &identifier.0, to(number).0).unwrap();
             }
         }
-        store.db.delete(PAGED).unwrap();
+        store.db.delete(Meta::Paged).unwrap();
         drop(store);
-        for open in [|path| Store::open_read_only(path).map(Option::unwrap), Store::open] {
+        for open in [|path| RocksStore::open_read_only(path).map(Option::unwrap), RocksStore::open] {
             let store = open(folder.path()).unwrap();
             let found = |number| store.find(&identifier(number)).unwrap();
             let numbers = [0, 9, 10, 65_600, 99_999, 100_000];
@@ -381,17 +382,17 @@ mod tests {
             assert!(keys.into_iter().all(|held| held.unwrap().0.len() == size_of::<PageKey>()));
         }
         // One that has no key yet, as all of older layouts.
-        let store = Store::open(folder.path()).unwrap();
+        let store = RocksStore::open(folder.path()).unwrap();
         store
             .db
             .delete_range_cf(store.family(IDENTIFIERS).unwrap(), [0; 6].as_slice(), [255; 7].as_slice())
             .unwrap();
         store.db.put_cf(store.family(IDENTIFIERS).unwrap(), &identifier(3).0, to(3).0).unwrap();
-        for key in [PAGED, HASH_KEY, FORMAT] {
+        for key in [Meta::Paged, Meta::HashKey, Meta::Format] {
             store.db.delete(key).unwrap();
         }
         drop(store);
-        let store = Store::open_read_only(folder.path()).unwrap().unwrap();
+        let store = RocksStore::open_read_only(folder.path()).unwrap().unwrap();
         assert_eq!(store.find(&identifier(3)).unwrap(), Some(to(3)));
         assert_eq!(store.stats().unwrap().layout, LAYOUT);
     }

@@ -1,5 +1,5 @@
-//! Tables, read into memory before rows are looked up in them: fresh ones, of which most that were written have left it
-//! (`kept.rs`), and all of them where most of what they hold will be asked for, which the disk is slow at block by block.
+//! Reads tables into memory before rows are looked up in them: the newest, most of which have left the page cache
+//! (`page_cache.rs`), and all of them where most of their content will be looked up, which a disk is slow at block by block.
 
 use std::fs::{self, File};
 use std::num::NonZero;
@@ -9,59 +9,48 @@ use std::thread;
 
 use rustix::fs::{Advice, fadvise};
 
-use crate::keys::{IDENTIFIERS, RECORDS};
-use crate::{Store, StoreError};
+use super::{IDENTIFIERS, RECORDS, RocksStore};
+use crate::StoreError;
 
 /// Bytes of the newest tables that are read: what is older is in memory or was not needed.
 const NEWEST: usize = 256 << 20;
-/// Bytes of a table that the system is asked for at a time; it reads a few mebibytes ahead for each hint at most.
-const AT_ONCE: usize = 1 << 20;
-/// Nearly every block is read where one in so many records is looked up: a block has about as many.
-const IN_A_BLOCK: u64 = 32;
+/// Bytes of a table for each hint: the system reads a few mebibytes ahead for a hint at most.
+const HINTED: usize = 1 << 20;
+/// Records of a block, about: where one in as many is looked up, nearly every block is read.
+const RECORDS_PER_BLOCK: u64 = 32;
 
-/// What was read ahead of the tables of two families: the number of the newest.
+/// The number of the newest table that was prefetched, of two families.
 #[derive(Debug, Default)]
-pub(crate) struct Ahead {
+pub(super) struct Prefetch {
     records: AtomicU64,
     identifiers: AtomicU64,
 }
 
-impl Store {
-    /// Has the system read the newest identifiers into its memory, on a thread of its own, as far as it was not asked before, and the
-    /// newest records if about so many rows need most of their blocks. Nothing waits for it, and where it fails they are looked up on
-    /// the disk.
-    ///
-    /// # Errors
-    /// If the store's tables cannot be listed.
-    pub fn read_ahead(&self, rows: u64) -> Result<(), StoreError> {
-        read(self.fresh(IDENTIFIERS, &self.ahead.identifiers)?);
+impl RocksStore {
+    pub(crate) fn read_ahead(&self, rows: u64) -> Result<(), StoreError> {
+        read(self.fresh(IDENTIFIERS, &self.prefetch.identifiers)?);
         if self.needs_most_blocks(rows)? {
-            read(self.fresh(RECORDS, &self.ahead.records)?);
+            read(self.fresh(RECORDS, &self.prefetch.records)?);
         }
         Ok(())
     }
 
-    /// The same of records, of which so many will be looked up, sorted, if nearly all of their blocks are needed: of all of them, in the
-    /// order of their ids, or of the newest where the machine has no room for all.
-    ///
-    /// # Errors
-    /// As [`Store::read_ahead`].
-    pub fn read_records_ahead(&self, wanted: usize) -> Result<(), StoreError> {
+    pub(crate) fn prefetch_records(&self, wanted: usize) -> Result<(), StoreError> {
         let mut tables = self.worth_reading(wanted, available())?;
         if tables.is_empty() && self.needs_most_blocks(wanted as u64)? {
-            tables = self.fresh(RECORDS, &self.ahead.records)?;
+            tables = self.fresh(RECORDS, &self.prefetch.records)?;
         }
         read(tables);
         Ok(())
     }
 
-    /// Whether so many records lie in nearly all blocks.
+    /// Whether looking up this many records needs most blocks.
     fn needs_most_blocks(&self, records: u64) -> Result<bool, StoreError> {
-        Ok(records.saturating_mul(IN_A_BLOCK) >= self.about_records()?)
+        Ok(records.saturating_mul(RECORDS_PER_BLOCK) >= self.about_records()?)
     }
 
-    /// The newest tables of a family that were not read ahead before, with their bytes.
-    fn fresh(&self, family: &str, ahead: &AtomicU64) -> Result<Vec<(usize, PathBuf)>, StoreError> {
+    /// The newest tables of a family that were not prefetched before, with their bytes.
+    fn fresh(&self, family: &str, prefetch: &AtomicU64) -> Result<Vec<(usize, PathBuf)>, StoreError> {
         let mut tables: Vec<(u64, usize, PathBuf)> = Vec::new();
         for file in self.db.live_files()? {
             let name = file.name.trim_start_matches('/');
@@ -72,7 +61,7 @@ impl Store {
         }
         tables.sort_unstable_by(|one, other| other.cmp(one));
         let newest = tables.first().map_or(0, |(number, ..)| *number);
-        let before = ahead.fetch_max(newest, Ordering::Relaxed);
+        let before = prefetch.fetch_max(newest, Ordering::Relaxed);
         let mut bytes = 0;
         tables.retain(|(number, size, _)| {
             bytes += size;
@@ -81,7 +70,7 @@ impl Store {
         Ok(tables.into_iter().map(|(_, size, path)| (size, path)).collect())
     }
 
-    /// The tables of records, with their bytes, where they are worth it.
+    /// The tables of records, with their bytes, where prefetching all of them is worth it.
     fn worth_reading(&self, wanted: usize, available: usize) -> Result<Vec<(usize, PathBuf)>, StoreError> {
         if !self.needs_most_blocks(wanted as u64)? {
             return Ok(Vec::new());
@@ -97,26 +86,26 @@ impl Store {
     }
 }
 
-/// Has the system read tables, on a thread of its own.
+/// Asks the system to read tables, on a thread of its own. Nothing waits for it, and a failure only costs time.
 fn read(tables: Vec<(usize, PathBuf)>) {
     if !tables.is_empty() {
         let read = move || tables.iter().for_each(|(size, path)| hint(path, *size));
-        let _ = thread::Builder::new().name("read ahead".to_owned()).spawn(read);
+        let _ = thread::Builder::new().name("prefetch".to_owned()).spawn(read);
     }
 }
 
-/// Bytes of memory that the machine has for who asks; 0 where it does not tell.
+/// Bytes of memory that are available; 0 where the system does not say.
 fn available() -> usize {
-    let told = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = told.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kibibytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<usize>().ok());
     kibibytes.unwrap_or_default().saturating_mul(1024)
 }
 
 fn hint(path: &Path, size: usize) {
     let Ok(file) = File::open(path) else { return };
-    for start in (0..size).step_by(AT_ONCE) {
-        let _ = fadvise(&file, start as u64, NonZero::new(AT_ONCE as u64), Advice::WillNeed);
+    for start in (0..size).step_by(HINTED) {
+        let _ = fadvise(&file, start as u64, NonZero::new(HINTED as u64), Advice::WillNeed);
     }
 }
 
@@ -130,7 +119,7 @@ mod tests {
     #[test]
     fn records_are_read_ahead_where_most_are_wanted_and_fit() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
+        let store = RocksStore::open(folder.path()).unwrap();
         let id = |number: u32| RecordId(u128::from(number + 1).to_be_bytes());
         for first in [50_000, 0] {
             let record = |number| (id(number), Record::new(SpaceId(1), 1));
@@ -149,9 +138,9 @@ mod tests {
     #[test]
     fn each_table_is_read_ahead_once() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
+        let store = RocksStore::open(folder.path()).unwrap();
         store.read_ahead(1_000_000).unwrap();
-        assert_eq!(store.ahead.records.load(Ordering::Relaxed), 0);
+        assert_eq!(store.prefetch.records.load(Ordering::Relaxed), 0);
         let mut before = 0;
         for first in [0_u32, 25_000] {
             let record = |number: u32| {
@@ -162,11 +151,11 @@ mod tests {
             let records = (first..first + 25_000).map(record).collect();
             store.commit(Commit { records, ..Commit::default() }).unwrap();
             store.read_ahead(1_000_000).unwrap();
-            let newest = store.ahead.records.load(Ordering::Relaxed);
+            let newest = store.prefetch.records.load(Ordering::Relaxed);
             assert!(newest > before, "{newest} {before}");
             before = newest;
             store.read_ahead(1_000_000).unwrap();
-            assert_eq!(store.ahead.records.load(Ordering::Relaxed), newest);
+            assert_eq!(store.prefetch.records.load(Ordering::Relaxed), newest);
         }
     }
 }

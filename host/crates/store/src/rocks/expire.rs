@@ -4,32 +4,31 @@ use jiff::{SignedDuration, Timestamp};
 use rocksdb::WriteBatch;
 use sluicebox_model::{EventKey, EventTypeId, RecordId};
 
-use crate::encode::encode;
-use crate::keys::{self, EVENTS, EXPIRED, RECORDS};
-use crate::open::durable;
-use crate::{Store, StoreError};
+use super::{EVENTS, RECORDS, RocksStore};
+use crate::StoreError;
+use crate::keys::{self, Meta};
+use crate::record_format::encode;
 
-/// How long nothing is looked for after all events were looked at.
+/// How long old events are not looked for again.
 const PAUSE: SignedDuration = SignedDuration::from_hours(24);
 /// Events that are removed in one commit.
 const EVENTS_A_COMMIT: usize = 10_000;
 
-impl Store {
-    /// Removes the events of each type that happened before its moment, and answers how many they were. Whoever asks
-    /// again within a day with the same types is answered 0.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn expire(&self, kept: &[(EventTypeId, Timestamp)], now: Timestamp) -> Result<u64, StoreError> {
+impl RocksStore {
+    pub(crate) fn expire(
+        &self,
+        kept: &[(EventTypeId, Timestamp)],
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
         if kept.is_empty() {
             return Ok(0);
         }
-        // What is kept for another time than before is looked at anew.
+        // A type whose events are kept for another time than before is looked at again.
         let spans = kept.iter().flat_map(|(kind, from)| {
             [kind.0.to_be_bytes().to_vec(), now.duration_since(*from).as_secs().to_be_bytes().to_vec()]
         });
         let stamp = spans.flatten().collect::<Vec<u8>>();
-        if let Some(last) = self.db.get(EXPIRED)?
+        if let Some(last) = self.db.get(Meta::Expired)?
             && let Some((seconds, spans)) = last.split_first_chunk()
             && spans == stamp
             && let Ok(last) = Timestamp::from_second(i64::from_be_bytes(*seconds))
@@ -48,11 +47,11 @@ impl Store {
             }
         }
         removed += self.remove(expired)?;
-        self.db.put(EXPIRED, [now.as_second().to_be_bytes().as_slice(), &stamp].concat())?;
+        self.db.put(Meta::Expired, [now.as_second().to_be_bytes().as_slice(), &stamp].concat())?;
         Ok(removed)
     }
 
-    /// Removes events and takes them out of the sums of their records.
+    /// Removes events, and their fingerprints from the sums of their records.
     fn remove(&self, events: Vec<(EventKey, u64)>) -> Result<u64, StoreError> {
         let (records, timeline) = (self.family(RECORDS)?, self.family(EVENTS)?);
         let mut batch = WriteBatch::default();
@@ -70,7 +69,7 @@ impl Store {
                 batch.put_cf(records, id.0, bytes);
             }
         }
-        self.db.write_opt(batch, &durable())?;
+        self.write_data(batch, None)?;
         Ok(events.len() as u64)
     }
 }

@@ -1,0 +1,307 @@
+use std::sync::{MutexGuard, PoisonError};
+
+use rocksdb::WriteBatch;
+use sluicebox_model::never;
+
+use super::open::durable;
+use super::tables::{MIN_ROWS, Tables};
+use super::{CHANGES, EVENTS, RECORDS, RocksStore};
+use crate::keys::{self, KeyKind, Meta};
+use crate::record_format::{encode, encode_event, merged_into};
+use crate::{Commit, Conflict, GoalRunLease, Packer, ReadPoint, StoreError, Writer, WriterHints, changes};
+
+/// Records that are in memory twice, on their way into a table.
+const PACKED_AT_ONCE: usize = 4096;
+
+/// Who may commit, and what was committed since the store was opened. One process writes: nothing of it is stored.
+#[derive(Debug, Default)]
+pub(super) struct CommitState {
+    /// The fence of the lease that may commit, of the goal run that began last.
+    lease: Option<u64>,
+    /// How many leases there were.
+    leases: u64,
+    /// How many commits changed records, identifiers or events.
+    commits: u64,
+    /// The lease of the last of them, if it had one.
+    last_by: Option<u64>,
+    /// The number of the last one that had another lease, or none.
+    last_by_other: u64,
+}
+
+impl CommitState {
+    /// A new lease: the one before is superseded.
+    fn begin(&mut self) -> u64 {
+        self.leases += 1;
+        self.lease = Some(self.leases);
+        self.leases
+    }
+
+    fn check(&self, lease: &GoalRunLease) -> Result<(), StoreError> {
+        match self.lease {
+            Some(fence) if fence == lease.fence => Ok(()),
+            _ => Err(StoreError::LeaseLost { goal_run: lease.number }),
+        }
+    }
+
+    /// Whether another writer committed since a moment.
+    fn others_since(&self, point: ReadPoint, lease: Option<&GoalRunLease>) -> bool {
+        let own = lease.is_some() && self.last_by == lease.map(|lease| lease.fence);
+        point.0 < if own { self.last_by_other } else { self.commits }
+    }
+
+    fn committed(&mut self, lease: Option<&GoalRunLease>) {
+        let by = lease.map(|lease| lease.fence);
+        if by != self.last_by {
+            self.last_by_other = self.commits;
+        }
+        self.last_by = by;
+        self.commits += 1;
+    }
+}
+
+impl Commit<'_> {
+    /// Whether its records, identifiers and events are worth tables of their own; each key is there once.
+    fn fits_tables(&self) -> bool {
+        let several = self.records.len() + self.events.len() >= MIN_ROWS;
+        // What is retained of overwritten events is found by what the commit lists.
+        let lists = self.changed.is_some_and(|changed| changed.keep) && !self.events.is_empty();
+        self.merged.is_empty() && several && !lists
+    }
+
+    /// Makes tables of its records and identifiers, which are sorted, and its events.
+    fn write_tables(&mut self, store: &RocksStore) -> Result<Tables, StoreError> {
+        let now = self.lease.map_or(i64::MIN, GoalRunLease::time);
+        let hints = WriterHints {
+            records: self.records.len(),
+            identifiers: self.identifiers.len(),
+            mostly_new: false,
+        };
+        let mut tables = store.new_tables(hints)?;
+        let packer = Packer::default();
+        for records in std::mem::take(&mut self.records).chunks(PACKED_AT_ONCE) {
+            tables.put_records(&packer.pack(records, now), None)?;
+        }
+        tables.put_identifiers(std::mem::take(&mut self.identifiers).into_iter());
+        tables.put_events(std::mem::take(&mut self.events))?;
+        tables.finish()
+    }
+
+    /// About how many bytes it writes but for events.
+    fn size(&self) -> usize {
+        let records = self.records.iter().map(|(_, record)| record.packed().len() + 80).sum::<usize>();
+        let identifiers = self.identifiers.len() * 40;
+        records + identifiers + self.merged.len() * 40 + 4096
+    }
+}
+
+impl RocksStore {
+    pub(crate) fn writer(&self, hints: WriterHints) -> Result<Writer<'_>, StoreError> {
+        Ok(Writer::rocks(self.new_tables(hints)?))
+    }
+
+    pub(crate) fn commit(&self, commit: Commit<'_>) -> Result<(), StoreError> {
+        self.commit_with(commit, None)
+    }
+
+    /// Commits together with tables that are written already.
+    pub(crate) fn commit_with(
+        &self,
+        mut commit: Commit<'_>,
+        tables: Option<Tables>,
+    ) -> Result<(), StoreError> {
+        // Sorted keys go into RocksDB several times faster than random ones.
+        // They come as a few sorted runs, which a stable sort only has to merge.
+        commit.records.sort_by_key(|(id, _)| *id);
+        commit.identifiers.sort();
+        let changes_data = tables.is_some() || commit.has_data();
+        let mut tables = match tables {
+            None if commit.fits_tables() => Some(commit.write_tables(self)?),
+            tables => tables,
+        };
+        let (lease, ends) = (commit.lease, commit.ends_goal_run);
+        let is_large = tables.is_some();
+        let mut state = self.commit_state();
+        if let Some(lease) = lease {
+            state.check(lease)?;
+        }
+        if commit.read_point.is_some_and(|point| state.others_since(point, lease)) {
+            return Err(Conflict.into());
+        }
+        let batch = self.batch_of(commit, tables.as_mut())?;
+        if changes_data {
+            // A commit that fails may be in the store in part, as far as others can tell.
+            state.committed(lease);
+        }
+        match &tables {
+            Some(tables) => self.commit_tables(batch, tables)?,
+            None => self.db.write_opt(batch, &durable())?,
+        }
+        if ends {
+            state.lease = None;
+        }
+        drop(state);
+        self.merge_tables(is_large)
+    }
+
+    /// A batch of everything in a commit that is in no table.
+    fn batch_of(&self, commit: Commit<'_>, tables: Option<&mut Tables>) -> Result<WriteBatch, StoreError> {
+        let (records, events) = (self.family(RECORDS)?, self.family(EVENTS)?);
+        let mut bytes = Vec::with_capacity(1024);
+        let mut batch = WriteBatch::with_capacity_bytes(commit.size());
+        for (id, record) in &commit.records {
+            bytes.clear();
+            encode(record, &mut bytes);
+            batch.put_cf(records, id.0, &bytes);
+        }
+        never!(commit.changed.is_some() && commit.lease.is_none(), "changes of no goal run cannot be listed");
+        never!(commit.report.is_some() && commit.lease.is_none(), "a report is of no goal run");
+        if let Some((changed, lease)) = commit.changed.zip(commit.lease) {
+            // Those in tables may be many: they are not copied.
+            let mut ids = tables.map(|tables| std::mem::take(&mut tables.changed)).unwrap_or_default();
+            let others = commit.records.iter().filter(|(_, record)| record.modified == lease.time);
+            ids.extend(others.map(|(id, _)| *id));
+            let number = self.db.latest_sequence_number();
+            if let Some(list) = changes::list(&ids, lease.number, changed.file) {
+                batch.put_cf(self.family(CHANGES)?, keys::change(lease.time, number), list);
+            }
+            if changed.keep {
+                let merged = commit.merged.iter().map(|(id, _)| *id);
+                let events = commit.events.iter().map(|(key, _)| key);
+                self.keep(lease.time, number, ids.into_iter().chain(merged), events, &mut batch)?;
+            }
+        }
+        if let Some((goal, state)) = &commit.export {
+            batch.put(KeyKind::Export.key(goal), state.encode());
+        }
+        if let Some(update) = &commit.exchanged {
+            let key = KeyKind::Exchanged.key(update.key.as_bytes());
+            let stored = self.db.get(&key)?;
+            batch.put(key, update.apply(stored));
+        }
+        for (from, to) in &commit.merged {
+            batch.put_cf(records, from.0, merged_into(*to));
+        }
+        self.identify_all(commit.identifiers.into_iter(), &mut batch)?;
+        for (key, event) in &commit.events {
+            match event {
+                Some(event) => {
+                    bytes.clear();
+                    encode_event(&key.id, event, &mut bytes);
+                    batch.put_cf(events, keys::event(key), &bytes);
+                }
+                None => batch.delete_cf(events, keys::event(key)),
+            }
+        }
+        match &commit.unfinished {
+            Some((key, rest)) if rest.is_empty() => batch.delete(KeyKind::Unfinished.key(key)),
+            Some((key, rest)) => batch.put(KeyKind::Unfinished.key(key), rest),
+            None => {}
+        }
+        if let Some((key, state)) = &commit.file {
+            batch.put(KeyKind::Ledger.key(key), state.encode());
+        }
+        if let Some((lease, report)) = commit.lease.zip(commit.report) {
+            batch.put(KeyKind::History.key(&lease.number.to_be_bytes()), report);
+        }
+        if commit.ends_goal_run {
+            batch.delete(Meta::Running);
+        }
+        Ok(batch)
+    }
+
+    fn commit_state(&self) -> MutexGuard<'_, CommitState> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn read_point(&self) -> ReadPoint {
+        ReadPoint(self.commit_state().commits)
+    }
+
+    /// Writes a batch of records, identifiers or events that is no [`Commit`].
+    pub(super) fn write_data(
+        &self,
+        batch: WriteBatch,
+        lease: Option<&GoalRunLease>,
+    ) -> Result<(), StoreError> {
+        let mut state = self.commit_state();
+        if let Some(lease) = lease {
+            state.check(lease)?;
+        }
+        state.committed(lease);
+        Ok(self.db.write_opt(batch, &durable())?)
+    }
+
+    pub(crate) fn begin_goal_run(
+        &self,
+        clock: i64,
+        report: impl FnOnce(u64) -> Vec<u8>,
+    ) -> Result<GoalRunLease, StoreError> {
+        let mut state = self.commit_state();
+        let before = match self.db.get(Meta::Now)? {
+            None => i64::MIN,
+            Some(bytes) => {
+                keys::read_i64(&bytes).ok_or(StoreError::Damaged("the time of the last goal run"))?
+            }
+        };
+        let time = clock.max(before.saturating_add(1));
+        let last = match self.db.get(Meta::GoalRun)? {
+            None => 0,
+            Some(bytes) => keys::read_u64(&bytes).ok_or(StoreError::Damaged("the number of goal runs"))?,
+        };
+        let number = last + 1;
+        let mut batch = WriteBatch::default();
+        batch.put(Meta::GoalRun, number.to_be_bytes());
+        batch.put(Meta::Running, number.to_be_bytes());
+        batch.put(Meta::Now, time.to_be_bytes());
+        batch.put(KeyKind::History.key(&number.to_be_bytes()), report(number));
+        self.db.write_opt(batch, &durable())?;
+        Ok(GoalRunLease { number, time, fence: state.begin() })
+    }
+
+    pub(crate) fn interrupted(&self) -> Result<Option<(GoalRunLease, Vec<u8>)>, StoreError> {
+        let mut state = self.commit_state();
+        let Some(number) = self.db.get(Meta::Running)? else { return Ok(None) };
+        let number = keys::read_u64(&number).ok_or(StoreError::Damaged("the history"))?;
+        let Some(report) = self.db.get(KeyKind::History.key(&number.to_be_bytes()))? else { return Ok(None) };
+        let time = self.db.get(Meta::Now)?.as_deref().and_then(keys::read_i64);
+        let time = time.ok_or(StoreError::Damaged("the time of the last goal run"))?;
+        Ok(Some((GoalRunLease { number, time, fence: state.begin() }, report)))
+    }
+
+    pub(crate) fn remember_digest(&self, version: &str, digest: [u8; 32]) -> Result<(), StoreError> {
+        let key = KeyKind::Digest.key(blake3::hash(version.as_bytes()).as_bytes());
+        Ok(self.db.put(key, digest)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(state: &mut CommitState) -> GoalRunLease {
+        GoalRunLease { number: 1, time: 1, fence: state.begin() }
+    }
+
+    #[test]
+    fn only_what_others_commit_is_a_conflict() {
+        let mut state = CommitState::default();
+        let own = lease(&mut state);
+        let others_since = |state: &CommitState, point| state.others_since(point, Some(&own));
+        let point = |state: &CommitState| ReadPoint(state.commits);
+        let first = point(&state);
+        assert!(!others_since(&state, first));
+        state.committed(Some(&own));
+        state.committed(Some(&own));
+        assert!(!others_since(&state, first) && state.others_since(first, None));
+        let second = point(&state);
+        state.committed(None);
+        assert!(others_since(&state, first) && others_since(&state, second));
+        assert!(!others_since(&state, point(&state)));
+        let third = point(&state);
+        state.committed(Some(&own));
+        assert!(others_since(&state, second) && !others_since(&state, third));
+        state.committed(None);
+        state.committed(None);
+        assert!(others_since(&state, third) && state.others_since(third, None));
+    }
+}
