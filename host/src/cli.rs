@@ -1,7 +1,6 @@
-//! Arguments, output and exit codes.
+//! The command line: arguments, the log and the exit code.
 
-use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,8 +11,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::commands;
-use crate::error::Error;
-use crate::progress::LogWriter;
+use crate::output::print_error;
+use crate::runs::progress::LogWriter;
 use crate::service::traces::Traces;
 
 /// Moves customer records between delimited files and a profile store, through sandboxed processors.
@@ -23,10 +22,10 @@ struct Arguments {
     /// The working folder.
     #[arg(short = 'C', value_name = "DIR", default_value = ".", global = true)]
     folder: PathBuf,
-    /// Logs more; twice, even more.
+    /// Logs more and shows the causes of errors; twice, even more.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
-    /// How the log is written to stderr.
+    /// The format of the log on stderr.
     #[arg(long, value_enum, default_value = "text", global = true)]
     log_format: LogFormat,
     #[command(subcommand)]
@@ -41,29 +40,29 @@ enum LogFormat {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Makes a working folder with a small example that runs.
+    /// Creates a working folder with a small example that runs.
     Init {
         /// The folder; it must be empty or missing.
         dir: PathBuf,
     },
     /// Runs goals now.
     Run(commands::run::Arguments),
-    /// Validates the configuration, the plugins and the files' columns.
+    /// Validates the configuration, then checks plugins, permissions and the next file of each goal.
     Check {
-        /// The connections; all if none is named.
+        /// The connections; all by default.
         connections: Vec<String>,
     },
-    /// Shows which files a goal would take; without a goal, the buckets and folders that there are.
+    /// Shows the files that a goal would take; without a goal, the buckets and folders of the location.
     Scan {
         /// The connection.
         connection: String,
         /// Its goal.
         goal: Option<String>,
-        /// One JSON object.
+        /// Prints one JSON object.
         #[arg(long)]
         json: bool,
     },
-    /// Shows a file's first rows before and after the processors.
+    /// Shows the first rows of a goal's next file, before and after the processors.
     Preview {
         /// The connection.
         connection: String,
@@ -72,36 +71,36 @@ enum Command {
         /// How many rows.
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=10_000))]
         rows: u16,
-        /// One JSON object.
+        /// Prints one JSON object.
         #[arg(long)]
         json: bool,
     },
-    /// Runs connections when they are due, and serves a page and an API to look in and to run them from.
+    /// Runs connections when they are due, and serves a page and an API to watch and control them.
     Serve {
-        /// Where to listen, in place of `address` of the settings.
+        /// The address to listen on, instead of `address` in `[server]`.
         #[arg(long, value_name = "ADDRESS:PORT")]
         address: Option<SocketAddr>,
     },
-    /// Shows the next runs of the connections that have a schedule.
+    /// Shows the next scheduled runs.
     Schedule {
-        /// The connections; all if none is named.
+        /// The connections; all by default.
         connections: Vec<String>,
-        /// How many.
+        /// How many runs.
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
         count: u16,
-        /// One JSON object a run.
+        /// Prints one JSON object per run.
         #[arg(long)]
         json: bool,
     },
     /// Shows past goal runs.
     History {
-        /// One run, with its last created or updated profiles.
+        /// Shows one run, with the profiles that it created or updated last.
         run: Option<String>,
-        /// One JSON object a goal run.
+        /// Prints one JSON object per goal run.
         #[arg(long)]
         json: bool,
     },
-    /// Reads profiles.
+    /// Reads and erases profiles.
     #[command(subcommand)]
     Profile(commands::profile::Command),
     /// Reads groups, such as households.
@@ -113,18 +112,18 @@ enum Command {
     /// Reads the products that events say were bought.
     #[command(subcommand)]
     Product(commands::product::Command),
-    /// Looks after the store: verifies, measures, compacts, backs up, restores.
+    /// Verifies, measures, compacts, backs up and restores the store.
     #[command(subcommand)]
     Store(commands::store::Command),
-    /// Puts back what a run changed, and leaves alone what was changed since.
+    /// Restores what a run changed, unless it changed again since.
     Undo {
         /// The run, as `sluicebox history` shows it.
         run: String,
-        /// One JSON object a goal.
+        /// Prints one JSON object per goal.
         #[arg(long)]
         json: bool,
     },
-    /// Shows plugins.
+    /// Lists, builds, tests and installs plugins.
     #[command(subcommand)]
     Plugin(commands::plugin::Command),
 }
@@ -132,8 +131,8 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let serves = matches!(arguments.command, Command::Serve { .. });
-    // Whoever leaves a service running wants to read later what it did.
-    let traces = serves.then(Traces::wanted).flatten();
+    // The log of a service tells later what it did.
+    let traces = serves.then(Traces::from_environment).flatten();
     log(arguments.verbose.max(u8::from(serves)), arguments.log_format, traces.as_ref());
     let folder = &arguments.folder;
     let done = match arguments.command {
@@ -165,27 +164,9 @@ pub(crate) fn main() -> ExitCode {
     match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            complain(&error);
+            print_error(&error);
             ExitCode::from(error.exit_code())
         }
-    }
-}
-
-/// Writes an error and its hint to stderr.
-pub(crate) fn complain(error: &Error) {
-    let mut stderr = io::stderr().lock();
-    // There is nowhere left to report that stderr is gone.
-    let _ = writeln!(stderr, "error: {error}");
-    if let Some(hint) = error.hint() {
-        let _ = writeln!(stderr, "hint: {hint}");
-    }
-}
-
-/// Writes a line of results to stdout. Whoever stopped reading has seen enough.
-pub(crate) fn print(line: impl fmt::Display) -> Result<(), Error> {
-    match writeln!(io::stdout().lock(), "{line}") {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        written => written.map_err(|error| Error::io("stdout".as_ref(), error)),
     }
 }
 
@@ -196,7 +177,7 @@ fn log(verbose: u8, format: LogFormat, traces: Option<&Traces>) {
         2 => "debug",
         _ => "trace",
     };
-    // The crates below know nothing of people's data policy: only ours speak.
+    // Other crates may log personal data: only our own log.
     let filter = || EnvFilter::new(format!("off,sluicebox={level},sluicebox_processors={level}"));
     let lines = tracing_subscriber::fmt::layer().with_writer(|| LogWriter).with_target(false);
     let lines = lines.with_ansi(io::stderr().is_terminal());

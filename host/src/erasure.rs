@@ -1,5 +1,5 @@
-//! People who are to stay away: the key that hashes of their identifiers are made with, and their rows among the
-//! rejected ones.
+//! Erased persons: their profile and rejected rows are removed, and keyed hashes of their identifiers keep imports from bringing
+//! them back.
 
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
@@ -7,45 +7,47 @@ use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use sluicebox_files::{CsvOptions, RowWriter};
-use sluicebox_store::ErasureKey;
+use sluicebox_model::RecordId;
+use sluicebox_store::{ErasureKey, Store};
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::rejected;
+use crate::import::plan::unique;
+use crate::queries::profile::{identifiers, no_profile};
+use crate::runs::rejected;
 
-/// Beside the store, and no part of it: see [`ErasureKey`].
+/// The file of the key, beside the store and no part of it: see [`ErasureKey`].
 const KEY_FILE: &str = "erasure.key";
 
-/// The key, if anyone was erased.
+/// The key, if any person was erased.
 ///
 /// # Errors
-/// If it cannot be read, or is none.
+/// If it cannot be read, or is damaged.
 pub(crate) fn key(config: &Config) -> Result<Option<ErasureKey>, Error> {
     let place = config.data().join(KEY_FILE);
     match fs::read(&place) {
         Ok(bytes) => match bytes.try_into() {
             Ok(key) => Ok(Some(key)),
-            Err(_) => {
-                Err(Error::Failed(format!("{} is not the key that was written there", place.display())))
-            }
+            Err(_) => Err(Error::Failed(format!("{} is damaged: it is not a key", place.display()))),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io(&place, error)),
     }
 }
 
-/// The key, made where there is none.
+/// The key; a new one the first time.
 ///
 /// # Errors
 /// If it cannot be read or written.
-pub(crate) fn key_or_new(config: &Config) -> Result<ErasureKey, Error> {
+fn key_or_new(config: &Config) -> Result<ErasureKey, Error> {
     if let Some(key) = key(config)? {
         return Ok(key);
     }
     let place = config.data().join(KEY_FILE);
     let mut key: ErasureKey = [0; 32];
-    getrandom::fill(&mut key).map_err(|error| Error::Failed(format!("no random numbers: {error}")))?;
+    getrandom::fill(&mut key).map_err(|error| Error::failed("no random numbers", error))?;
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&place);
     file.and_then(|mut file| {
         file.write_all(&key)?;
@@ -55,11 +57,36 @@ pub(crate) fn key_or_new(config: &Config) -> Result<ErasureKey, Error> {
     Ok(key)
 }
 
-/// Takes the rows that hold one of the values out of all files of rejected rows; answers how many they were.
+/// An erased profile.
+pub(crate) struct Erased {
+    pub id: RecordId,
+    /// The rejected rows of the person that were removed.
+    pub rejected_rows: u64,
+}
+
+/// Erases the profile of an id, with its events, its overwritten values and the person's rejected rows.
+///
+/// # Errors
+/// If there is no such profile, or the store, the key or a file of rejected rows cannot be read or written.
+pub(crate) fn erase(config: &Config, id: &str) -> Result<Erased, Error> {
+    let missing = || no_profile(id);
+    let wanted: RecordId = id.parse().map_err(|_| missing())?;
+    let store = Store::open_existing(&config.settings.store)?.ok_or_else(missing)?;
+    let (id, record) = store.load(wanted)?.ok_or_else(missing)?;
+    let values = identifiers(config, &store, &record);
+    let key = key_or_new(config)?;
+    store.erase(id, &unique(&config.schema, &store)?, &key, Timestamp::now().as_millisecond())?;
+    drop(store);
+    // Opening the store writes the list of its files anew, which then names nothing of the profile.
+    drop(Store::open(&config.settings.store)?);
+    Ok(Erased { id, rejected_rows: clean_rejected(config, &values)? })
+}
+
+/// Removes the rows that hold one of the values from all files of rejected rows; answers with their number.
 ///
 /// # Errors
 /// If a file cannot be read or written.
-pub(crate) fn clean_rejected(config: &Config, values: &HashSet<String>) -> Result<u64, Error> {
+fn clean_rejected(config: &Config, values: &HashSet<String>) -> Result<u64, Error> {
     let mut removed = 0;
     for file in rejected::files(config)? {
         removed += clean(&file, &rejected::options(config, &file), values)?;
@@ -67,10 +94,10 @@ pub(crate) fn clean_rejected(config: &Config, values: &HashSet<String>) -> Resul
     Ok(removed)
 }
 
-/// A row with its file: the names and cells of its columns.
+/// A rejected row: its file, and the names and cells of its columns.
 pub(crate) type FoundRow = (PathBuf, Vec<(String, String)>);
 
-/// The rejected rows that hold one of the values, each as the names and cells of its columns, with its file.
+/// The rejected rows that hold one of the values.
 ///
 /// # Errors
 /// If a file cannot be read.
@@ -88,6 +115,7 @@ pub(crate) fn find_rejected(config: &Config, values: &HashSet<String>) -> Result
     Ok(found)
 }
 
+/// Rewrites a file without the rows that hold one of the values; answers with their number.
 fn clean(file: &Path, options: &CsvOptions, values: &HashSet<String>) -> Result<u64, Error> {
     let temporary = file.with_extension("cleaning");
     let out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);

@@ -4,50 +4,33 @@
 mod cli;
 mod commands;
 mod config;
-mod diff;
 mod erasure;
 mod error;
-mod events;
-mod exchange;
 mod export;
-mod guest;
 mod import;
-mod linked;
-mod plan;
+mod output;
 mod plugins;
-mod progress;
-mod provenance;
-mod registry;
-mod rejected;
-mod report;
-mod rows;
+mod queries;
 mod runs;
-mod schedule;
-mod segments;
 mod service;
-mod sets;
-mod stretch;
-mod unfinished;
-mod view;
-mod walk;
 
 use std::process::ExitCode;
 
-/// Cells become values on one thread and are given back on another, which the system's allocator is slow at. It asks for no huge pages
-/// (`no_thp`): where a host takes back what its guests free, those are the dear ones.
+/// Threads free values that other threads allocated, which the system's allocator is slow at. mimalloc is built without huge pages
+/// (`no_thp`): hosts of virtual machines that reclaim freed memory make those expensive.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// `mi_option_purge_delay` of mimalloc 3: for how many milliseconds it keeps pages that nothing is in any more.
+/// `mi_option_purge_delay` of mimalloc 3: for how many milliseconds it keeps empty pages.
 const PURGE_DELAY: i32 = 15;
-/// What one stretch took is there for the next, and not much longer; a second is the default.
-const SHORT: std::ffi::c_long = 300;
+/// The memory of one chunk is kept for the next, and not much longer. The default is a second.
+const PURGE_DELAY_MS: std::ffi::c_long = 300;
 
 fn main() -> ExitCode {
     #[expect(unsafe_code, reason = "mimalloc is a C library; options are set before there are other threads")]
-    // SAFETY: see the reason, which is what its documentation asks for.
+    // SAFETY: its documentation requires that options are set before other threads start, and they are.
     unsafe {
-        libmimalloc_sys::mi_option_set(PURGE_DELAY, SHORT);
+        libmimalloc_sys::mi_option_set(PURGE_DELAY, PURGE_DELAY_MS);
     }
     cli::main()
 }

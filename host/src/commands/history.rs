@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use serde_json::Value as Json;
-use sluicebox_store::{Store, StoreError};
+use sluicebox_model::OrNever;
+use sluicebox_store::Store;
 
-use crate::cli::print;
 use crate::config::Config;
 use crate::error::Error;
-use crate::report::Kept;
+use crate::output::{counted, print};
+use crate::queries::history;
+use crate::runs::report::HistoryEntry;
 
 /// Shows past goal runs, newest first, or those of one run with their last profiles.
 ///
@@ -16,32 +18,18 @@ use crate::report::Kept;
 /// If the store fails or has no such run.
 pub(crate) fn run(folder: &Path, run: Option<&str>, json: bool) -> Result<u8, Error> {
     let config = Config::load(folder)?;
-    let mut known = Vec::new();
     let store = Store::open_read_only(&config.settings.store)?;
-    for entry in store.iter().flat_map(Store::history) {
-        let (_, bytes) = entry?;
-        let kept = Kept::decode(&bytes).ok_or(StoreError::Damaged("the history"))?;
-        match run {
-            Some(run) if run != kept.report.run => known.push(kept.report.run),
-            Some(_) => {
-                known.clear();
-                show(&kept, json, true)?;
-                known.push(kept.report.run);
-            }
-            None => show(&kept, json, false)?,
-        }
+    match (run, &store) {
+        (Some(run), store) => history::of_run(store.as_ref(), run, |entry| show(entry, json, true))?,
+        (None, Some(store)) => history::all(store, |entry| show(entry, json, false))?,
+        (None, None) => {}
     }
-    match run {
-        Some(run) if !known.iter().any(|found| found == run) => {
-            Err(Error::NotFound(format!("there is no run `{run}`")))
-        }
-        _ => Ok(0),
-    }
+    Ok(0)
 }
 
-fn show(kept: &Kept, json: bool, with_profiles: bool) -> Result<(), Error> {
+fn show(entry: &HistoryEntry, json: bool, with_profiles: bool) -> Result<(), Error> {
     if json {
-        let mut shown = serde_json::to_value(kept).unwrap_or_default();
+        let mut shown = serde_json::to_value(entry).or_never("the JSON of a history entry");
         if let Json::Object(object) = &mut shown {
             object.shift_remove("rejected_files");
             object.shift_remove("at");
@@ -51,15 +39,15 @@ fn show(kept: &Kept, json: bool, with_profiles: bool) -> Result<(), Error> {
         }
         return print(shown);
     }
-    print(format!("{}  {}  {}", kept.report.run, kept.started, kept.report.line()))?;
-    if let Some(error) = &kept.report.error {
+    print(format!("{}  {}  {}", entry.report.run, entry.started, entry.report.line()))?;
+    if let Some(error) = &entry.report.error {
         print(format!("  {error}"))?;
     }
     if with_profiles {
-        for file in &kept.report.files {
-            print(format!("  {}: {} rows", file.name, file.rows))?;
+        for file in &entry.report.files {
+            print(format!("  {}: {}", file.name, counted(file.rows, "row")))?;
         }
-        for last in &kept.last_profiles {
+        for last in &entry.last_profiles {
             print(format!("  {} {}", last.change, last.profile_id))?;
         }
     }

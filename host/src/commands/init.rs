@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::cli::print;
 use crate::error::Error;
+use crate::output::print;
 
 /// The files of the example.
 const FILES: [(&str, &str); 4] = [
@@ -15,7 +15,7 @@ const FILES: [(&str, &str); 4] = [
     ("exchange/incoming/customers_1.csv", include_str!("../example/customers_1.csv")),
 ];
 
-/// Makes a working folder.
+/// Creates a working folder with an example.
 ///
 /// # Errors
 /// If the folder is not empty or cannot be written to.
@@ -37,7 +37,7 @@ pub(crate) fn run(folder: &Path) -> Result<u8, Error> {
             .map_err(|error| Error::io(&path, error))?;
     }
     print(format!(
-        "{0} is ready; now:\n  sluicebox -C {0} run\n  sluicebox -C {0} profile list",
+        "{0} is ready; try:\n  sluicebox -C {0} run\n  sluicebox -C {0} profile list",
         folder.display()
     ))?;
     Ok(0)

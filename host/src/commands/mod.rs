@@ -1,4 +1,4 @@
-//! One command a file.
+//! One command per file: it parses its arguments, asks `queries` or `runs`, and prints.
 
 pub(crate) mod check;
 pub(crate) mod group;
@@ -15,19 +15,3 @@ pub(crate) mod segment;
 pub(crate) mod serve;
 pub(crate) mod store;
 pub(crate) mod undo;
-
-use crate::config::{Connection, Goal};
-use crate::error::Error;
-
-/// The goal of that name.
-///
-/// # Errors
-/// With the nearest name.
-pub(crate) fn goal<'c>(connection: &'c Connection, name: &str) -> Result<Goal<'c>, Error> {
-    let found = connection.all_goals().find(|goal| goal.name() == name);
-    found.ok_or_else(|| Error::Unknown {
-        kind: "goal",
-        name: name.to_owned(),
-        known: connection.goal_names(),
-    })
-}

@@ -5,32 +5,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use sluicebox_store::{DryCopy, Store};
+use sluicebox_model::OrNever;
+use sluicebox_store::Store;
 
-use crate::cli::print;
 use crate::config::{Config, Connection};
-use crate::diff::Diff;
 use crate::error::Error;
-use crate::progress::Watch;
-use crate::rejected;
-use crate::report::{Report, Run, Status, Trigger};
+use crate::import::diff::Diff;
+use crate::output::print;
+use crate::runs::progress::Watch;
+use crate::runs::rejected;
+use crate::runs::report::{Report, Run, Status, Trigger};
 use crate::runs::{Runner, select};
 
 /// What to run.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The connections; all if none is named.
+    /// The connections; all by default.
     connections: Vec<String>,
-    /// Only goals of this name; may be given several times.
+    /// Runs only goals of this name; may be given several times.
     #[arg(long = "goal", value_name = "NAME")]
     goals: Vec<String>,
-    /// Reports what would change, and writes nothing.
+    /// Reports what would change and writes nothing.
     #[arg(long)]
     dry_run: bool,
-    /// With --dry-run: shows what each row would change, with the values before and after. It takes the rows one by one.
+    /// With --dry-run: shows what each row would change, with the values before and after. Slow: rows are applied one by one.
     #[arg(long, requires = "dry_run")]
     diff: bool,
-    /// One JSON object a goal.
+    /// Prints one JSON object per goal.
     #[arg(long)]
     json: bool,
 }
@@ -47,16 +48,22 @@ pub(crate) fn run(folder: &Path, arguments: &Arguments) -> Result<u8, Error> {
     let selected = select(&config, connections, |goal| named(goal.name()), !arguments.dry_run)?;
     let stop = stop_on_signal()?;
 
-    let copy = arguments.dry_run.then(|| DryCopy::of(&config.settings.store)).transpose()?;
-    let store = Store::open(copy.as_ref().map_or(&config.settings.store, |copy| copy.path()))?;
-    let mut runner = Runner::new(&config, &store, copy.is_some(), Watch::Terminal, &stop)?;
+    let (opened, copy);
+    let store: &Store = if arguments.dry_run {
+        copy = Store::dry_copy_of(&config.settings.store)?;
+        &copy
+    } else {
+        opened = Store::open(&config.settings.store)?;
+        &opened
+    };
+    let mut runner = Runner::new(&config, store, arguments.dry_run, Watch::Terminal, &stop)?;
     runner.diff = arguments.diff.then_some(Diff { json: arguments.json });
 
     let mut failed = false;
     for selected in &selected {
-        runner.run(selected, &Run::new(Trigger::Command), |kept| {
-            failed |= kept.report.status == Status::Failed;
-            show(&config, &kept.report, arguments)
+        runner.run(selected, &Run::new(Trigger::Command), |entry| {
+            failed |= entry.report.status == Status::Failed;
+            show(&config, &entry.report, arguments)
         })?;
     }
     Ok(u8::from(failed))
@@ -80,7 +87,7 @@ fn connections<'c>(config: &'c Config, arguments: &Arguments) -> Result<Vec<&'c 
 
 fn show(config: &Config, report: &Report, arguments: &Arguments) -> Result<(), Error> {
     if arguments.json {
-        return print(serde_json::to_string(report).unwrap_or_default());
+        return print(serde_json::to_string(report).or_never("the JSON of a report"));
     }
     let dry = if arguments.dry_run { "dry run: " } else { "" };
     print(format!("{dry}{}", report.line()))?;
@@ -93,7 +100,7 @@ fn show(config: &Config, report: &Report, arguments: &Arguments) -> Result<(), E
     Ok(())
 }
 
-/// The first Ctrl-C, or SIGTERM, stops at the next batch; the second ends the process. The store is whole either way.
+/// The first Ctrl-C or SIGTERM stops the run at the next batch, the second ends the process. The store stays consistent either way.
 fn stop_on_signal() -> Result<Arc<AtomicBool>, Error> {
     let stop = Arc::new(AtomicBool::new(false));
     let failed = |error| Error::io("signals".as_ref(), error);
@@ -104,7 +111,7 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>, Error> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        // Nobody waits any more only if the process ends.
+        // The receiver is gone only if the process ends.
         let _ = ready.send(());
         loop {
             tokio::select! {

@@ -5,11 +5,12 @@ use std::path::Path;
 use jiff::{Timestamp, ZonedDateTime};
 use serde_json::json;
 
-use crate::cli::print;
 use crate::config::{Config, Connection, in_words};
 use crate::error::Error;
+use crate::output::print;
+use crate::queries::schedule::upcoming;
 
-/// Shows the next runs of the connections that are on, the first first.
+/// Shows the next runs of the enabled connections, in order.
 ///
 /// # Errors
 /// If the configuration is wrong, or there is no such connection.
@@ -31,24 +32,7 @@ pub(crate) fn run(folder: &Path, names: &[String], count: usize, json: bool) -> 
         })?;
     }
     if upcoming.is_empty() && !json {
-        print("no connection that is on has a [schedule]")?;
+        print("no enabled connection has a [schedule]")?;
     }
     Ok(0)
-}
-
-/// The next runs of connections that are on, the first first.
-pub(crate) fn upcoming<'c>(
-    connections: impl IntoIterator<Item = &'c Connection>,
-    now: Timestamp,
-    count: usize,
-) -> Vec<(Timestamp, &'c Connection)> {
-    let scheduled = connections.into_iter().filter(|connection| connection.enabled);
-    let scheduled = scheduled.filter_map(|connection| Some((connection, connection.schedule.as_ref()?)));
-    let runs = scheduled.flat_map(|(connection, schedule)| {
-        schedule.upcoming(now).take(count).map(move |at| (at, connection))
-    });
-    let mut runs: Vec<_> = runs.collect();
-    runs.sort_by(|(a, one), (b, other)| (a, &one.stem).cmp(&(b, &other.stem)));
-    runs.truncate(count);
-    runs
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::Error;
 use crate::service;
 
-/// Runs connections when they are due and answers on an address, until it is told to stop.
+/// Runs connections when they are due and serves the page and the API, until it is stopped.
 ///
 /// # Errors
 /// If the configuration is wrong, the store is in use, or the address is taken.

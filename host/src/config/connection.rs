@@ -12,9 +12,9 @@ use super::service::{self, Notify};
 use super::settings::Settings;
 use super::value::Secret;
 use crate::error::Error;
-use crate::schedule::Schedule;
+use crate::runs::schedule::Schedule;
 
-/// A partner's location and the goals that work on it.
+/// A partner's location, and the goals that import from it or export to it.
 #[derive(Debug)]
 pub(crate) struct Connection {
     /// The name of its file without `.toml`.
@@ -23,28 +23,28 @@ pub(crate) struct Connection {
     pub name: String,
     /// Whether its goals run.
     pub enabled: bool,
-    /// A profile is processed only if it consented to one of these; empty = all are.
+    /// A profile is processed only if it consented to one of these; empty = every profile is.
     pub objectives: Vec<String>,
     /// Where the files are.
     pub location: LocationEntry,
-    /// When the service runs it by itself.
+    /// When the service runs the connection.
     pub schedule: Option<Schedule>,
-    /// Who is told of its runs.
+    /// Who gets notifications about its runs.
     pub notify: Option<Notify>,
-    /// How they are encrypted.
+    /// The keys of its encrypted files.
     pub pgp: Option<PgpEntry>,
-    /// In the order in which they run: imports of groups, then of profiles.
+    /// Import goals in the order in which they run: groups first, then profiles.
     pub goals: Vec<ImportGoal>,
-    /// In the order in which they run, after the imports.
+    /// Export goals in the order in which they run, after the imports.
     pub exports: Vec<ExportGoal>,
 }
 
 /// A goal of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Goal<'c> {
-    /// It takes files.
+    /// An import goal.
     Import(&'c ImportGoal),
-    /// It makes files.
+    /// An export goal.
     Export(&'c ExportGoal),
 }
 
@@ -98,7 +98,7 @@ pub(crate) struct BucketEntry {
     region: Option<String>,
     endpoint: Option<String>,
     path_style: bool,
-    /// Key and secret, and the token of a session.
+    /// Key, secret and session token.
     keys: Option<(Secret, Secret, Option<Secret>)>,
 }
 
@@ -110,11 +110,11 @@ pub(crate) struct PgpEntry {
     public_key: Option<Secret>,
 }
 
-/// The way to a connection's files.
+/// A connection's location, with its keys read.
 pub(crate) struct Opened {
     pub location: Location,
     key: Option<PrivateKey>,
-    /// What exported files are encrypted for.
+    /// The key that exported files are encrypted for.
     pub public_key: Option<PublicKey>,
 }
 
@@ -141,7 +141,7 @@ impl Connection {
         self.all_goals().flat_map(|goal| goal.processors())
     }
 
-    /// Where its files are, for people: the address of a bucket has no secret in it.
+    /// Where its files are, for people. The address of a bucket holds no secret.
     pub(crate) fn place(&self) -> String {
         match &self.location {
             LocationEntry::Directory(path) => path.display().to_string(),
@@ -149,10 +149,11 @@ impl Connection {
         }
     }
 
-    /// The secrets that its file has or may have, by table and key, and whether it has them.
+    /// The secrets that its file may have, by table and key, and whether they are set.
     pub(crate) fn secrets(&self) -> Vec<(&'static str, bool)> {
         let mut secrets = Vec::new();
-        // Without keys the default credential chain counts; key and secret go together, and one secret is set at a time.
+        // Without keys, the default credential chain is used. The page sets one secret at a time, and key and secret must both
+        // be set, so they are not offered.
         if let LocationEntry::S3(entry) = &self.location
             && let Some((_, _, token)) = &entry.keys
         {
@@ -170,7 +171,41 @@ impl Connection {
         secrets
     }
 
-    /// Whose permissions count, for messages; the key itself may be a secret.
+    /// The secrets that its goals and notifications need and that cannot be read now, by table and key, and why.
+    pub(crate) fn missing_secrets(&self, root: &Path) -> Vec<(String, Error)> {
+        let mut known: Vec<(&str, Option<&Secret>)> = Vec::new();
+        if let LocationEntry::S3(entry) = &self.location
+            && let Some((key, secret, token)) = &entry.keys
+        {
+            known.push(("location.access_key_id", Some(key)));
+            known.push(("location.secret_access_key", Some(secret)));
+            known.push(("location.session_token", token.as_ref()));
+        }
+        if let Some(pgp) = &self.pgp {
+            known.push(("pgp.private_key", pgp.private_key.as_ref()));
+            known.push(("pgp.passphrase", pgp.passphrase.as_ref()));
+            known.push(("pgp.public_key", pgp.public_key.as_ref()));
+        }
+        if let Some(webhook) = self.notify.as_ref().and_then(|notify| notify.webhook.as_ref()) {
+            known.push(("notify.webhook", Some(&webhook.url)));
+            known.push(("notify.webhook_secret", webhook.secret.as_ref()));
+        }
+        let known = known.into_iter().filter_map(|(key, secret)| {
+            // A key of OpenPGP may be binary.
+            Some((key.to_owned(), secret?.bytes(root).err()?))
+        });
+        let goals = self.all_goals().filter(|goal| goal.enabled());
+        let configs = goals.flat_map(|goal| {
+            let processors = goal.processors().iter();
+            processors.filter_map(move |entry| {
+                let key = format!("configuration of {} in goal {}", entry.plugin, goal.name());
+                Some((key, entry.config.open(root).err()?))
+            })
+        });
+        known.chain(configs).collect()
+    }
+
+    /// Whose permissions count, for messages. The key itself may be a secret.
     pub(crate) fn identity(&self) -> String {
         let keys = match &self.location {
             LocationEntry::S3(entry) => entry.keys.as_ref(),
@@ -182,10 +217,10 @@ impl Connection {
         }
     }
 
-    /// The way to its files, and the key that they are decrypted with, if they are encrypted.
+    /// Opens its location and reads its keys.
     ///
     /// # Errors
-    /// If a secret is not where it should be, or is no key.
+    /// If a secret cannot be found, or is not a key.
     pub(crate) fn open(&self, root: &Path) -> Result<Opened, Error> {
         let public_key = self.open_public_key(root)?;
         Ok(Opened { location: self.open_location(root)?, key: self.open_key(root)?, public_key })
@@ -270,9 +305,7 @@ pub(crate) fn read(
             section.problem(format!("two goals are named `{}`", goal.name));
         }
         if pgp.as_ref().is_some_and(|pgp| pgp.public_key.is_none()) {
-            section.problem(
-                "the connection's files are encrypted, and [pgp] has no `public_key` to encrypt an export for",
-            );
+            section.problem("[pgp] has no `public_key` to encrypt exports with");
         }
         exports.push(goal);
     }
@@ -337,7 +370,7 @@ fn bucket(location: &Section<'_>) -> BucketEntry {
             None
         }
         _ => {
-            location.problem("`access_key_id` and `secret_access_key` go together");
+            location.problem("set both `access_key_id` and `secret_access_key`, or neither");
             None
         }
     };
@@ -352,7 +385,7 @@ fn pgp(section: &Section<'_>) -> PgpEntry {
         section.problem("[pgp] needs a `private_key` for imports or a `public_key` for exports");
     }
     if passphrase.is_some() && private_key.is_none() {
-        section.problem("`passphrase` is that of the `private_key`, which is missing");
+        section.problem("`passphrase` needs a `private_key`");
     }
     section.finish();
     PgpEntry { private_key, passphrase, public_key }

@@ -2,17 +2,17 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use sluicebox_model::{EventType, PropertySchema, Schema, ValueType, time_format_error};
 
-use super::goal::{ValueEntry, property_settings, value};
+use super::goal::{ValueEntry, property_settings, value, with_escape};
 use super::linked::{self, LinkedEntry, chain};
 use super::reader::{Section, unknown};
 
-/// Events that an import puts on profiles' time lines.
+/// Events that an import adds to the timelines of profiles.
 #[derive(Debug)]
 pub(crate) struct EventEntry {
     pub event_type: String,
     /// The linked file whose rows they are; `None` = the root file.
     pub file: Option<usize>,
-    /// The linked files from the root file to theirs.
+    /// The linked files from the root file to that file.
     pub path: Vec<usize>,
     /// The column of the id.
     pub id: Option<String>,
@@ -25,13 +25,13 @@ pub(crate) struct EventEntry {
     pub nested: Vec<NestedEntry>,
 }
 
-/// Rows that each event carries.
+/// Nested rows of each event.
 #[derive(Debug)]
 pub(crate) struct NestedEntry {
     pub name: String,
     /// The linked file whose rows they are.
     pub file: usize,
-    /// The linked files from the event's own to theirs.
+    /// The linked files from the event's own file to that file.
     pub path: Vec<usize>,
     pub fields: Vec<ValueEntry>,
     pub all_fields: bool,
@@ -43,7 +43,7 @@ impl EventEntry {
         schema.event(&self.event_type).map_or(&[], |event| &event.properties)
     }
 
-    /// The moment before which its events are not kept.
+    /// Older events are not stored.
     pub(crate) fn keep_from(&self, schema: &Schema, now: Timestamp) -> Option<Timestamp> {
         schema.event(&self.event_type)?.keep_from(now)
     }
@@ -75,10 +75,12 @@ impl NestedEntry {
     }
 }
 
-/// A bulk mapping depends on every property that there is.
+/// The settings of a mapping. A bulk mapping depends on every property.
 fn fields(fields: &[ValueEntry], all: bool, properties: &[PropertySchema]) -> Value {
     let named = fields.iter().map(|field| {
-        json!([field.column, property_settings(&field.property), field.separator, field.format])
+        let settings =
+            json!([field.column, property_settings(&field.property), field.separator, field.format]);
+        with_escape(settings, field.separator_escape)
     });
     let bulk: Option<Vec<Value>> = all.then(|| properties.iter().map(property_settings).collect());
     json!([named.collect::<Vec<_>>(), bulk])
@@ -143,7 +145,7 @@ fn nested(
     let below = file.map(|file| chain(linked, file)).unwrap_or_default();
     let rest = below.strip_prefix(path).filter(|rest| !rest.is_empty());
     let (Some(file), Some(rest)) = (file, rest) else {
-        entry.problem("`file`: the rows of an event come from a file that is linked to the event's own file");
+        entry.problem("`file`: expected a file that is linked to the event's own file");
         return None;
     };
     Some(NestedEntry {

@@ -21,46 +21,51 @@ pub(crate) const EXPORT_PROFILES: &str = "export_profiles";
 pub(crate) struct ExportGoal {
     pub name: String,
     pub enabled: bool,
-    /// Only profiles in it; absent = all.
+    /// Only profiles of this segment; `None` = all.
     pub segment: Option<String>,
-    /// Inside the location.
+    /// The folder inside the location.
     pub directory: String,
-    /// The name of the file, with `{date}` and the like.
+    /// The name of the file, with placeholders such as `{date}`.
     pub file: String,
-    /// Whether only what changed since the last successful run is exported.
+    /// Whether only profiles that changed since the last successful run are exported.
     pub changed_only: bool,
     pub compression: Compression,
-    /// What becomes of an export without rows.
+    /// What happens if there are no rows.
     pub when_empty: WhenEmpty,
     pub timezone: TimeZone,
     pub csv: CsvFormat,
     pub values: ValueFormat,
+    /// Written before a list separator that is part of a value; `None` = separators in values are not marked.
+    pub list_escape: Option<char>,
     pub processors: Vec<ProcessorEntry>,
     pub columns: Vec<ColumnEntry>,
     pub events: Option<ExportedEvents>,
-    /// What of the configuration decides about the result: when it changes, all is exported again.
+    /// The settings that affect the result. After a change every profile is exported again.
     pub settings: Json,
 }
 
-/// What becomes of an export without rows.
+/// What happens if an export has no rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WhenEmpty {
-    /// A file with the header alone.
+    /// A file with only the header is written.
     File,
-    /// No file.
+    /// No file is written.
     Skip,
 }
+
+/// The default of `list_escape`.
+const LIST_ESCAPE: char = '\\';
 
 /// How values are written into cells.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ValueFormat {
-    /// Between the values of a list.
+    /// Separates the values of a list.
     pub list_separator: String,
-    /// `strftime` directives; absent = ISO.
+    /// `strftime` directives; `None` = ISO 8601.
     pub date: Option<String>,
-    /// `strftime` directives; absent = RFC 3339 in UTC.
+    /// `strftime` directives; `None` = RFC 3339 in UTC.
     pub datetime: Option<String>,
-    /// Between a number's whole part and its decimals.
+    /// Separates a number's whole part and its decimals.
     pub decimal: char,
 }
 
@@ -77,15 +82,16 @@ pub(crate) struct ColumnEntry {
     pub source: ColumnSource,
 }
 
-/// What stands in a column.
+/// The content of a column.
 #[derive(Clone, Debug)]
 pub(crate) enum ColumnSource {
     Property(PropertySchema),
     ProfileId,
-    /// When the profile was created, or changed last.
+    /// When the profile was created.
     Created,
+    /// When the profile last changed.
     Modified,
-    /// The names of the segments that the profile is in; of these.
+    /// Those of these segments that the profile is in.
     Segments(Vec<String>),
     /// The stage of each lifecycle that the profile is in, as `lifecycle:stage`.
     Lifecycles,
@@ -103,14 +109,14 @@ pub(crate) struct ExportedEvents {
     pub until: Option<Timestamp>,
 }
 
-/// `None` if it names what is not there, which is among the problems.
+/// `None` after a problem that leaves no goal.
 pub(crate) fn read(schema: &Schema, limits: Limits, goal: &Section<'_>) -> Option<ExportGoal> {
     let name = name(goal);
     let segment = goal.text("segment").map(str::to_owned);
     if let (Some(name), Some(entry)) = (&segment, goal.get("segment")) {
         known_segment(&entry, name, schema);
     }
-    let (csv, values) = csv(goal);
+    let (csv, values, list_escape) = csv(goal);
     let columns: Vec<ColumnEntry> =
         goal.sections("columns").iter().filter_map(|section| column(section, schema)).collect();
     if columns.is_empty() {
@@ -139,6 +145,7 @@ pub(crate) fn read(schema: &Schema, limits: Limits, goal: &Section<'_>) -> Optio
         timezone: timezone(goal),
         csv: CsvFormat { formula_guard: goal.flag("formula_guard", false), ..csv },
         values,
+        list_escape,
         processors: processors.iter().map(|section| processor(limits, &[], section)).collect(),
         columns,
         events: goal.section("events").map(|section| events(&section, schema)),
@@ -149,7 +156,7 @@ pub(crate) fn read(schema: &Schema, limits: Limits, goal: &Section<'_>) -> Optio
     Some(read)
 }
 
-/// Everything that decides what stands in the files but the processors.
+/// All settings that affect the content of the files, except the processors.
 fn settings(goal: &ExportGoal, schema: &Schema) -> Json {
     let segment =
         |name: &String| schema.segment(name).map(|Segment { expression, .. }| json!([name, expression]));
@@ -174,7 +181,7 @@ fn settings(goal: &ExportGoal, schema: &Schema) -> Json {
         let moment = |moment: &Option<Timestamp>| moment.map(|moment| moment.to_string());
         json!([events.types, moment(&events.since), moment(&events.until)])
     });
-    json!({
+    let mut settings = json!({
         "segment": goal.segment.as_ref().map(segment),
         "columns": columns.collect::<Vec<_>>(),
         "events": events,
@@ -182,7 +189,14 @@ fn settings(goal: &ExportGoal, schema: &Schema) -> Json {
         "timezone": goal.timezone.iana_name(),
         "compression": format!("{:?}", goal.compression),
         "directory": goal.directory,
-    })
+    });
+    // The settings of goals without the key must not change.
+    if goal.list_escape != Some(LIST_ESCAPE)
+        && let Some(settings) = settings.as_object_mut()
+    {
+        settings.insert("list_escape".to_owned(), json!(goal.list_escape));
+    }
+    settings
 }
 
 fn file(goal: &Section<'_>) -> String {
@@ -190,7 +204,7 @@ fn file(goal: &Section<'_>) -> String {
     let Some(entry) = goal.get("file") else { return file.to_owned() };
     stays_inside(&entry, file);
     if file.contains('/') {
-        entry.problem("`file` is a name; the folder goes into `directory`");
+        entry.problem("`file` is a name; set the folder in `directory`");
     }
     let mut rest = file;
     while let Some((_, after)) = rest.split_once('{') {
@@ -207,17 +221,17 @@ fn file(goal: &Section<'_>) -> String {
     file.to_owned()
 }
 
-/// What a file's name may have in braces.
+/// The placeholders of a file's name.
 pub(crate) const PLACEHOLDERS: [&str; 5] = ["date", "time", "run", "goal", "connection"];
 
-fn csv(goal: &Section<'_>) -> (CsvFormat, ValueFormat) {
+fn csv(goal: &Section<'_>) -> (CsvFormat, ValueFormat, Option<char>) {
     let (mut format, mut values) = (CsvFormat::default(), ValueFormat::default());
-    let Some(csv) = goal.section("csv") else { return (format, values) };
+    let Some(csv) = goal.section("csv") else { return (format, values, Some(LIST_ESCAPE)) };
     if let Some(delimiter) = character(&csv, "delimiter", false) {
         format.delimiter = delimiter.unwrap_or(format.delimiter);
     }
     format.quote = ascii(&csv, "quote", Some(format.quote)).unwrap_or_else(|| {
-        csv.problem("`quote`: an export needs a quote, or cells run into each other");
+        csv.problem("`quote`: an export needs a quote character");
         format.quote
     });
     format.quote_all = csv.choice("quoting", &[("minimal", false), ("all", true)], false);
@@ -231,12 +245,16 @@ fn csv(goal: &Section<'_>) -> (CsvFormat, ValueFormat) {
         match Encoding::named(name) {
             Some(encoding) => format.encoding = encoding,
             None => entry.problem(format!(
-                "`encoding`: there is no `{name}`; expected utf-8, windows-1252 or another name of the WHATWG encoding standard"
+                "`encoding`: there is no encoding `{name}`; expected utf-8, windows-1252 or another name of the WHATWG encoding standard"
             )),
         }
     }
     if let Some(separator) = csv.text("list_separator") {
         values.list_separator = separator.to_owned();
+    }
+    let list_escape = character(&csv, "list_escape", true).unwrap_or(Some(LIST_ESCAPE));
+    if list_escape.is_some_and(|escape| values.list_separator.starts_with(escape)) {
+        csv.problem("`list_separator` and `list_escape` must differ");
     }
     values.date = time_format(&csv, "date_format", ValueType::Date);
     values.datetime = time_format(&csv, "datetime_format", ValueType::DateTime);
@@ -244,10 +262,10 @@ fn csv(goal: &Section<'_>) -> (CsvFormat, ValueFormat) {
         values.decimal = decimal;
     }
     if char::from(format.quote) == format.delimiter || "\r\n".contains(format.delimiter) {
-        csv.problem("`delimiter` and `quote` must differ, and neither ends a line");
+        csv.problem("`delimiter` and `quote` must differ, and cannot be a line end");
     }
     csv.finish();
-    (format, values)
+    (format, values, list_escape)
 }
 
 fn time_format(csv: &Section<'_>, key: &'static str, value_type: ValueType) -> Option<String> {
@@ -317,7 +335,7 @@ fn own_property(entry: &Entry<'_>, schema: &Schema) -> Option<ColumnSource> {
     }
 }
 
-/// Some of the schema's names, or all.
+/// The listed names, or all known ones for `"all"`.
 fn names_or_all<'s>(entry: Entry<'_>, kind: &str, known: impl Iterator<Item = &'s String>) -> Vec<String> {
     let known: Vec<&str> = known.map(String::as_str).collect();
     match entry.value() {
@@ -351,7 +369,7 @@ fn events(section: &Section<'_>, schema: &Schema) -> ExportedEvents {
     ExportedEvents { types, since, until }
 }
 
-/// RFC 3339, as a text or as TOML's own.
+/// A moment in RFC 3339, as a text or a TOML datetime.
 fn moment(section: &Section<'_>, key: &'static str) -> Option<Timestamp> {
     let entry = section.get(key)?;
     let moment = match entry.value() {
@@ -360,7 +378,7 @@ fn moment(section: &Section<'_>, key: &'static str) -> Option<Timestamp> {
         _ => None,
     };
     if moment.is_none() {
-        entry.problem(format!("`{key}`: expected a moment such as \"2026-01-01T00:00:00Z\""));
+        entry.problem(format!("`{key}`: expected a date and time such as \"2026-01-01T00:00:00Z\""));
     }
     moment
 }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use jiff::tz::TimeZone;
 use sluicebox_files::{CsvOptions, Encoding, Pattern, Ragged};
 use sluicebox_matching::OnAmbiguous;
@@ -13,12 +15,12 @@ use super::events::{self, EventEntry};
 use super::linked::{self, LinkedEntry};
 use super::reader::{Entry, Section, unknown};
 use super::settings::read_limits;
-use super::value::{Sealed, size, stays_inside};
+use super::value::{Sealed, size, span, stays_inside};
 
-/// What becomes of a file when all its rows are in the store.
+/// What happens to a file after its import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AfterImport {
-    /// Nothing.
+    /// It stays.
     Keep,
     /// `.done` is added to its name.
     DoneSuffix,
@@ -31,9 +33,9 @@ pub(crate) enum AfterImport {
 pub(crate) enum MaxRejected {
     /// Any number.
     Unlimited,
-    /// So many.
+    /// At most this many.
     Rows(u64),
-    /// A share of the rows read, from 0 to 1.
+    /// At most this share of the rows read, from 0 to 1.
     Share(f64),
 }
 
@@ -79,7 +81,7 @@ impl Target {
         }
     }
 
-    /// Whose properties those are.
+    /// The owner of those properties.
     pub(crate) fn owner(&self) -> Owner<'_> {
         match self {
             Self::Profiles(_) => Owner::Profile,
@@ -94,14 +96,16 @@ pub(crate) struct ImportGoal {
     pub name: String,
     pub enabled: bool,
     pub target: Target,
-    /// Inside the location.
+    /// The folder inside the location.
     pub directory: String,
     pub files: Pattern,
-    /// The pattern as it was written.
+    /// The pattern in the configuration.
     pub pattern: String,
     pub after_import: AfterImport,
+    /// How long a file must stand still before it is imported; `None` = the default, which depends on who runs the goal.
+    pub settle: Option<Duration>,
     pub create: bool,
-    /// Whether a row may create a profile again that was erased.
+    /// Whether a row may create an erased profile again.
     pub restore_erased: bool,
     pub on_ambiguous: OnAmbiguous,
     pub max_rejected: MaxRejected,
@@ -116,7 +120,7 @@ pub(crate) struct ImportGoal {
     pub fields: Vec<FieldEntry>,
     pub all_fields: Option<AllFields>,
     pub events: Vec<EventEntry>,
-    /// What of the configuration decides about the result, in a form that later versions write the same way.
+    /// The settings that affect the result, in a form that later versions must not change.
     pub settings: serde_json::Value,
 }
 
@@ -124,7 +128,7 @@ pub(crate) struct ImportGoal {
 #[derive(Debug)]
 pub(crate) struct ProcessorEntry {
     pub plugin: String,
-    /// The linked file whose rows it sees; `None` = the root file.
+    /// The linked file whose rows it processes; `None` = the root file.
     pub file: Option<usize>,
     pub config: Sealed,
     pub limits: Limits,
@@ -134,30 +138,34 @@ pub(crate) struct ProcessorEntry {
     pub place: String,
 }
 
-/// A column that identifies.
+/// A column that identifies records.
 #[derive(Debug)]
 pub(crate) struct IdentifierEntry {
     pub column: String,
-    /// Absent = the profile's id.
+    /// `None` = the profile's id.
     pub property: Option<PropertySchema>,
 }
 
-/// A column that writes a property.
+/// A column that sets a property.
 #[derive(Debug)]
 pub(crate) struct FieldEntry {
     pub column: String,
     pub property: PropertySchema,
     pub rule: MergeRule,
     pub separator: Option<String>,
+    /// Makes a separator after it literal.
+    pub separator_escape: Option<char>,
     pub format: Option<String>,
 }
 
-/// A column that gives a property of an event or of a nested row.
+/// A column that sets a property of an event or of a nested row.
 #[derive(Clone, Debug)]
 pub(crate) struct ValueEntry {
     pub column: String,
     pub property: PropertySchema,
     pub separator: Option<String>,
+    /// Makes a separator after it literal.
+    pub separator_escape: Option<char>,
     pub format: Option<String>,
 }
 
@@ -168,7 +176,7 @@ pub(crate) struct AllFields {
     pub prefix: String,
 }
 
-/// `None` if its files are not known, which is among the problems.
+/// `None` after a problem with `files`.
 pub(crate) fn read(schema: &Schema, limits: Limits, kind: Kind, goal: &Section<'_>) -> Option<ImportGoal> {
     let name = name(goal);
     let target = match kind {
@@ -180,8 +188,7 @@ pub(crate) fn read(schema: &Schema, limits: Limits, kind: Kind, goal: &Section<'
     let (csv, encoding, number) = csv(goal);
     let linked = linked::read(goal, files.as_ref().map(|(pattern, _)| pattern));
     let identifiers = identifiers(goal, kind, properties);
-    let fields: Vec<FieldEntry> =
-        goal.sections("fields").iter().filter_map(|section| field(section, properties)).collect();
+    let fields = fields(goal, properties);
     let events = match kind {
         Kind::Groups => Vec::new(),
         Kind::Profiles => {
@@ -195,6 +202,7 @@ pub(crate) fn read(schema: &Schema, limits: Limits, kind: Kind, goal: &Section<'
         ("delete", AfterImport::Delete),
     ];
     let after_import = goal.choice("after_import", &names, AfterImport::Keep);
+    let settle = span(goal, "settle");
     let enabled = goal.flag("enabled", true);
     let directory = directory(goal);
     let create = goal.flag("create", true);
@@ -213,6 +221,7 @@ pub(crate) fn read(schema: &Schema, limits: Limits, kind: Kind, goal: &Section<'
         files,
         pattern,
         after_import,
+        settle,
         create,
         restore_erased,
         on_ambiguous,
@@ -238,17 +247,28 @@ pub(crate) fn name(goal: &Section<'_>) -> String {
     let name = goal.required("name");
     let fits = |character: char| character.is_ascii_alphanumeric() || " _.-".contains(character);
     if !name.chars().all(fits) || name.trim() != name || name.starts_with('.') {
-        goal.problem("the name of a goal is made of A-Z, a-z, 0-9, space, `_`, `.` and `-`");
+        goal.problem("the name of a goal may hold A-Z, a-z, 0-9, space, `_`, `.` and `-`");
     }
     name.to_owned()
 }
 
-/// What of a property decides about how a cell becomes its value.
+/// The settings of a property that affect how a cell becomes a value.
 pub(crate) fn property_settings(property: &PropertySchema) -> serde_json::Value {
     serde_json::json!([property.name, property.value_type.name(), property.unique, property.multiple])
 }
 
-/// Everything of a goal that decides about its result but its processors. A file is imported again when it changes.
+/// The settings of a field, with the key `separator_escape` only where it is set: the settings of older goals must not change.
+pub(crate) fn with_escape(
+    mut settings: serde_json::Value,
+    separator_escape: Option<char>,
+) -> serde_json::Value {
+    if let (Some(escape), Some(parts)) = (separator_escape, settings.as_array_mut()) {
+        parts.push(serde_json::json!({ "separator_escape": escape }));
+    }
+    settings
+}
+
+/// All settings of a goal that affect its result, except its processors. Files are imported again after a change.
 fn settings(goal: &ImportGoal, schema: &Schema, section: &Section<'_>) -> serde_json::Value {
     let property = property_settings;
     let (target, name) = match &goal.target {
@@ -285,9 +305,12 @@ fn settings(goal: &ImportGoal, schema: &Schema, section: &Section<'_>) -> serde_
             .map(|entry| serde_json::json!([entry.column, entry.property.as_ref().map(property)]))
             .collect::<Vec<_>>(),
         "fields": goal.fields.iter()
-            .map(|field| serde_json::json!([
-                field.column, property(&field.property), rule(field.rule), field.separator, field.format
-            ]))
+            .map(|field| with_escape(
+                serde_json::json!([
+                    field.column, property(&field.property), rule(field.rule), field.separator, field.format
+                ]),
+                field.separator_escape,
+            ))
             .collect::<Vec<_>>(),
         "all_fields": goal.all_fields.as_ref().map(|all| serde_json::json!([rule(all.rule), all.prefix])),
         "linked": goal.linked.iter().map(LinkedEntry::settings).collect::<Vec<_>>(),
@@ -381,7 +404,9 @@ pub(crate) fn timezone(goal: &Section<'_>) -> TimeZone {
     let Some(entry) = goal.get("timezone") else { return TimeZone::UTC };
     let Some(name) = entry.text() else { return TimeZone::UTC };
     TimeZone::get(name).unwrap_or_else(|_| {
-        entry.problem(format!("`timezone`: there is no `{name}`; expected a name such as Europe/Amsterdam"));
+        entry.problem(format!(
+            "`timezone`: there is no time zone `{name}`; expected a name such as Europe/Amsterdam"
+        ));
         TimeZone::UTC
     })
 }
@@ -399,7 +424,7 @@ fn csv(goal: &Section<'_>) -> (CsvOptions, Encoding, NumberFormat) {
         let name = entry.text()?;
         let encoding = Encoding::named(name);
         if encoding.is_none() {
-            entry.problem(format!("`encoding`: there is no `{name}`; expected auto, utf-8, windows-1252 or another name of the WHATWG encoding standard"));
+            entry.problem(format!("`encoding`: there is no encoding `{name}`; expected auto, utf-8, windows-1252 or another name of the WHATWG encoding standard"));
         }
         encoding
     });
@@ -431,7 +456,7 @@ fn csv(goal: &Section<'_>) -> (CsvOptions, Encoding, NumberFormat) {
     let special: Vec<char> = special.into_iter().flatten().collect();
     let quote_is_escape = options.quote.is_some() && options.quote == options.escape;
     if special.contains(&'\n') || special.contains(&'\r') {
-        csv.problem("`delimiter`, `quote` and `escape` cannot be the end of a line");
+        csv.problem("`delimiter`, `quote` and `escape` cannot be a line end");
     }
     if special.iter().skip(1).any(|character| *character == options.delimiter) || quote_is_escape {
         csv.problem("`delimiter`, `quote` and `escape` must differ");
@@ -462,7 +487,7 @@ pub(crate) fn ascii(section: &Section<'_>, key: &'static str, default: Option<u8
         Some(None) => None,
         Some(Some(character)) if character.is_ascii() => u8::try_from(character).ok(),
         Some(Some(_)) => {
-            section.problem(format!("`{key}`: expected a character of ASCII"));
+            section.problem(format!("`{key}`: expected an ASCII character"));
             default
         }
     }
@@ -500,7 +525,7 @@ pub(crate) fn processor(limits: Limits, linked: &[LinkedEntry], section: &Sectio
     read
 }
 
-/// What a processor gets besides its rows.
+/// The capabilities of a processor besides its rows.
 fn grants(section: &Section<'_>) -> Grants {
     let (mut grants, none) = (Grants::default(), Grants::default());
     let names = [("clock", Grants { clock: true, ..none }), ("random", Grants { random: true, ..none })];
@@ -528,12 +553,12 @@ fn identifiers(goal: &Section<'_>, kind: Kind, properties: &[PropertySchema]) ->
             return Some(IdentifierEntry { column, property: None });
         };
         if profile_id {
-            entry.problem("an identifier has either a `property` or `profile_id = true`");
+            entry.problem("an identifier has either a `property` or `profile_id = true`, not both");
         }
         let property = known_property(&entry, entry.text()?, properties)?;
         if !property.unique {
             entry.problem(format!(
-                "`{}` cannot identify: schema.toml needs `unique = true` on it",
+                "`{}` cannot be an identifier: set `unique = true` for it in schema.toml",
                 property.name
             ));
         }
@@ -542,14 +567,14 @@ fn identifiers(goal: &Section<'_>, kind: Kind, properties: &[PropertySchema]) ->
     sections.iter().filter_map(read).collect()
 }
 
-/// The property of that name, or a problem.
+/// The property with that name; reports a problem if there is none.
 pub(crate) fn known_property<'s>(
     entry: &Entry<'_>,
     name: &str,
     properties: &'s [PropertySchema],
 ) -> Option<&'s PropertySchema> {
     if READ_ONLY_PROPERTIES.contains(&name) && !properties.iter().any(|property| property.name == name) {
-        entry.problem(format!("`{name}` is written by Sluicebox alone"));
+        entry.problem(format!("only Sluicebox writes `{name}`"));
         return None;
     }
     let found = property(properties, name);
@@ -559,19 +584,54 @@ pub(crate) fn known_property<'s>(
     found
 }
 
-fn field(section: &Section<'_>, properties: &[PropertySchema]) -> Option<FieldEntry> {
-    let rule = section.choice("rule", &MergeRule::NAMES, MergeRule::Set);
-    let ValueEntry { column, property, separator, format } = value(section, properties)?;
-    if let Some(misfit) = rule.misfit(&property) {
-        section.problem(format!("property `{}`: {misfit}", property.name));
+fn fields(goal: &Section<'_>, properties: &[PropertySchema]) -> Vec<FieldEntry> {
+    let mut fields: Vec<FieldEntry> = Vec::new();
+    for section in &goal.sections("fields") {
+        let Some(field) = field(section, properties) else { continue };
+        check_source(section, &fields, &field);
+        fields.push(field);
     }
-    Some(FieldEntry { column, property, rule, separator, format })
+    fields
 }
 
-/// A column that gives a property. Its other keys must be asked for before.
+/// Reports a field that would replace the value that another column gives to its property.
+fn check_source(section: &Section<'_>, before: &[FieldEntry], field: &FieldEntry) {
+    let accumulates = |rule| matches!(rule, MergeRule::Add | MergeRule::Sum);
+    let mut others = before.iter().filter(|other| other.property.name == field.property.name);
+    let combined = accumulates(field.rule) && others.clone().all(|other| accumulates(other.rule));
+    if field.rule == MergeRule::SetIfEmpty || combined {
+        return;
+    }
+    if let Some(other) = others.find(|other| other.column != field.column) {
+        section.problem(format!(
+            "property `{}` already takes its value from column `{}`; a second column needs `rule = \"set-if-empty\"`, or \
+             `add` or `sum` for both",
+            field.property.name, other.column
+        ));
+    }
+}
+
+fn field(section: &Section<'_>, properties: &[PropertySchema]) -> Option<FieldEntry> {
+    let rule = section.choice("rule", &MergeRule::NAMES, MergeRule::Set);
+    let ValueEntry { column, property, separator, separator_escape, format } = value(section, properties)?;
+    if let Some(misfit) = rule.problem(&property) {
+        section.problem(format!("property `{}`: {misfit}", property.name));
+    }
+    Some(FieldEntry { column, property, rule, separator, separator_escape, format })
+}
+
+/// A column that sets a property. The caller must read other keys of the section before.
 pub(crate) fn value(section: &Section<'_>, properties: &[PropertySchema]) -> Option<ValueEntry> {
     let column = section.required("column").to_owned();
     let separator = section.text("separator").map(str::to_owned);
+    let separator_escape = character(section, "separator_escape", true).flatten();
+    if separator_escape.is_some() && separator.is_none() {
+        section.problem("`separator_escape` needs a `separator`");
+    }
+    if separator_escape.is_some_and(|escape| separator.as_ref().is_some_and(|text| text.starts_with(escape)))
+    {
+        section.problem("`separator` and `separator_escape` must differ");
+    }
     let format = section.text("format").map(str::to_owned);
     let named = section.get("property").or_else(|| section.get("column"));
     section.finish();
@@ -579,7 +639,7 @@ pub(crate) fn value(section: &Section<'_>, properties: &[PropertySchema]) -> Opt
     let property = known_property(&entry, entry.text()?, properties)?;
     if separator.is_some() && !property.multiple {
         section.problem(format!(
-            "`separator` needs a property with `multiple = true`; `{}` is not",
+            "`separator` needs a property with `multiple = true`, which `{}` lacks",
             property.name
         ));
     }
@@ -597,7 +657,7 @@ pub(crate) fn value(section: &Section<'_>, properties: &[PropertySchema]) -> Opt
             )),
         }
     }
-    Some(ValueEntry { column, property: property.clone(), separator, format })
+    Some(ValueEntry { column, property: property.clone(), separator, separator_escape, format })
 }
 
 fn all_fields(goal: &Section<'_>) -> Option<AllFields> {

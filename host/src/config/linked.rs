@@ -9,13 +9,13 @@ use super::reader::{Entry, Section, nearest};
 pub(crate) struct LinkedEntry {
     pub name: String,
     pub files: LinkedPattern,
-    /// The pattern as it was written.
+    /// The pattern in the configuration.
     pub pattern: String,
-    /// The column of this file that holds the value.
+    /// The column of this file that links its rows to the parent's.
     pub column: String,
-    /// The linked file whose rows it belongs to; `None` = the root file.
+    /// The parent: a linked file, or the root file for `None`.
     pub parent: Option<usize>,
-    /// The column of that file.
+    /// The column of the parent with the same values.
     pub parent_column: String,
 }
 
@@ -25,7 +25,7 @@ impl LinkedEntry {
     }
 }
 
-/// The linked files from the root file to this one, itself included.
+/// The linked files from the root file to this one, including itself.
 pub(crate) fn chain(linked: &[LinkedEntry], file: usize) -> Vec<usize> {
     let mut chain = Vec::new();
     let mut next = Some(file);
@@ -44,7 +44,7 @@ pub(crate) fn read(goal: &Section<'_>, root: Option<&Pattern>) -> Vec<LinkedEntr
         let name = section.required("name").to_owned();
         if name == "root" || linked.iter().any(|other| other.name == name) {
             section.problem(format!(
-                "`{name}` is the name of another file of this goal; each has a name of its own"
+                "another file of this goal is named `{name}`; each needs a name of its own"
             ));
         }
         let files = files(section, root);
@@ -67,7 +67,7 @@ pub(crate) fn read(goal: &Section<'_>, root: Option<&Pattern>) -> Vec<LinkedEntr
         let first = chain(&linked, place).first().copied();
         if first.and_then(|first| linked.get(first)).is_some_and(|first| first.parent.is_some()) {
             section.problem(
-                "the file is linked to itself, over its parents; one of them must be linked to the root file",
+                "the file is linked to itself through its parents; link one of them to the root file",
             );
             return Vec::new();
         }
@@ -75,7 +75,7 @@ pub(crate) fn read(goal: &Section<'_>, root: Option<&Pattern>) -> Vec<LinkedEntr
     linked
 }
 
-/// The file that an entry names; `Some(None)` = the root file; `None` = there is no such file, which is a problem.
+/// The file that an entry names; `Some(None)` = the root file; `None` = an unknown file, reported as a problem.
 pub(crate) fn file(linked: &[LinkedEntry], entry: &Entry<'_>) -> Option<Option<usize>> {
     let name = entry.text()?;
     if name == "root" {
@@ -97,7 +97,7 @@ fn files(section: &Section<'_>, root: Option<&Pattern>) -> Option<(LinkedPattern
     if let Some(root) = root {
         let groups: Vec<&str> = root.group_names().collect();
         let unknown = pattern.placeholders().into_iter().find(|name| !groups.contains(&name.as_str()));
-        // Without groups, or in a wildcard that has alternatives, braces have their own meaning.
+        // Without groups, braces in a wildcard are alternatives.
         if let Some(name) = unknown.filter(|_| !groups.is_empty()) {
             let hint =
                 nearest(&name, groups).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! The working folder: `sluicebox.toml`, `schema.toml` and `connections/*.toml`, parsed and validated once.
 //!
-//! Every problem of all files is found in one go and says its file, line and column.
+//! Reports all problems of all files at once, each with its file, line and column.
 
 mod connection;
 mod events;
@@ -28,28 +28,42 @@ pub(crate) use goal::{
 };
 pub(crate) use reader::{Problem, nearest};
 pub(crate) use schedule::{in_words, schedule_as_written};
-pub(crate) use service::{Security, Server, Smtp, Webhook};
+pub(crate) use service::{EgressRule, Security, Server, Smtp, Webhook};
 pub(crate) use settings::{Settings, Tuning};
 
 use crate::error::Error;
 use reader::{Document, Problems};
 
-/// A working folder that is free of problems.
+/// A valid working folder.
 #[derive(Debug)]
 pub(crate) struct Config {
     /// The working folder.
     pub root: PathBuf,
-    /// What `sluicebox.toml` says.
+    /// The settings of `sluicebox.toml`.
     pub settings: Settings,
-    /// What `schema.toml` says.
+    /// The schema of `schema.toml`.
     pub schema: Schema,
-    /// In the order of their files' names.
+    /// Sorted by the names of their files.
     pub connections: Vec<Connection>,
-    /// What works, but probably not as meant.
+    /// Settings that are valid but probably not intended.
     pub warnings: Vec<String>,
 }
 
 impl Config {
+    /// The secrets of what runs that cannot be read now: of which connection and key, and why. No file or value is named in the
+    /// former.
+    pub(crate) fn missing_secrets(&self) -> Vec<(String, Error)> {
+        let smtp = self.settings.smtp.as_ref().and_then(|smtp| smtp.login.as_ref());
+        let smtp = smtp.and_then(|(_, password)| password.text(&self.root).err());
+        let own = smtp.map(|error| ("password of [smtp]".to_owned(), error));
+        let running = self.connections.iter().filter(|connection| connection.enabled);
+        let of_connections = running.flat_map(|connection| {
+            let missing = connection.missing_secrets(&self.root).into_iter();
+            missing.map(|(key, error)| (format!("{key} of connection {}", connection.stem), error))
+        });
+        own.into_iter().chain(of_connections).collect()
+    }
+
     /// Reads and validates a working folder.
     ///
     /// # Errors
@@ -58,7 +72,7 @@ impl Config {
         Self::load_with(root, None)
     }
 
-    /// The same, as it were if a file of it had another text.
+    /// Reads and validates a working folder as if one of its files had another text.
     ///
     /// # Errors
     /// With every problem found.
@@ -97,7 +111,7 @@ impl Config {
             if let Some(other) = twice {
                 problems.file(
                     &format!("connections/{}.toml", connection.stem),
-                    format!("the name {:?} is that of connections/{}.toml too", connection.name, other.stem),
+                    format!("connections/{}.toml has the same name, {:?}", other.stem, connection.name),
                 );
             }
         }
@@ -105,7 +119,7 @@ impl Config {
             let mailed = connection.notify.as_ref().is_some_and(|notify| !notify.email.is_empty());
             if mailed && settings.smtp.is_none() {
                 problems.warn(format!(
-                    "connections/{}.toml: [notify] names addresses, and sluicebox.toml has no [smtp] to send with",
+                    "connections/{}.toml: [notify] has addresses, but sluicebox.toml has no [smtp], so no mail is sent",
                     connection.stem
                 ));
             }
@@ -118,10 +132,10 @@ impl Config {
         }
     }
 
-    /// The connection of that name or file name.
+    /// The connection with that name or file name.
     ///
     /// # Errors
-    /// With the nearest name.
+    /// If there is none, with the nearest name.
     pub(crate) fn connection(&self, name: &str) -> Result<&Connection, Error> {
         let found =
             self.connections.iter().find(|connection| connection.name == name || connection.stem == name);
@@ -132,9 +146,9 @@ impl Config {
         })
     }
 
-    /// Where rejected rows, compiled plugins and the like lie: beside the store.
+    /// The folder of rejected rows, compiled plugins and the like.
     pub(crate) fn data(&self) -> &Path {
-        self.settings.store.parent().unwrap_or(&self.root)
+        &self.settings.data
     }
 }
 

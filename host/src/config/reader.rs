@@ -1,5 +1,5 @@
-//! Reads TOML so that every problem says its place, and unknown keys the nearest known one. No value is quoted
-//! unless it is a name: it may be a secret.
+//! Reads TOML. Every problem has its place, and an unknown key the nearest known one. No message quotes a value, which may be
+//! a secret, unless it is a name.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -9,12 +9,12 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Something wrong in a file of the working folder.
+/// A problem in a file of the working folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
-    /// The file, in the working folder.
+    /// The file, relative to the working folder.
     pub file: String,
-    /// Line and column from 1, in characters; absent where the whole file is meant.
+    /// Line and column, from 1, in characters; `None` for the whole file.
     pub place: Option<(usize, usize)>,
     /// What is wrong and what was expected.
     pub message: String,
@@ -34,7 +34,7 @@ impl fmt::Display for Problem {
 pub(crate) struct Problems {
     errors: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<String>>,
-    /// Files that could not be parsed: what they lack says nothing.
+    /// Files that could not be parsed. Problems with keys that they lack are not reported.
     broken: RefCell<BTreeSet<String>>,
 }
 
@@ -50,12 +50,12 @@ impl Problems {
         }
     }
 
-    /// What works, but probably not as meant.
+    /// Adds a warning: a setting that is valid but probably not intended.
     pub(crate) fn warn(&self, message: String) {
         self.warnings.borrow_mut().push(message);
     }
 
-    /// Errors in the order of the files, then of their lines; and warnings.
+    /// Errors, sorted by file and line, and warnings.
     pub(crate) fn into_parts(self) -> (Vec<Problem>, Vec<String>) {
         let mut errors = self.errors.into_inner();
         errors.sort_by(|a, b| (&a.file, a.place).cmp(&(&b.file, b.place)));
@@ -72,13 +72,13 @@ pub(crate) struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// Parses a file; one that cannot be parsed is a problem and read as empty.
+    /// Parses a file. A file that cannot be parsed is reported as a problem and treated as empty.
     pub(crate) fn parse(file: &'a str, text: &'a str, problems: &Problems) -> Self {
         match DeTable::parse(text) {
             Ok(root) => Self { file, text, root },
             Err(error) => {
                 let place = error.span().map(|span| position(text, span.start));
-                // The first line of the parser's message says what it expected; it quotes no value.
+                // The parser's message says what it expected, and quotes no value.
                 let message = error.message().lines().collect::<Vec<_>>().join(", ");
                 problems.push(Problem { file: file.to_owned(), place, message });
                 problems.broken.borrow_mut().insert(file.to_owned());
@@ -105,7 +105,7 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
     (line, before.rsplit('\n').next().unwrap_or_default().chars().count() + 1)
 }
 
-/// The keys of one table. Each key that is asked for is known from then on; `finish` reports the others.
+/// The keys of one table. A key becomes known when it is read; `finish` reports the other keys.
 pub(crate) struct Section<'d> {
     document: &'d Document<'d>,
     problems: &'d Problems,
@@ -114,7 +114,7 @@ pub(crate) struct Section<'d> {
     known: RefCell<BTreeSet<&'static str>>,
 }
 
-/// A value with its place.
+/// A value with its key and place.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry<'d> {
     document: &'d Document<'d>,
@@ -124,14 +124,14 @@ pub(crate) struct Entry<'d> {
 }
 
 impl<'d> Section<'d> {
-    /// The value of a key, whatever it is.
+    /// The value of a key, of any type.
     pub(crate) fn get(&self, key: &'static str) -> Option<Entry<'d>> {
         self.known.borrow_mut().insert(key);
         let (key, value) = self.table.get_key_value(key)?;
         Some(Entry { document: self.document, problems: self.problems, key: key.get_ref(), value })
     }
 
-    /// A problem of the table itself, such as a key that is missing.
+    /// Reports a problem of the table itself, such as a missing key.
     pub(crate) fn problem(&self, message: impl Into<String>) {
         let place = position(self.document.text, self.span.start);
         let message = message.into();
@@ -139,7 +139,7 @@ impl<'d> Section<'d> {
         self.problems.push(Problem { file, place: Some(place), message });
     }
 
-    /// A text that is not empty.
+    /// A text. Reports an empty one as a problem.
     pub(crate) fn text(&self, key: &'static str) -> Option<&'d str> {
         let entry = self.get(key)?;
         let text = entry.text()?;
@@ -150,7 +150,7 @@ impl<'d> Section<'d> {
         Some(text)
     }
 
-    /// A text that must be there; empty if it is not, which is a problem.
+    /// A required text. Reports a missing or empty one as a problem, and returns an empty text.
     pub(crate) fn required(&self, key: &'static str) -> &'d str {
         match self.table.contains_key(key) {
             true => self.text(key).unwrap_or_default(),
@@ -192,14 +192,14 @@ impl<'d> Section<'d> {
         entry.array().into_iter().filter_map(Entry::section).collect()
     }
 
-    /// The tables under names that the user chose, with the names.
+    /// The tables under a key, with their names, which are free.
     pub(crate) fn named(&self, key: &'static str) -> Vec<(&'d str, Section<'d>)> {
         let Some(section) = self.section(key) else { return Vec::new() };
         let named = section.entries().filter_map(|entry| Some((entry.key, entry.section()?)));
         let proper = |(name, section): &(&str, Section<'d>)| {
             let proper = !name.is_empty() && !name.contains(char::is_control);
             if !proper {
-                section.problem("a name is not empty and has no control characters");
+                section.problem("a name cannot be empty or have control characters");
             }
             proper
         };
@@ -212,12 +212,12 @@ impl<'d> Section<'d> {
         self.table.iter().map(move |(key, value)| Entry { document, problems, key: key.get_ref(), value })
     }
 
-    /// Whether the key is there. It counts as known.
+    /// Whether the key is present. It becomes known.
     pub(crate) fn has(&self, key: &'static str) -> bool {
         self.get(key).is_some()
     }
 
-    /// Reports the keys that nobody asked for.
+    /// Reports the keys that were not read.
     pub(crate) fn finish(&self) {
         let known = self.known.borrow();
         for (key, _) in self.table {
@@ -248,12 +248,12 @@ impl<'d> Entry<'d> {
         self.value.get_ref()
     }
 
-    /// The file and line, for messages at a later time.
+    /// The file and line, for later messages.
     pub(crate) fn place(&self) -> String {
         format!("{}:{}", self.document.file, position(self.document.text, self.value.span().start).0)
     }
 
-    /// A problem with this value.
+    /// Reports a problem with this value.
     pub(crate) fn problem(&self, message: impl Into<String>) {
         let place = Some(position(self.document.text, self.value.span().start));
         let message = message.into();
@@ -332,13 +332,13 @@ fn kind(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// The message about a name that the schema lacks.
+/// The message about a name that is missing in the schema.
 pub(crate) fn unknown<'a>(kind: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let hint = nearest(name, known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
     format!("schema.toml has no {kind} `{name}`{hint}")
 }
 
-/// The known name that is most like a wrong one, if one is alike.
+/// The known name that is most similar to an unknown one, if one is similar enough.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |known: &str| strsim::jaro_winkler(&name.to_lowercase(), &known.to_lowercase());
     let scored = known.into_iter().map(|known| (likeness(known), known)).filter(|(score, _)| *score > 0.75);
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_say_where_and_what_was_expected() {
+    fn problems_have_a_place_and_what_was_expected() {
         let read = |section: &Section<'_>| {
             section.text("name");
             section.flag("enabled", true);

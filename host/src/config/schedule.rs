@@ -3,12 +3,12 @@ use jiff::civil::{Time, Weekday};
 use super::goal::timezone;
 use super::reader::{Entry, Section};
 use super::value::duration;
-use crate::schedule::{DayOfMonth, Days, Nth, Rule, Schedule};
+use crate::runs::schedule::{DayOfMonth, Days, Nth, Rule, Schedule};
 
 const KINDS: [&str; 5] = ["every", "times_per_day", "days", "days_of_month", "weekday_of_month"];
 const EXPECTED_TIME: &str = "expected a time of day such as \"02:30\"";
 
-/// The `[schedule]` of a connection; `None` after a problem too.
+/// The `[schedule]` of a connection; `None` after a problem.
 pub(super) fn read(section: &Section<'_>) -> Option<Schedule> {
     let timezone = timezone(section);
     let time = time(section);
@@ -20,16 +20,16 @@ pub(super) fn read(section: &Section<'_>) -> Option<Schedule> {
         ["days_of_month"] => of_month(section).map(|days| Rule::Days { days, time }),
         ["weekday_of_month"] => weekday_of_month(section).map(|days| Rule::Days { days, time }),
         [] => {
-            section.problem(format!("[schedule] says no when: one of {}", KINDS.join(", ")));
+            section.problem(format!("[schedule] needs one of {}", KINDS.join(", ")));
             None
         }
         several => {
-            section.problem(format!("[schedule] has {}: one of them says when", several.join(" and ")));
+            section.problem(format!("[schedule] has {}; keep one of them", several.join(" and ")));
             None
         }
     };
     if matches!(rule, Some(Rule::Every { .. })) && section.has("time") {
-        section.problem("`time` goes with days; `every` counts from midnight UTC");
+        section.problem("`time` cannot be used with `every`, which counts from midnight UTC");
     }
     section.finish();
     Some(Schedule { rule: rule?, timezone })
@@ -113,7 +113,7 @@ fn of_month(section: &Section<'_>) -> Option<Days> {
 fn weekday_of_month(section: &Section<'_>) -> Option<Days> {
     let entry = section.get("weekday_of_month")?;
     let Some((nth, weekday)) = entry.text()?.split_once(' ') else {
-        entry.problem("`weekday_of_month`: expected such as \"second tuesday\" or \"last friday\"");
+        entry.problem("`weekday_of_month`: expected a value such as \"second tuesday\" or \"last friday\"");
         return None;
     };
     Some(Days::WeekdayOfMonth(entry.choose(nth, &NTH)?, entry.choose(weekday.trim(), &WEEKDAYS)?))
@@ -122,7 +122,7 @@ fn weekday_of_month(section: &Section<'_>) -> Option<Days> {
 fn not_empty<'d>(entry: Entry<'d>) -> Option<Vec<Entry<'d>>> {
     let entries = entry.array();
     if entries.is_empty() {
-        entry.problem(format!("`{}`: no day is named", entry.key()));
+        entry.problem(format!("`{}`: expected at least one day", entry.key()));
         return None;
     }
     Some(entries)
@@ -143,7 +143,7 @@ pub(crate) fn in_words(schedule: &Schedule) -> String {
     format!("{when} ({})", schedule.timezone.iana_name().unwrap_or("UTC"))
 }
 
-/// The key that says when, its value, and the time of day, as a form has them.
+/// The kind of the schedule, its value, and its time of day, as the fields of a form.
 pub(crate) fn schedule_as_written(schedule: &Schedule) -> (&'static str, String, String) {
     let weekday = |wanted: &Weekday| {
         let name = WEEKDAYS.iter().find(|(_, day)| day == wanted).map_or("", |(name, _)| name);

@@ -13,14 +13,14 @@ pub(crate) fn read(file: Section<'_>) -> Schema {
     let mut properties = properties(&file);
     for system in system_properties() {
         if properties.iter().any(|property| property.name == system.name) {
-            file.problem(format!("`{}` is a property of the system; it needs no entry", system.name));
+            file.problem(format!("`{}` is a system property; remove it from schema.toml", system.name));
         } else {
             properties.push(system);
         }
     }
     for name in READ_ONLY_PROPERTIES {
         if properties.iter().any(|property| property.name == name) {
-            file.problem(format!("`{name}` is a property of the system; it needs no entry"));
+            file.problem(format!("`{name}` is a system property; remove it from schema.toml"));
         }
     }
     let groups = file.named("groups").into_iter().map(|(name, section)| {
@@ -90,14 +90,14 @@ fn lifecycles(file: &Section<'_>, schema: &Schema) -> Vec<Lifecycle> {
     file.named("lifecycles").into_iter().map(read).collect()
 }
 
-/// Reports a segment that there is not.
+/// Reports an unknown segment as a problem.
 pub(crate) fn known_segment(entry: &Entry<'_>, name: &str, schema: &Schema) {
     if schema.segment(name).is_none() {
         entry.problem(unknown("segment", name, schema.segments.iter().map(|segment| segment.name.as_str())));
     }
 }
 
-/// Names with nothing to say about them yet.
+/// The names of tables that have no keys.
 fn names(file: &Section<'_>, key: &'static str) -> Vec<String> {
     let named = file.named(key).into_iter().map(|(name, section)| {
         section.finish();

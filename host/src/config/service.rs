@@ -1,12 +1,15 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
+use axum::http::Uri;
+use ipnet::IpNet;
 use lettre::message::Mailbox;
 
 use super::reader::Section;
 use super::value::Secret;
 
-/// Where the service listens unless told otherwise: only this machine reaches it.
+/// The default address, which only this machine can reach.
 const ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 7766);
 
 /// The `[server]` of `sluicebox.toml`.
@@ -14,15 +17,54 @@ const ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 7766);
 pub(crate) struct Server {
     /// Where the service listens.
     pub address: SocketAddr,
-    /// Who may use it: names, which the audit log has, and tokens. Empty = whoever reaches it.
+    /// The names and tokens of clients. The audit log has the names. Empty = no token is needed.
     pub tokens: Vec<(String, Secret)>,
-    /// How people reach it, for links in notifications; without a slash at its end.
+    /// The address for links in notifications, without a slash at the end.
     pub url: Option<String>,
+    /// Where webhooks may go besides public addresses and this machine.
+    pub egress_allow: Vec<EgressRule>,
+}
+
+/// A network or host name that webhooks may go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum EgressRule {
+    Network(IpNet),
+    Host(String),
+}
+
+impl EgressRule {
+    /// Whether it names a host.
+    pub(crate) fn names(&self, host: &str) -> bool {
+        matches!(self, Self::Host(name) if name.eq_ignore_ascii_case(host))
+    }
+
+    /// Whether an address is in its network.
+    pub(crate) fn holds(&self, address: IpAddr) -> bool {
+        matches!(self, Self::Network(network) if network.contains(&address))
+    }
+}
+
+impl FromStr for EgressRule {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if let Ok(network) = text.parse::<IpNet>() {
+            return Ok(Self::Network(network));
+        }
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::Network(address.into()));
+        }
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        match !text.is_empty() && text.bytes().all(is_name) {
+            true => Ok(Self::Host(text.to_owned())),
+            false => Err(()),
+        }
+    }
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Self { address: ADDRESS.into(), tokens: Vec::new(), url: None }
+        Self { address: ADDRESS.into(), tokens: Vec::new(), url: None, egress_allow: Vec::new() }
     }
 }
 
@@ -35,16 +77,16 @@ pub(crate) struct Smtp {
     /// User and password.
     pub login: Option<(String, Secret)>,
     pub from: Mailbox,
-    /// A file of certificates, in PEM, that are trusted besides those of the system.
+    /// A PEM file with certificates to trust besides those of the system.
     pub ca: Option<PathBuf>,
 }
 
 /// How a connection to a mail server is encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Security {
-    /// From its second command on; a server that cannot is refused.
+    /// From the second command on. A server without STARTTLS is refused.
     StartTls,
-    /// From its first byte on.
+    /// From the first byte on.
     Tls,
     /// Not at all.
     None,
@@ -53,19 +95,19 @@ pub(crate) enum Security {
 /// The `[notify]` of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Notify {
-    /// Who gets an e-mail.
+    /// The addresses that get mail.
     pub email: Vec<Mailbox>,
-    /// Whether runs that succeed are told too.
+    /// Whether successful runs are notified as well.
     pub every_run: bool,
     pub webhook: Option<Webhook>,
 }
 
-/// An address that is told in JSON.
+/// An address that notifications are posted to, in JSON.
 #[derive(Clone, Debug)]
 pub(crate) struct Webhook {
-    /// It may have a secret in it.
+    /// The address, which may hold a secret.
     pub url: Secret,
-    /// The key of the signature; absent = unsigned.
+    /// The key of the signature; `None` = unsigned.
     pub secret: Option<Secret>,
 }
 
@@ -86,7 +128,7 @@ pub(super) fn server(section: &Section<'_>) -> Server {
         for entry in tokens.entries() {
             match Secret::of(&entry) {
                 Some(_) if entry.key().is_empty() || entry.key().contains(char::is_control) => {
-                    entry.problem("the name of a token is not empty and has no control characters");
+                    entry.problem("the name of a token cannot be empty or have control characters");
                 }
                 Some(token) => server.tokens.push((entry.key().to_owned(), token)),
                 None => {}
@@ -100,14 +142,37 @@ pub(super) fn server(section: &Section<'_>) -> Server {
             section.problem("`url`: expected an address that begins with http:// or https://");
         }
     }
+    for entry in section.get("egress_allow").map(|entry| entry.array()).unwrap_or_default() {
+        match entry.text().map(str::parse) {
+            Some(Ok(rule)) => server.egress_allow.push(rule),
+            Some(Err(())) => {
+                entry.problem("`egress_allow`: expected networks or host names, such as \"10.0.0.0/8\" or \"hooks.internal\"");
+            }
+            None => {}
+        }
+    }
+    if let Some(url) = &server.url
+        && server.tokens.is_empty()
+        && !is_this_machine(url)
+    {
+        section.problem(format!("`url`: other machines reach {url}, which needs a `token`"));
+    }
     if !server.address.ip().is_loopback() && server.tokens.is_empty() {
         section.problem(format!(
-            "`address`: {} is reached from other machines, which needs a `token`, and TLS in front of it",
+            "`address`: other machines can reach {}: set a `token`, and put TLS in front of it",
             server.address
         ));
     }
     section.finish();
     server
+}
+
+/// Whether an address leads to this machine alone.
+fn is_this_machine(url: &str) -> bool {
+    let url = url.parse::<Uri>();
+    let host = url.as_ref().ok().and_then(Uri::host).unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 pub(super) fn smtp(root: &Path, section: &Section<'_>) -> Option<Smtp> {
@@ -132,12 +197,12 @@ pub(super) fn smtp(root: &Path, section: &Section<'_>) -> Option<Smtp> {
         (Some(user), Some(password)) => Some((user, password)),
         (None, None) => None,
         _ => {
-            section.problem("`user` and `password` go together");
+            section.problem("set both `user` and `password`, or neither");
             None
         }
     };
     if login.is_some() && security == Security::None {
-        section.problem("a password is not sent unencrypted: `security` is \"starttls\" or \"tls\" then");
+        section.problem("a password is never sent unencrypted: set `security` to \"starttls\" or \"tls\"");
     }
     let from = mailbox(section, "from", section.required("from"));
     let ca = section.text("ca").map(|path| root.join(path));
@@ -160,7 +225,7 @@ pub(super) fn notify(section: &Section<'_>) -> Notify {
     let webhook = match (Secret::read(section, "webhook"), secret) {
         (Some(url), secret) => Some(Webhook { url, secret }),
         (None, Some(_)) => {
-            section.problem("`webhook_secret` signs what goes to a `webhook`, which is missing");
+            section.problem("`webhook_secret` needs a `webhook`");
             None
         }
         (None, None) => None,

@@ -3,8 +3,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use sluicebox_files::Expansion;
+use sluicebox_files::ExpansionLimit;
 use sluicebox_processors::Limits;
+use sluicebox_store::StoreLocation;
 
 use super::reader::Section;
 use super::service::{self, Server, Smtp};
@@ -13,50 +14,52 @@ use super::value::{duration, size};
 /// What `sluicebox.toml` says.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// The folder of the store.
-    pub store: PathBuf,
+    /// Where the store is.
+    pub store: StoreLocation,
+    /// The folder of rejected rows, compiled plugins and the like.
+    pub data: PathBuf,
     /// The folder of the plugins.
     pub plugins: PathBuf,
-    /// What a processor may use unless its entry says otherwise.
+    /// The limits of a processor that sets none of its own.
     pub limits: Limits,
     /// How far compressed files may expand.
-    pub expansion: Expansion,
+    pub expansion: ExpansionLimit,
     /// How imports work.
     pub tuning: Tuning,
-    /// How long it is kept what runs overwrite, so that they can be undone; absent = not at all.
+    /// How long overwritten values are retained for `undo`; `None` = not at all.
     pub undo: Option<Duration>,
-    /// How the service is reached.
+    /// Where the service listens.
     pub server: Server,
-    /// How it sends mail, if it does.
+    /// How the service sends mail, if it does.
     pub smtp: Option<Smtp>,
 }
 
-/// How imports work. Nothing of it changes a result.
+/// How imports use the machine. No setting changes a result.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tuning {
-    /// 1 = reading, processing and merging take turns; more = they run at the same time.
+    /// With 1, reading, processing and merging take turns; with more they run at the same time.
     pub threads: usize,
-    /// Rows that a processor sees at a time.
+    /// Rows of a batch.
     pub batch_rows: usize,
-    /// Rows that are merged and committed at a time.
+    /// The most rows of a chunk.
     pub commit_rows: usize,
-    /// Bytes for rows on their way and the records that they find.
+    /// Bytes for the rows in the pipeline and the records that they find.
     pub rows_bytes: usize,
-    /// Linked rows of a batch may take so many bytes.
+    /// The most bytes of linked rows for one batch.
     pub joined_bytes: usize,
-    /// Rows of linked files may take so many bytes before they go to the disk.
+    /// The most bytes of linked rows in memory; more are written to the disk.
     pub linked_bytes: usize,
 }
 
-/// What all of a run may take unless `memory` says otherwise.
-const MEMORY: u64 = 512 << 20;
-/// Less is not enough for the store's buffers, plugins and files.
-const LEAST_MEMORY: u64 = 384 << 20;
+/// The memory of a run unless `memory` sets it, in bytes.
+const DEFAULT_MEMORY: u64 = 512 << 20;
+/// The least that the store's buffers, plugins and files need, in bytes.
+const MIN_MEMORY: u64 = 384 << 20;
 
 impl Tuning {
-    /// Shares memory out. About 150 MiB are the program's, the processors', and the store's buffers and caches; the rest is
-    /// for rows on their way, as measured: host/PERFORMANCE.md.
-    fn share(&mut self, memory: u64) {
+    /// Divides the memory. The program, the processors and the store's buffers and caches take about 150 MiB; the rest is for
+    /// rows in the pipeline. See host/PERFORMANCE.md for the measurements.
+    fn divide(&mut self, memory: u64) {
         self.rows_bytes = usize::try_from(memory.saturating_sub(150 << 20)).unwrap_or(usize::MAX);
         self.joined_bytes = self.rows_bytes / 4;
         self.linked_bytes = self.rows_bytes / 3 * 2;
@@ -65,10 +68,11 @@ impl Tuning {
 
 pub(crate) fn read(root: &Path, file: Section<'_>) -> Settings {
     let mut settings = Settings {
-        store: root.join("data/profiles"),
+        store: StoreLocation::Folder(root.join("data/profiles")),
+        data: root.join("data"),
         plugins: root.join("plugins"),
         limits: Limits::default(),
-        expansion: Expansion::default(),
+        expansion: ExpansionLimit::default(),
         undo: None,
         server: Server::default(),
         smtp: None,
@@ -81,11 +85,14 @@ pub(crate) fn read(root: &Path, file: Section<'_>) -> Settings {
             linked_bytes: 0,
         },
     };
-    settings.tuning.share(memory(&file));
+    settings.tuning.divide(memory(&file));
     if let Some(store) = file.section("store") {
         store.choice("kind", &[("rocksdb", ())], ());
         if let Some(path) = store.text("path") {
-            settings.store = root.join(path);
+            let path = root.join(path);
+            // What belongs to a store is beside it.
+            settings.data = path.parent().unwrap_or(root).to_owned();
+            settings.store = StoreLocation::Folder(path);
         }
         store.finish();
     }
@@ -97,8 +104,8 @@ pub(crate) fn read(root: &Path, file: Section<'_>) -> Settings {
     }
     if let Some(limits) = file.section("limits") {
         settings.limits = read_limits(&limits, settings.limits);
-        if let Some(times) = limits.get("expansion").and_then(|entry| entry.whole()) {
-            settings.expansion.times = times.max(1);
+        if let Some(ratio) = limits.get("expansion").and_then(|entry| entry.whole()) {
+            settings.expansion.max_ratio = ratio.max(1);
         }
         limits.finish();
     }
@@ -121,7 +128,7 @@ pub(crate) fn read(root: &Path, file: Section<'_>) -> Settings {
     settings
 }
 
-/// Limits of processors, those that are not named as in `base`.
+/// Limits of processors; `base` has those that the section does not set.
 pub(crate) fn read_limits(section: &Section<'_>, base: Limits) -> Limits {
     let log_lines = match section.get("log_lines").and_then(|entry| entry.whole()) {
         Some(lines) => u32::try_from(lines).unwrap_or(u32::MAX),
@@ -137,8 +144,8 @@ pub(crate) fn read_limits(section: &Section<'_>, base: Limits) -> Limits {
 }
 
 fn memory(file: &Section<'_>) -> u64 {
-    let memory = size(file, "memory", MEMORY);
-    if memory < LEAST_MEMORY
+    let memory = size(file, "memory", DEFAULT_MEMORY);
+    if memory < MIN_MEMORY
         && let Some(entry) = file.get("memory")
     {
         entry.problem("`memory`: expected at least \"384MiB\"");
@@ -146,12 +153,12 @@ fn memory(file: &Section<'_>) -> u64 {
     memory
 }
 
-fn count(section: &Section<'_>, key: &'static str, default: usize, most: usize) -> usize {
+fn count(section: &Section<'_>, key: &'static str, default: usize, max: usize) -> usize {
     let Some(entry) = section.get(key) else { return default };
     match entry.whole().and_then(|count| usize::try_from(count).ok()) {
-        Some(count) if (1..=most).contains(&count) => count,
+        Some(count) if (1..=max).contains(&count) => count,
         Some(_) => {
-            entry.problem(format!("`{key}`: expected 1 to {most}"));
+            entry.problem(format!("`{key}`: expected 1 to {max}"));
             default
         }
         None => default,

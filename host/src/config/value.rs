@@ -1,4 +1,4 @@
-//! Values that are written as texts: sizes, durations, secrets.
+//! Values that are written as texts: sizes, time spans, secrets.
 
 use std::env;
 use std::fmt;
@@ -56,6 +56,16 @@ pub(crate) fn duration(section: &Section<'_>, key: &'static str, default: Durati
     }
 }
 
+/// A time span that may be zero: `"0s"`. `None` without the key, or after a problem.
+pub(crate) fn span(section: &Section<'_>, key: &'static str) -> Option<Duration> {
+    let entry = section.get(key)?;
+    let span = parse_duration(entry.text()?);
+    if span.is_none() {
+        entry.problem(format!("`{key}`: expected a time span such as \"10s\", \"2m\" or \"0s\""));
+    }
+    span
+}
+
 fn parse_duration(text: &str) -> Option<Duration> {
     const UNITS: [(&str, u64); 5] =
         [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
@@ -63,7 +73,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
     number.trim().parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_millis)
 }
 
-/// Where a secret is found. Its value is read when it is needed.
+/// Where a secret is. It is read when it is needed.
 #[derive(Clone)]
 enum SecretSource {
     Plain(String),
@@ -82,10 +92,10 @@ impl fmt::Debug for SecretSource {
 }
 
 impl SecretSource {
-    /// The bytes that it stands for.
+    /// Reads the secret.
     ///
     /// # Errors
-    /// If it is not where it should be; `place` says whose it is.
+    /// If it cannot be found. `place` is the place of its key, for the message.
     fn open(&self, root: &Path, place: &str) -> Result<Vec<u8>, Error> {
         let missing = |reason: String| Error::Secret { place: place.to_owned(), reason };
         match self {
@@ -96,7 +106,7 @@ impl SecretSource {
             },
             Self::File(name) => {
                 let path = root.join(name);
-                // A FIFO would be waited for, for ever.
+                // Reading a FIFO could block for ever.
                 if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
                     return Err(missing(format!("the file {name} is not a regular file")));
                 }
@@ -116,7 +126,7 @@ impl SecretSource {
     }
 }
 
-/// A secret of the configuration: written plainly, or `{ env = "NAME" }`, or `{ file = "path" }`.
+/// A secret of the configuration: a plain text, `{ env = "NAME" }` or `{ file = "path" }`.
 #[derive(Clone, Debug)]
 pub(crate) struct Secret {
     source: SecretSource,
@@ -129,7 +139,7 @@ impl Secret {
         Self::of(&section.get(key)?)
     }
 
-    /// The secret that a value is.
+    /// The secret in a value; reports a problem if it is none.
     pub(crate) fn of(entry: &Entry<'_>) -> Option<Self> {
         let key = entry.key();
         let source = match entry.value() {
@@ -152,18 +162,18 @@ impl Secret {
         Some(Self { source: source?, place: entry.place() })
     }
 
-    /// Its text, without the end of line that files have.
+    /// The secret as text, without a line end.
     ///
     /// # Errors
-    /// If it is not where it should be.
+    /// If it cannot be found or is not UTF-8.
     pub(crate) fn text(&self, root: &Path) -> Result<String, Error> {
         self.source.open_text(root, &self.place)
     }
 
-    /// Its bytes as they are.
+    /// The bytes of the secret.
     ///
     /// # Errors
-    /// If it is not where it should be.
+    /// If it cannot be found.
     pub(crate) fn bytes(&self, root: &Path) -> Result<Vec<u8>, Error> {
         self.source.open(root, &self.place)
     }
@@ -174,7 +184,7 @@ impl Secret {
     }
 }
 
-/// The configuration of a processor, in which secrets are still sealed.
+/// The configuration of a processor whose secrets are not yet read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sealed {
     value: Value,
@@ -182,7 +192,7 @@ pub(crate) struct Sealed {
 }
 
 impl Sealed {
-    /// Takes a table as JSON. `{ env = "NAME" }` and `{ file = "path" }` anywhere in it are secrets.
+    /// Converts a table to JSON. `{ env = "NAME" }` and `{ file = "path" }` anywhere in it are secrets.
     pub(crate) fn read(section: &Section<'_>) -> Self {
         let mut sealed = Self::default();
         let mut object = Map::new();
@@ -232,7 +242,7 @@ impl Sealed {
     /// The configuration with its secrets, as JSON.
     ///
     /// # Errors
-    /// If a secret is not where it should be.
+    /// If a secret cannot be found.
     pub(crate) fn open(&self, root: &Path) -> Result<String, Error> {
         let mut value = self.value.clone();
         for (path, source, place) in &self.secrets {
@@ -253,12 +263,12 @@ fn secret(key: &str, text: &str) -> Option<SecretSource> {
     }
 }
 
-/// RFC 6901.
+/// A key escaped for a JSON pointer (RFC 6901).
 fn escaped(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
-/// Whether a path stays inside the folder that it is relative to.
+/// Whether a path stays inside the folder that it is relative to; reports a problem if not.
 pub(crate) fn stays_inside(entry: &Entry<'_>, path: &str) -> bool {
     let leaves = path.starts_with('/') || path.split('/').any(|part| part == "..") || path.contains('\0');
     if leaves {

@@ -1,28 +1,27 @@
-//! Who may use the service. Without tokens whoever reaches it, which is this machine alone; with tokens whoever has one, as a
-//! bearer or signed in on the page.
+//! Who may use the service: without tokens everyone who reaches it, which is this machine alone; with tokens everyone who
+//! has one, as a bearer or signed in on the page.
 //!
-//! A page of someone else must not act in a browser that is signed in: what changes something is refused when it comes from
-//! another origin, and without tokens only the service's own names are answered to, so that a name that was pointed at
-//! this machine gets nothing.
+//! A page of another site must not act in a browser that is signed in: a change is refused when another origin sends it.
+//! Without tokens the service also answers only to its own names, so that a foreign name that resolves to this machine
+//! gets nothing.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::num::NonZero;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
-    REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 
 use super::Service;
 use super::api::Failure;
@@ -30,36 +29,40 @@ use crate::config::{Config, Server};
 use crate::error::Error;
 
 const COOKIE: &str = "sluicebox";
-/// Somebody who signed in does it again after so long.
-const SESSION: Duration = Duration::from_secs(12 * 3600);
-/// Sessions at a time; the oldest ends when there are more.
-const MOST_SESSIONS: usize = 1000;
-/// Tries to sign in from one address.
-const TRIES_PER_MINUTE: NonZero<u32> = NonZero::<u32>::MIN.saturating_add(9);
-/// A token that can be guessed is none.
-const SHORTEST_TOKEN: usize = 16;
+/// How long a sign-in lasts.
+const SESSION_TIME: Duration = Duration::from_secs(12 * 3600);
+/// Sessions at a time; one more ends the oldest.
+const MAX_SESSIONS: usize = 1000;
+/// Characters of a token: a shorter one can be guessed.
+const MIN_TOKEN_LENGTH: usize = 16;
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+type Hash = [u8; 32];
 
 /// Tokens and sessions.
 pub(super) struct Access {
     /// Names, and hashes of tokens.
-    tokens: Vec<(String, [u8; 32])>,
-    /// By the hash of their cookie.
-    sessions: Mutex<HashMap<[u8; 32], (String, Instant)>>,
-    tries: DefaultKeyedRateLimiter<IpAddr>,
-    /// Names that the service is called by.
+    tokens: Vec<(String, Hash)>,
+    /// Names of tokens, and when users signed in, by the hash of their cookie.
+    sessions: Mutex<HashMap<Hash, (String, Instant)>>,
+    /// Counts the ends of sessions.
+    session_ends: watch::Sender<u64>,
+    throttle: Throttle,
+    /// The service's own host names.
     names: Vec<String>,
-    /// Whether the page is reached through TLS.
+    /// Whether cookies go through TLS only.
     secure: bool,
 }
 
-/// Who asks.
-#[derive(Clone, Debug)]
-pub(super) struct Who {
+/// Who sent a request.
+#[derive(Clone)]
+pub(super) struct Caller {
     /// The name of the token; `local` where there are none.
     pub name: String,
     pub address: IpAddr,
+    /// The hash of the session's cookie; absent for a bearer, and where there are no tokens.
+    session: Option<Hash>,
 }
 
 impl Access {
@@ -69,15 +72,15 @@ impl Access {
         let mut tokens = Vec::new();
         for (name, secret) in &server.tokens {
             let token = secret.text(&config.root)?;
-            if token.len() < SHORTEST_TOKEN {
-                let reason = format!("a token has at least {SHORTEST_TOKEN} characters");
+            if token.len() < MIN_TOKEN_LENGTH {
+                let reason = format!("a token has at least {MIN_TOKEN_LENGTH} characters");
                 return Err(Error::Secret { place: secret.place().to_owned(), reason });
             }
             tokens.push((name.clone(), hash(&token)));
         }
         if tokens.is_empty() && !server.address.ip().is_loopback() {
             return Err(Error::Usage(format!(
-                "{} is reached from other machines, which needs a `token` in [server] of sluicebox.toml, and TLS in front of it",
+                "other machines reach {}: this needs a `token` in [server] of sluicebox.toml, and TLS in front of it",
                 server.address
             )));
         }
@@ -85,78 +88,110 @@ impl Access {
         let mut names = vec!["localhost".to_owned()];
         names.extend(server.url.as_ref().and_then(host));
         let secure = server.url.as_ref().is_some_and(|url| url.starts_with("https://"));
-        let tries = RateLimiter::keyed(Quota::per_minute(TRIES_PER_MINUTE));
-        Ok(Self { tokens, sessions: Mutex::default(), tries, names, secure })
-    }
-
-    /// Whether one must sign in.
-    pub(super) fn is_closed(&self) -> bool {
-        !self.tokens.is_empty()
-    }
-
-    /// Whose token it is. All are compared, so that the time tells nothing.
-    fn holder(&self, token: &str) -> Option<&str> {
-        let given = hash(token);
-        self.tokens.iter().fold(None, |found, (name, known)| {
-            if bool::from(known.ct_eq(&given)) { Some(name.as_str()) } else { found }
+        Ok(Self {
+            tokens,
+            sessions: Mutex::default(),
+            session_ends: watch::Sender::new(0),
+            throttle: Throttle::default(),
+            names,
+            secure,
         })
     }
 
-    /// A session for whoever has a token; `None` if it is none.
+    /// Whether requests need a token.
+    pub(super) fn needs_token(&self) -> bool {
+        !self.tokens.is_empty()
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<Hash, (String, Instant)>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of a token; `None` if there is no such token.
     ///
     /// # Errors
-    /// If there were too many tries from the address.
+    /// After too many wrong tokens.
+    fn name_of(&self, address: IpAddr, token: &str) -> Result<Option<&str>, TooManyTries> {
+        let given = hash(token);
+        // All are compared: the time says nothing about a token.
+        let name = self.tokens.iter().fold(None, |found, (name, known)| {
+            if bool::from(known.ct_eq(&given)) { Some(name.as_str()) } else { found }
+        });
+        self.throttle.check(address, &given, name.is_some())?;
+        Ok(name)
+    }
+
+    /// Starts a session; `None` if there is no such token.
+    ///
+    /// # Errors
+    /// After too many wrong tokens.
     pub(super) fn sign_in(
         &self,
         address: IpAddr,
         token: &str,
-    ) -> Result<Option<(Who, Cookie<'static>)>, TooManyTries> {
-        self.tries.check_key(&address).map_err(|_| TooManyTries)?;
-        let Some(name) = self.holder(token) else { return Ok(None) };
+    ) -> Result<Option<(Caller, Cookie<'static>)>, TooManyTries> {
+        let Some(name) = self.name_of(address, token)? else { return Ok(None) };
         let mut bytes = [0_u8; 32];
-        if getrandom::fill(&mut bytes).is_err() {
+        if let Err(error) = getrandom::fill(&mut bytes) {
+            tracing::error!(%error, "the system has no random numbers");
             return Ok(None);
         }
         let value: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.retain(|_, (_, since)| since.elapsed() < SESSION);
-        if sessions.len() >= MOST_SESSIONS
+        let session = hash(&value);
+        let mut sessions = self.sessions();
+        sessions.retain(|_, (_, since)| since.elapsed() < SESSION_TIME);
+        if sessions.len() >= MAX_SESSIONS
             && let Some(oldest) = sessions.iter().min_by_key(|(_, (_, since))| *since).map(|(key, _)| *key)
         {
             sessions.remove(&oldest);
+            self.session_ends.send_modify(|ends| *ends += 1);
         }
-        sessions.insert(hash(&value), (name.to_owned(), Instant::now()));
+        sessions.insert(session, (name.to_owned(), Instant::now()));
         let cookie = Cookie::build((COOKIE, value)).http_only(true).same_site(SameSite::Strict).path("/");
-        Ok(Some((Who { name: name.to_owned(), address }, cookie.secure(self.secure).build())))
+        let caller = Caller { name: name.to_owned(), address, session: Some(session) };
+        Ok(Some((caller, cookie.secure(self.secure).build())))
     }
 
     /// Ends the session of a browser.
     pub(super) fn sign_out(&self, jar: CookieJar) -> CookieJar {
         if let Some(cookie) = jar.get(COOKIE) {
-            let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-            sessions.remove(&hash(cookie.value()));
+            self.sessions().remove(&hash(cookie.value()));
+            self.session_ends.send_modify(|ends| *ends += 1);
         }
         jar.remove(Cookie::build(COOKIE).path("/"))
     }
 
-    fn who(&self, headers: &HeaderMap, address: IpAddr) -> Option<Who> {
-        if !self.is_closed() {
-            return Some(Who { name: "local".to_owned(), address });
+    /// Reports ends of sessions.
+    pub(super) fn watch_sessions(&self) -> watch::Receiver<u64> {
+        self.session_ends.subscribe()
+    }
+
+    /// Whether a caller's session still lasts. A bearer, and a caller where there are no tokens, has none to end.
+    pub(super) fn is_signed_in(&self, caller: &Caller) -> bool {
+        let Some(session) = caller.session else { return true };
+        self.sessions().get(&session).is_some_and(|(_, since)| since.elapsed() < SESSION_TIME)
+    }
+
+    /// Who sent a request; `None` if it needs a token.
+    fn caller(&self, headers: &HeaderMap, address: IpAddr) -> Result<Option<Caller>, TooManyTries> {
+        if !self.needs_token() {
+            return Ok(Some(Caller { name: "local".to_owned(), address, session: None }));
         }
         let bearer =
             headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         if let Some(token) = bearer {
-            let holder = self.holder(token.trim());
-            return holder.map(|name| Who { name: name.to_owned(), address });
+            let name = self.name_of(address, token.trim())?;
+            return Ok(name.map(|name| Caller { name: name.to_owned(), address, session: None }));
         }
         let jar = CookieJar::from_headers(headers);
-        let cookie = jar.get(COOKIE)?;
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let session = sessions.get(&hash(cookie.value())).filter(|(_, since)| since.elapsed() < SESSION);
-        session.map(|(name, _)| Who { name: name.clone(), address })
+        let Some(cookie) = jar.get(COOKIE) else { return Ok(None) };
+        let key = hash(cookie.value());
+        let sessions = self.sessions();
+        let session = sessions.get(&key).filter(|(_, since)| since.elapsed() < SESSION_TIME);
+        Ok(session.map(|(name, _)| Caller { name: name.clone(), address, session: Some(key) }))
     }
 
-    /// Whether the service is called by a name of its own.
+    /// Whether a host name is one of the service's own.
     fn is_own_name(&self, host: &str) -> bool {
         let name = host.rsplit_once(':').map_or(host, |(name, port)| {
             if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
@@ -166,20 +201,89 @@ impl Access {
     }
 }
 
-/// Somebody tried too often.
+/// Too many wrong tokens were tried.
 #[derive(Debug)]
 pub(super) struct TooManyTries;
 
-fn hash(text: &str) -> [u8; 32] {
+/// Slows down guessing. Wrong tokens are counted by the network that they come from, and by a part of their hash: guesses from an
+/// address are slowed down, and do not lock out the token of someone else behind the same proxy.
+#[derive(Default)]
+struct Throttle {
+    wrong: Mutex<HashMap<(IpAddr, u8), WrongTokens>>,
+}
+
+/// The wrong tokens of a network and a part of the hashes.
+struct WrongTokens {
+    /// How many more may be tried.
+    left: f64,
+    at: Instant,
+}
+
+impl Throttle {
+    /// Wrong tokens at once, and in each minute.
+    const MAX_WRONG: f64 = 10.0;
+    /// Parts of the hashes.
+    const PARTS: u8 = 64;
+    /// Entries in memory.
+    const MAX_ENTRIES: usize = 100_000;
+
+    /// Counts a wrong token.
+    ///
+    /// # Errors
+    /// If there were too many, also for a right token: an answer would tell which one it is.
+    fn check(&self, address: IpAddr, token: &Hash, is_right: bool) -> Result<(), TooManyTries> {
+        let [first, ..] = token;
+        let key = (network(address), first % Self::PARTS);
+        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_right && !wrong.contains_key(&key) {
+            return Ok(());
+        }
+        if wrong.len() >= Self::MAX_ENTRIES {
+            wrong.retain(|_, entry| entry.refill() < Self::MAX_WRONG);
+        }
+        if wrong.len() >= Self::MAX_ENTRIES && !wrong.contains_key(&key) {
+            return Err(TooManyTries);
+        }
+        let entry = wrong.entry(key).or_insert(WrongTokens { left: Self::MAX_WRONG, at: Instant::now() });
+        if entry.refill() < 1.0 {
+            return Err(TooManyTries);
+        }
+        if !is_right {
+            entry.left -= 1.0;
+        }
+        Ok(())
+    }
+}
+
+impl WrongTokens {
+    /// How many more may be tried now.
+    fn refill(&mut self) -> f64 {
+        let now = Instant::now();
+        let minutes = now.duration_since(self.at).as_secs_f64() / 60.0;
+        self.left = (self.left + minutes * Throttle::MAX_WRONG).min(Throttle::MAX_WRONG);
+        self.at = now;
+        self.left
+    }
+}
+
+/// The address, or the first half of an IPv6 address: the other half is chosen freely by each machine.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
+    }
+}
+
+fn hash(text: &str) -> Hash {
     Sha256::digest(text.as_bytes()).into()
 }
 
-/// What everybody gets.
-fn is_open(path: &str) -> bool {
+/// Whether a path needs no token.
+fn is_public(path: &str) -> bool {
     matches!(path, "/sign-in" | "/healthz" | "/readyz") || path.starts_with("/static/")
 }
 
-/// Lets through who may, and says who it is.
+/// Refuses requests without a token, and adds the [`Caller`] to the others.
 pub(super) async fn guard(
     State(service): State<Arc<Service>>,
     ConnectInfo(from): ConnectInfo<SocketAddr>,
@@ -188,35 +292,43 @@ pub(super) async fn guard(
 ) -> Response {
     let headers = request.headers();
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let page = !request.uri().path().starts_with("/api/") && request.uri().path() != "/metrics";
+    let path = request.uri().path();
+    let is_page = !path.starts_with("/api/") && path != "/metrics";
     let access = &service.access;
-    if !access.is_closed() && !access.is_own_name(host) {
+    if !access.needs_token() && !access.is_own_name(host) {
         return Failure::new(StatusCode::MISDIRECTED_REQUEST, "this is not the name of this service")
             .into_response();
     }
     if !request.method().is_safe() && crosses_origins(headers, host) {
-        return Failure::new(StatusCode::FORBIDDEN, "a page of another origin asks").into_response();
+        return Failure::new(StatusCode::FORBIDDEN, "a page of another origin sent this").into_response();
     }
-    match access.who(headers, from.ip()) {
-        Some(who) => {
-            request.extensions_mut().insert(who);
+    match access.caller(headers, from.ip()) {
+        Ok(Some(caller)) => {
+            request.extensions_mut().insert(caller);
         }
-        None if is_open(request.uri().path()) => {}
-        None if page && request.method() == Method::GET => {
-            let wanted = request.uri().path_and_query().map_or("/", |wanted| wanted.as_str());
-            let query = form_urlencoded::Serializer::new(String::new()).append_pair("next", wanted).finish();
+        _ if is_public(path) => {}
+        Ok(None) if is_page && request.method() == Method::GET => {
+            let page = request.uri().path_and_query().map_or("/", |page| page.as_str());
+            let query = form_urlencoded::Serializer::new(String::new()).append_pair("next", page).finish();
             return Redirect::to(&format!("/sign-in?{query}")).into_response();
         }
-        None => {
+        Ok(None) => {
             let mut refused = Failure::new(StatusCode::UNAUTHORIZED, "a token is needed").into_response();
             refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return refused;
+        }
+        Err(TooManyTries) => {
+            tracing::warn!(from = %from.ip(), "too many wrong tokens");
+            let detail = "too many wrong tokens; wait a minute";
+            let mut refused = Failure::new(StatusCode::TOO_MANY_REQUESTS, detail).into_response();
+            refused.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("60"));
             return refused;
         }
     }
     next.run(request).await
 }
 
-/// Whether a browser sends this for a page of somebody else. Programs send neither header.
+/// Whether a browser sends this for a page of another site. Programs send neither header.
 /// <https://developer.mozilla.org/docs/Web/HTTP/Headers/Sec-Fetch-Site>
 fn crosses_origins(headers: &HeaderMap, host: &str) -> bool {
     let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
@@ -228,7 +340,7 @@ fn crosses_origins(headers: &HeaderMap, host: &str) -> bool {
     }
 }
 
-/// Tells browsers to run nothing that the service did not send, and to keep nothing.
+/// Adds headers by which browsers run only what the service sent, and cache nothing.
 pub(super) async fn harden(request: Request, next: Next) -> Response {
     let is_static = request.uri().path().starts_with("/static/");
     let mut response = next.run(request).await;
@@ -274,5 +386,34 @@ mod tests {
         check(&[("origin", "http://127.0.0.1:8080")], true);
         check(&[("origin", "https://evil.example")], true);
         check(&[("origin", "null")], true);
+    }
+
+    #[test]
+    fn guesses_are_slowed_and_do_not_lock_out_the_right_token() {
+        let throttle = Throttle::default();
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let right = hash("the right token");
+        let wrong = |number: u32| throttle.check(address, &hash(&format!("guess {number}")), false);
+        for number in 0..100 {
+            wrong(number).unwrap();
+            throttle.check(address, &right, true).unwrap();
+        }
+        let refused = (0..1000).filter(|number| wrong(100 + number).is_err()).count();
+        assert!(refused > 300, "{refused}");
+        // The same token again and again, right or wrong.
+        let other = IpAddr::from([192, 0, 2, 2]);
+        for _ in 0..1000 {
+            throttle.check(other, &right, true).unwrap();
+        }
+        let repeated = (0..20).filter(|_| throttle.check(other, &hash("old token"), false).is_ok()).count();
+        assert_eq!(repeated, 10);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_guesser() {
+        let address = |text: &str| network(text.parse().unwrap());
+        assert_eq!(address("2001:db8::1"), address("2001:db8::ffff:2"));
+        assert_ne!(address("2001:db8::1"), address("2001:db8:0:1::1"));
+        assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));
     }
 }

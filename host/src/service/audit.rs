@@ -1,5 +1,5 @@
-//! Who changed what, and when: a line of JSON for each change, in a file that only grows. It names what was changed, never the
-//! values: they may be secrets.
+//! The audit log: who changed what, and when. A line of JSON for each change, in a file that only grows. It names what was changed,
+//! never the values: they may be secrets.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -9,36 +9,37 @@ use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sluicebox_model::OrNever;
 use utoipa::ToSchema;
 
-use super::access::Who;
+use super::access::Caller;
 use crate::error::Error;
 
 const FILE: &str = "audit.jsonl";
 
-/// The file.
+/// The audit log.
 pub(super) struct Audit {
     path: PathBuf,
     file: Mutex<File>,
 }
 
-/// A line of it.
+/// A change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Entry {
     /// RFC 3339.
     pub at: String,
     /// The name of the token; `local` where there are none.
     pub who: String,
-    /// The address that it came from.
+    /// The address of the client.
     pub from: String,
-    /// What was done, such as `run` or `change mapping`.
+    /// Such as `run` or `change mapping`.
     pub action: String,
-    /// To what, such as `loyalty / customers`.
+    /// What was changed, such as `loyalty / customers`.
     pub what: String,
 }
 
 impl Audit {
-    /// Opens it in this folder.
+    /// Opens the log in a folder, and creates it if there is none.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -51,26 +52,25 @@ impl Audit {
         Ok(Self { path, file: Mutex::new(file) })
     }
 
-    /// Adds a line; it is on the disk when this returns.
+    /// Adds a change; it is on the disk when this returns.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub(super) fn record(&self, who: &Who, action: &str, what: &str) -> Result<(), Error> {
+    pub(super) fn record(&self, caller: &Caller, action: &str, what: &str) -> Result<(), Error> {
         let entry = Entry {
             at: Timestamp::now().to_string(),
-            who: who.name.clone(),
-            from: who.address.to_string(),
+            who: caller.name.clone(),
+            from: caller.address.to_string(),
             action: action.to_owned(),
             what: what.to_owned(),
         };
-        // Texts alone: this cannot fail.
-        let mut line = serde_json::to_vec(&entry).unwrap_or_default();
+        let mut line = serde_json::to_vec(&entry).or_never("the JSON of an audit entry");
         line.push(b'\n');
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.write_all(&line).and_then(|()| file.sync_data()).map_err(|error| Error::io(&self.path, error))
     }
 
-    /// The last lines, the last first.
+    /// The last changes, the latest first.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -79,7 +79,7 @@ impl Audit {
         let lines = BufReader::new(File::open(&self.path).map_err(failed)?).lines();
         let mut last = std::collections::VecDeque::new();
         for line in lines {
-            // A line that a dying process left half is none.
+            // A process that died may have left half a line.
             if let Ok(entry) = serde_json::from_str::<Entry>(&line.map_err(failed)?) {
                 last.push_front(entry);
                 last.truncate(count);

@@ -1,4 +1,4 @@
-//! Changes of a connection's file that leave everything else in it as it is, comments and order included.
+//! Changes of a connection's file that keep everything else in it, comments and order included.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -10,26 +10,26 @@ use crate::error::Error;
 
 const GOALS: [&str; 3] = ["import_groups", "import_profiles", EXPORT_PROFILES];
 
-/// A schedule as it is written. One of the first five says when.
+/// A schedule as a connection's file writes it. Exactly one of the first five keys says when.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ScheduleChange {
-    /// Such as `15m`.
+    /// A time span, such as `15m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1440)]
     pub times_per_day: Option<usize>,
-    /// Such as `monday`.
+    /// Days of the week, such as `monday`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub days: Option<Vec<String>>,
-    /// 1 to 31, or `last`.
+    /// Days of the month: 1 to 31, or `last`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub days_of_month: Option<Vec<String>>,
     /// Such as `second tuesday`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weekday_of_month: Option<String>,
-    /// Such as `02:30`.
+    /// Of the day, such as `02:30`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
     /// Such as `Europe/Amsterdam`.
@@ -41,7 +41,7 @@ pub(crate) struct ScheduleChange {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FieldChange {
-    /// Its place among the mappings as they are, from 0; absent = it is new. Mappings whose place is not named are removed.
+    /// Its place among the saved mappings, from 0; absent = it is new. Saved mappings without a place in the change are removed.
     #[serde(default, deserialize_with = "whole")]
     #[schema(value_type = Option<u32>, maximum = 100_000)]
     pub place: Option<usize>,
@@ -55,7 +55,7 @@ pub(crate) struct FieldChange {
     pub format: Option<String>,
 }
 
-/// A whole number, which JSON may write as 3.0.
+/// A whole number. JSON may write it as 3.0.
 fn whole<'de, D: Deserializer<'de>>(given: D) -> Result<Option<usize>, D::Error> {
     let Some(number) = Option::<serde_json::Number>::deserialize(given)? else { return Ok(None) };
     let text = number.to_string();
@@ -65,21 +65,21 @@ fn whole<'de, D: Deserializer<'de>>(given: D) -> Result<Option<usize>, D::Error>
     digits.parse().map(Some).map_err(|_| D::Error::custom("expected a whole number of at least 0"))
 }
 
-/// A file that is being changed.
+/// A TOML file that is being changed.
 pub(super) struct Edit {
     name: String,
     document: DocumentMut,
 }
 
 impl Edit {
-    /// Begins with a file's text.
+    /// Parses a file's text.
     ///
     /// # Errors
-    /// If it is no TOML.
+    /// If it is not TOML.
     pub(super) fn of(name: &str, text: &str) -> Result<Self, Error> {
         let document = text.parse::<DocumentMut>();
-        let document =
-            document.map_err(|_| Error::Usage(format!("{name} is no TOML: mend it in an editor")))?;
+        let document = document
+            .map_err(|_| Error::Usage(format!("{name} is not valid TOML: correct it in an editor")))?;
         Ok(Self { name: name.to_owned(), document })
     }
 
@@ -101,18 +101,18 @@ impl Edit {
         Ok(())
     }
 
-    /// Gives the connection the name that people see.
+    /// Sets the name that people see.
     pub(super) fn set_name(&mut self, name: &str) {
         set(self.document.as_table_mut(), "name", Value::from(name));
     }
 
-    /// Says to which objectives the connection belongs.
+    /// Sets the objectives of the connection.
     pub(super) fn set_objectives(&mut self, objectives: &[String]) {
         let list = Value::Array(objectives.iter().map(String::as_str).collect());
         set(self.document.as_table_mut(), "objectives", list);
     }
 
-    /// Gives the connection another schedule, or none.
+    /// Replaces or removes the schedule.
     pub(super) fn set_schedule(&mut self, schedule: Option<&ScheduleChange>) {
         let root = self.document.as_table_mut();
         let Some(schedule) = schedule else {
@@ -147,7 +147,7 @@ impl Edit {
         }
     }
 
-    /// Says who gets mail, and whether of every run.
+    /// Sets who gets mail, and whether after every run.
     pub(super) fn set_notify(&mut self, email: &[String], every_run: bool) {
         let root = self.document.as_table_mut();
         if email.is_empty() && !root.contains_key("notify") {
@@ -158,17 +158,17 @@ impl Edit {
         set(table, "on", Value::from(if every_run { "every-run" } else { "failure" }));
     }
 
-    /// Gives the connection another secret, in place of whatever said where it was.
+    /// Replaces a secret.
     pub(super) fn set_secret(&mut self, table: &str, key: &str, secret: &str) {
         if let Some(table) = section(self.document.as_table_mut(), table) {
             set(table, key, Value::from(secret));
         }
     }
 
-    /// Gives a goal other mappings. What is not said of a mapping that stays is left as it is.
+    /// Replaces the mappings of a goal. A mapping that stays keeps the keys that a change does not have.
     ///
     /// # Errors
-    /// If there is no such goal, or a place is none of its mappings.
+    /// If there is no such goal, or no mapping at a place.
     pub(super) fn set_fields(&mut self, goal: &str, fields: &[FieldChange]) -> Result<(), Error> {
         let name = self.name.clone();
         let table = self.goal(goal)?;
@@ -176,10 +176,10 @@ impl Edit {
         let held = match item {
             Item::ArrayOfTables(tables) => tables.len(),
             Item::Value(Value::Array(array)) => array.len(),
-            _ => return Err(Error::Usage(format!("{name}: `fields` of {goal} is no list"))),
+            _ => return Err(Error::Usage(format!("{name}: `fields` of {goal} is not a list"))),
         };
         if fields.iter().filter_map(|field| field.place).any(|place| place >= held) {
-            return Err(Error::Conflict(format!("{name} was changed meanwhile: look at it again")));
+            return Err(Error::Conflict(format!("{name} was changed meanwhile: load it again")));
         }
         match item {
             Item::ArrayOfTables(tables) => {
@@ -212,7 +212,7 @@ impl Edit {
         Ok(())
     }
 
-    /// Adds properties, texts, to a schema; those that it has stay as they are.
+    /// Adds text properties to a schema; existing ones stay.
     pub(super) fn add_properties(&mut self, group: Option<&str>, names: &[String]) {
         let root = self.document.as_table_mut();
         let owner: Option<&mut dyn TableLike> = match group {
@@ -235,23 +235,23 @@ impl Edit {
     fn goal(&mut self, name: &str) -> Result<&mut dyn TableLike, Error> {
         let missing = Error::Unknown { kind: "goal", name: name.to_owned(), known: Vec::new() };
         let root = self.document.as_table_mut();
-        let is_it = |table: &dyn TableLike| table.get("name").and_then(Item::as_str) == Some(name);
+        let has_name = |table: &dyn TableLike| table.get("name").and_then(Item::as_str) == Some(name);
         let kind = GOALS.into_iter().find(|kind| match root.get(kind) {
-            Some(Item::ArrayOfTables(tables)) => tables.iter().any(|table| is_it(table)),
+            Some(Item::ArrayOfTables(tables)) => tables.iter().any(|table| has_name(table)),
             Some(Item::Value(Value::Array(array))) => {
-                array.iter().filter_map(Value::as_inline_table).any(|table| is_it(table))
+                array.iter().filter_map(Value::as_inline_table).any(|table| has_name(table))
             }
             _ => false,
         });
         let goals = kind.and_then(|kind| root.get_mut(kind));
         let found: Option<&mut dyn TableLike> = match goals {
             Some(Item::ArrayOfTables(tables)) => {
-                tables.iter_mut().find(|table| is_it(*table)).map(|table| table as &mut dyn TableLike)
+                tables.iter_mut().find(|table| has_name(*table)).map(|table| table as &mut dyn TableLike)
             }
             Some(Item::Value(Value::Array(array))) => array
                 .iter_mut()
                 .filter_map(Value::as_inline_table_mut)
-                .find(|table| is_it(*table))
+                .find(|table| has_name(*table))
                 .map(|table| table as &mut dyn TableLike),
             _ => None,
         };
@@ -262,7 +262,7 @@ impl Edit {
 impl FieldChange {
     fn write(&self, table: &mut dyn TableLike) {
         set(table, "column", Value::from(self.column.as_str()));
-        // What is the default stays unsaid where it was.
+        // A default is not written where it was not.
         if self.property != self.column || table.contains_key("property") {
             set(table, "property", Value::from(self.property.as_str()));
         }
@@ -280,10 +280,10 @@ impl FieldChange {
     }
 }
 
-/// Gives a key another value; what is written around the old one stays around the new.
+/// Sets the value of a key; comments and spaces around it stay.
 fn set(table: &mut dyn TableLike, key: &str, value: Value) {
     match table.get_mut(key).and_then(Item::as_value_mut) {
-        // What stays is left as it was written.
+        // An equal value keeps its spelling.
         Some(old) if same(old, &value) => {}
         Some(old) => {
             let decor = old.decor().clone();
@@ -308,7 +308,7 @@ fn same(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// The table under a key, made where there is none.
+/// The table under a key; added if there is none.
 fn section<'t>(root: &'t mut Table, key: &str) -> Option<&'t mut dyn TableLike> {
     let item = root.entry(key).or_insert_with(|| Item::Table(Table::new()));
     if !item.is_table_like() {
@@ -317,7 +317,7 @@ fn section<'t>(root: &'t mut Table, key: &str) -> Option<&'t mut dyn TableLike> 
     item.as_table_like_mut()
 }
 
-/// The same; a table that is made has no heading of its own.
+/// The same; an added table has no heading of its own.
 fn implicit<'t>(owner: &'t mut dyn TableLike, key: &str) -> Option<&'t mut dyn TableLike> {
     if !owner.get(key).is_some_and(Item::is_table_like) {
         let mut table = Table::new();
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_comes_and_goes() {
+    fn a_schedule_is_added_replaced_and_removed() {
         let nightly = ScheduleChange {
             times_per_day: Some(1),
             time: Some("02:30".to_owned()),
@@ -426,12 +426,12 @@ mod tests {
 
     #[test]
     fn properties_are_added_to_a_schema() {
-        let schema = "# whom we know\n[properties.email]\nunique = true\n";
+        let schema = "# our customers\n[properties.email]\nunique = true\n";
         let names = ["email".to_owned(), "zip code".to_owned()];
         check(
             schema,
             |edit| edit.add_properties(None, &names),
-            "# whom we know\n[properties.email]\nunique = true\n\n[properties.\"zip code\"]\n",
+            "# our customers\n[properties.email]\nunique = true\n\n[properties.\"zip code\"]\n",
         );
     }
 }

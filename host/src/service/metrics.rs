@@ -1,4 +1,4 @@
-//! Numbers for Prometheus, in OpenMetrics text.
+//! Metrics for Prometheus, as OpenMetrics text.
 
 use std::time::Duration;
 
@@ -10,39 +10,41 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::Service;
-use crate::report::{Report, Status};
+use sluicebox_model::OrNever;
 
-/// Seconds that a run takes, up to two hours.
+use super::Service;
+use crate::runs::report::{Report, Status};
+
+/// Buckets of the duration of runs, in seconds.
 const BUCKETS: [f64; 10] = [0.1, 1.0, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 7200.0];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfRun {
+struct RunLabels {
     connection: String,
     status: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfRows {
+struct RowLabels {
     connection: String,
     goal: String,
     outcome: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfPlugin {
+struct PluginLabels {
     plugin: String,
 }
 
-/// What is counted since the service began, and what is measured when it is asked.
+/// Counters since the service started, and gauges that are set when they are read.
 pub(super) struct Metrics {
     registry: Registry,
-    runs: Family<OfRun, Counter>,
+    runs: Family<RunLabels, Counter>,
     seconds: Histogram,
-    rows: Family<OfRows, Counter>,
+    rows: Family<RowLabels, Counter>,
     cells_rejected: Counter,
-    plugin_seconds: Family<OfPlugin, Counter<f64, std::sync::atomic::AtomicU64>>,
-    plugin_traps: Family<OfPlugin, Counter>,
+    plugin_seconds: Family<PluginLabels, Counter<f64, std::sync::atomic::AtomicU64>>,
+    plugin_traps: Family<PluginLabels, Counter>,
     store_bytes: Gauge,
     store_records: Gauge,
     queue: Gauge,
@@ -52,21 +54,21 @@ pub(super) struct Metrics {
 impl Metrics {
     pub(super) fn new() -> Self {
         let mut registry = Registry::with_prefix("sluicebox");
-        let (runs, rows) = (Family::<OfRun, Counter>::default(), Family::<OfRows, Counter>::default());
+        let (runs, rows) = (Family::<RunLabels, Counter>::default(), Family::<RowLabels, Counter>::default());
         let (seconds, cells_rejected) = (Histogram::new(BUCKETS), Counter::default());
-        let plugin_seconds = Family::<OfPlugin, Counter<f64, std::sync::atomic::AtomicU64>>::default();
-        let plugin_traps = Family::<OfPlugin, Counter>::default();
+        let plugin_seconds = Family::<PluginLabels, Counter<f64, std::sync::atomic::AtomicU64>>::default();
+        let plugin_traps = Family::<PluginLabels, Counter>::default();
         let [store_bytes, store_records, queue, running] = std::array::from_fn(|_| Gauge::<i64>::default());
-        registry.register("runs", "Runs of connections that ended", runs.clone());
-        registry.register_with_unit("run", "How long runs took", Unit::Seconds, seconds.clone());
-        registry.register("rows", "Rows by what became of them", rows.clone());
-        registry.register("cells_rejected", "Cells that were not imported", cells_rejected.clone());
+        registry.register("runs", "Runs that ended", runs.clone());
+        registry.register_with_unit("run", "Duration of runs", Unit::Seconds, seconds.clone());
+        registry.register("rows", "Rows by outcome", rows.clone());
+        registry.register("cells_rejected", "Rejected cells", cells_rejected.clone());
         registry.register_with_unit("plugin", "Time in processors", Unit::Seconds, plugin_seconds.clone());
-        registry.register("plugin_traps", "Processors that broke off or were stopped", plugin_traps.clone());
+        registry.register("plugin_traps", "Traps of processors", plugin_traps.clone());
         registry.register_with_unit("store", "Size of the store's tables", Unit::Bytes, store_bytes.clone());
-        registry.register("store_records", "Profiles and groups, about", store_records.clone());
+        registry.register("store_records", "Profiles and groups, estimated", store_records.clone());
         registry.register("queue", "Runs that wait", queue.clone());
-        registry.register("running", "Runs under way", running.clone());
+        registry.register("running", "Running runs", running.clone());
         Self {
             registry,
             runs,
@@ -82,14 +84,14 @@ impl Metrics {
         }
     }
 
-    /// A run ended.
+    /// Counts a run that ended.
     pub(super) fn run(&self, connection: &str, failed: bool, took: Duration) {
         let status = if failed { "failed" } else { "succeeded" };
-        self.runs.get_or_create(&OfRun { connection: connection.to_owned(), status }).inc();
+        self.runs.get_or_create(&RunLabels { connection: connection.to_owned(), status }).inc();
         self.seconds.observe(took.as_secs_f64());
     }
 
-    /// A goal of it ended.
+    /// Counts a goal run that ended.
     pub(super) fn goal(&self, connection: &str, report: &Report) {
         if report.status == Status::Skipped {
             return;
@@ -103,11 +105,11 @@ impl Metrics {
         ];
         for (outcome, count) in outcomes {
             let (connection, goal) = (connection.to_owned(), report.goal.clone());
-            self.rows.get_or_create(&OfRows { connection, goal, outcome }).inc_by(count);
+            self.rows.get_or_create(&RowLabels { connection, goal, outcome }).inc_by(count);
         }
         self.cells_rejected.inc_by(report.cells_rejected);
         for processor in &report.processors {
-            let plugin = OfPlugin { plugin: processor.plugin.clone() };
+            let plugin = PluginLabels { plugin: processor.plugin.clone() };
             let seconds = Duration::from_millis(processor.time_ms).as_secs_f64();
             self.plugin_seconds.get_or_create(&plugin).inc_by(seconds);
             self.plugin_traps.get_or_create(&plugin).inc_by(processor.traps);
@@ -116,7 +118,7 @@ impl Metrics {
 }
 
 impl Service {
-    /// All of them, as text.
+    /// All metrics, as text.
     pub(super) fn measure(&self) -> String {
         let queued = self.queue.list();
         let running = queued.iter().filter(|queued| queued.running).count();
@@ -129,8 +131,7 @@ impl Service {
         gauge(&metrics.queue, Some((queued.len() - running) as u64));
         gauge(&metrics.running, Some(running as u64));
         let mut text = String::new();
-        // A text takes whatever is written to it.
-        let _ = encode(&mut text, &metrics.registry);
+        encode(&mut text, &metrics.registry).or_never("the text of the metrics");
         text
     }
 }

@@ -1,14 +1,15 @@
-//! `sluicebox serve`: runs connections when they are due, and answers whoever looks in.
+//! `sluicebox serve`: runs connections on schedule, and answers the API and the page.
 //!
-//! - `queue`: what is to run, what runs, and what of it outlives the process;
-//! - `clock`: asks each connection's schedule when it is due;
+//! - `queue`: runs that wait, the current run, and what of them outlives the process;
+//! - `clock`: the thread that queues runs when they are due;
 //! - `worker`: the thread that runs connections, one after the other;
-//! - `working_folder`: the configuration as its files are now, and changes to them;
-//! - `notify`: mail and webhooks;
+//! - `working_folder`: the current configuration, and changes of its files;
 //! - `edit`: changes of a connection's file that keep its comments;
-//! - `api`: what can be asked and done, as JSON; `page` shows the same to people;
-//! - `known`: what need not be found out again at each look;
-//! - `access`: who may; `audit`: who did;
+//! - `notify`: mail and webhooks; `egress`: which addresses a webhook may go to;
+//! - `server`: the HTTP server with its limits;
+//! - `api`: queries and changes as JSON; `page` shows the same to people;
+//! - `lookup_cache`: history entries and descriptions of plugins;
+//! - `access`: who may use the service; `audit`: who changed what;
 //! - `metrics`: numbers for Prometheus; `traces`: spans for OpenTelemetry.
 
 mod access;
@@ -16,11 +17,13 @@ mod api;
 mod audit;
 mod clock;
 mod edit;
-mod known;
+mod egress;
+mod lookup_cache;
 mod metrics;
 mod notify;
 mod page;
 mod queue;
+mod server;
 pub(crate) mod traces;
 mod worker;
 mod working_folder;
@@ -29,55 +32,56 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use sluicebox_store::Store;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
-use crate::cli::print;
 use crate::error::Error;
-use crate::progress::Live;
+use crate::output::print;
 use crate::runs;
+use crate::runs::progress::Live;
 use access::Access;
 use audit::Audit;
-use known::Known;
+use lookup_cache::LookupCache;
 use metrics::Metrics;
 use notify::Notifier;
 use queue::Queue;
 use working_folder::WorkingFolder;
 
-/// Whoever has not been answered this long after the service was told to stop is cut off: a page that waits for
-/// progress would wait for ever.
-const LAST_ANSWERS: Duration = Duration::from_secs(5);
-
-/// How much less urgent answers are than a run, as `nice` has it.
-const POLITENESS: i32 = 10;
-/// Requests that are worked on at a time; the others wait.
-const MOST_LOOKING: usize = 8;
+/// How long requests may go on after the signal to stop.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(5);
+/// Niceness of requests: the import does not wait for them.
+const NICENESS: i32 = 10;
+/// Requests that read the store or files at a time; further ones wait.
+const MAX_BLOCKING: usize = 8;
+/// Requests that open files of connections at a time: a location that does not answer leaves threads to all others.
+const MAX_LOOKS: usize = 4;
 
 /// What the parts of the service share.
 pub(crate) struct Service {
     folder: WorkingFolder,
     store: Store,
     queue: Queue,
-    /// How far the goal under way is.
+    /// Progress of the current goal.
     live: watch::Sender<Live>,
     /// Set once, when the service stops.
     stopping: watch::Sender<bool>,
-    /// Set to stop the run under way at its next batch.
+    /// Set to stop the current run at its next batch.
     stop_run: AtomicBool,
+    /// Permits of requests that open files of connections.
+    looks: Arc<Semaphore>,
     notifier: Notifier,
     access: Access,
     audit: Audit,
     metrics: Metrics,
-    /// What was found out of history and plugins, which stays so.
-    known: Known,
+    lookup_cache: LookupCache,
 }
 
-/// Runs until SIGTERM or Ctrl-C. The batch in flight is finished then, and the run goes on at the next start.
+/// Runs until SIGTERM or Ctrl-C. The batch in flight is finished then; the run continues at the next start.
 ///
 /// # Errors
 /// If the configuration is wrong, the store is in use, or the address is taken.
@@ -85,53 +89,71 @@ pub(crate) fn serve(root: &Path, address: Option<SocketAddr>) -> Result<u8, Erro
     let folder = WorkingFolder::open(root)?;
     let config = folder.config();
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let mut server = config.settings.server.clone();
+    let mut server_settings = config.settings.server.clone();
     if let Some(address) = address {
-        server.address = address;
+        server_settings.address = address;
     }
-    let access = Access::new(&config, &server)?;
+    let address = server_settings.address;
+    server::raise_descriptor_limit();
+    let access = Access::new(&config, &server_settings)?;
     let store = Store::open(&config.settings.store)?;
     runs::recover(&config, &store, false)?;
     let io = |error| Error::io("the service".as_ref(), error);
-    // Who looks in waits for the import, not the import for who looks in.
-    let politely = || {
-        let _ = rustix::process::nice(POLITENESS);
+    let lower_priority = || {
+        // A system that refuses runs requests as fast as imports.
+        let _ = rustix::process::nice(NICENESS);
     };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(2).max_blocking_threads(MOST_LOOKING).on_thread_start(politely);
+    let runtime =
+        runtime.worker_threads(2).max_blocking_threads(MAX_BLOCKING).on_thread_start(lower_priority);
     let runtime = runtime.enable_all().build().map_err(io)?;
+    let listener = runtime
+        .block_on(TcpListener::bind(address))
+        .map_err(|error| Error::io(address.to_string().as_ref(), error))?;
     let service = Arc::new(Service {
         queue: Queue::restore(&config, &store)?,
         audit: Audit::open(config.data())?,
         notifier: Notifier::new(runtime.handle().clone()),
         metrics: Metrics::new(),
-        known: Known::default(),
+        lookup_cache: LookupCache::default(),
         live: watch::Sender::new(Live::default()),
         stopping: watch::Sender::new(false),
         stop_run: AtomicBool::new(false),
+        looks: Arc::new(Semaphore::new(MAX_LOOKS)),
         folder,
         store,
         access,
     });
-    let working = Arc::clone(&service);
-    let worker = thread::Builder::new().name("worker".to_owned());
-    let worker = worker.spawn(move || {
-        // A service that runs nothing any more is none, whatever it was that ended its worker.
-        let _ends = EndsService(&working);
-        working.work();
-    });
-    let worker = worker.map_err(io)?;
-    let served = listen(&runtime, &service, server.address);
+    let worker = spawn("worker", &service, Service::work).map_err(io)?;
+    let handle = runtime.handle().clone();
+    let clock = spawn("clock", &service, move |service| service.queue_due_runs(&handle)).map_err(io)?;
+    let served = listen(&runtime, &service, listener);
     service.stop();
-    let worked = worker.join().map_err(|_| Error::Failed("the worker broke off".to_owned()));
+    let ended = |thread: JoinHandle<()>, name: &str| {
+        thread.join().map_err(|_| Error::Failed(format!("internal error: the {name} panicked")))
+    };
+    let ended = ended(worker, "worker").and(ended(clock, "clock"));
     runtime.block_on(service.notifier.finish());
-    runtime.shutdown_timeout(LAST_ANSWERS);
-    served.and(worked).map(|()| 0)
+    runtime.shutdown_timeout(SHUTDOWN_TIME);
+    served.and(ended).map(|()| 0)
 }
 
-struct EndsService<'s>(&'s Service);
+/// Starts a thread. Its end, also by a panic, stops the service: it would run nothing any more.
+fn spawn(
+    name: &str,
+    service: &Arc<Service>,
+    work: impl FnOnce(&Service) + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    let service = Arc::clone(service);
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let guard = StopsService(&service);
+        work(guard.0);
+    })
+}
 
-impl Drop for EndsService<'_> {
+struct StopsService<'s>(&'s Service);
+
+impl Drop for StopsService<'_> {
     fn drop(&mut self) {
         self.0.stop();
     }
@@ -145,26 +167,20 @@ impl Service {
     }
 }
 
-fn listen(runtime: &Runtime, service: &Arc<Service>, address: SocketAddr) -> Result<(), Error> {
+fn listen(runtime: &Runtime, service: &Arc<Service>, listener: TcpListener) -> Result<(), Error> {
     runtime.block_on(async {
-        let failed = |error| Error::io(address.to_string().as_ref(), error);
+        let failed = |error| Error::io("the service".as_ref(), error);
         let mut signals = Signals::new().map_err(failed)?;
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
         // Programs that start the service wait for this line.
         print(format!("listening on http://{bound}"))?;
-        // Whether systemd hears it is systemd's affair.
+        // Without systemd there is nothing to notify.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let clock = tokio::spawn(clock::run(Arc::clone(service)));
-        let (service, stopping) = (Arc::clone(service), service.stopping.subscribe());
-        let app = page::router(Arc::clone(&service)).into_make_service_with_connect_info::<SocketAddr>();
-        let answered = axum::serve(listener, app).with_graceful_shutdown(stopped(stopping));
-        let mut answered = std::pin::pin!(answered.into_future());
-        let done = tokio::select! {
-            done = &mut answered => done,
-            () = stopped(service.stopping.subscribe()) => {
-                tokio::time::timeout(LAST_ANSWERS, answered).await.unwrap_or(Ok(()))
-            }
+        let app = page::router(Arc::clone(service));
+        let mut served = std::pin::pin!(server::serve(listener, app, service.stopping.subscribe()));
+        tokio::select! {
+            () = &mut served => return Ok(()),
+            () = stopped(service.stopping.subscribe()) => {}
             () = signals.next() => {
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
                 tracing::info!("stopping: the batch in flight is finished first");
@@ -173,14 +189,16 @@ fn listen(runtime: &Runtime, service: &Arc<Service>, address: SocketAddr) -> Res
                     signals.next().await;
                     std::process::exit(130);
                 });
-                tokio::time::timeout(LAST_ANSWERS, answered).await.unwrap_or(Ok(()))
             }
-        };
-        clock.abort();
-        done.map_err(failed)
+        }
+        if tokio::time::timeout(SHUTDOWN_TIME, served).await.is_err() {
+            tracing::warn!("some requests did not end in time");
+        }
+        Ok(())
     })
 }
 
+/// Waits until the service stops.
 async fn stopped(mut stopping: watch::Receiver<bool>) {
     // The sender lives as long as the service.
     let _ = stopping.wait_for(|stopping| *stopping).await;

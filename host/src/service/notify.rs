@@ -1,4 +1,4 @@
-//! Tells people and programs how a run ended: by mail, and by a webhook.
+//! Notifications of runs that ended: mail, and a webhook.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,37 +14,40 @@ use lettre::message::{Mailbox, MultiPart};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
+use reqwest::Url;
 use serde_json::json;
 use sha2::Sha256;
-use sluicebox_model::RejectionCode;
+use sluicebox_model::{RejectionCode, never};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, Connection, Security, Server, Smtp, Webhook};
+use super::egress::{self, EgressError};
+use crate::config::{Config, Connection, EgressRule, Security, Server, Smtp, Webhook};
 use crate::error::Error;
-use crate::rejected;
-use crate::report::{Kept, Run, Status};
+use crate::runs::rejected;
+use crate::runs::report::{HistoryEntry, Run, Status};
 
-/// Waits before each try after the first.
-const AGAIN_AFTER: [Duration; 4] =
+/// Pauses before the second and further attempts.
+const RETRY_PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(120)];
-/// Whoever does not answer for this long is tried again later.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// The service ends after so long, whoever is still to be told.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Rejected rows of a goal that a mail gives the reasons of.
-const REASONS: usize = 5;
+/// How long a server may take to answer.
+const SEND_TIME: Duration = Duration::from_secs(20);
+/// How long a service that stops waits for notifications.
+const FINISH_TIME: Duration = Duration::from_secs(5);
+/// Rejected rows of a goal in a mail.
+const MAX_REASONS: usize = 5;
 
-/// How a run ended.
-pub(super) struct Ended {
+/// A run that ended.
+pub(super) struct FinishedRun {
     pub run: Run,
+    /// Also if it was stopped.
     pub failed: bool,
-    /// Somebody stopped it.
+    /// Whether a user stopped it.
     pub stopped: bool,
-    pub goals: Vec<Kept>,
+    pub goals: Vec<HistoryEntry>,
 }
 
-/// Sends in the background: a run does not wait for a mail server.
+/// Sends notifications in the background: a run does not wait for a mail server.
 pub(super) struct Notifier {
     runtime: Handle,
     sending: Mutex<Vec<JoinHandle<()>>>,
@@ -55,55 +58,56 @@ impl Notifier {
         Self { runtime, sending: Mutex::default() }
     }
 
-    /// Tells those whom the connection names.
-    pub(super) fn tell(&self, config: &Config, connection: &Connection, ended: Ended) {
-        let Some(notify) = connection.notify.as_ref().filter(|notify| ended.failed || notify.every_run)
+    /// Sends the connection's notifications of a run.
+    pub(super) fn notify(&self, config: &Config, connection: &Connection, finished: FinishedRun) {
+        let Some(notify) = connection.notify.as_ref().filter(|notify| finished.failed || notify.every_run)
         else {
             return;
         };
-        // What sends is made here and used there.
+        // Senders are created here and used on the runtime.
         let _inside = self.runtime.enter();
-        let link = link(&config.settings.server, &ended.run.id);
+        let link = link(&config.settings.server, &finished.run.id);
         if let Some(smtp) = config.settings.smtp.as_ref().filter(|_| !notify.email.is_empty()) {
-            let mail = mail(config, connection, &ended, &link, smtp, &notify.email);
+            let mail = mail(config, connection, &finished, &link, smtp, &notify.email);
             let sender = transport(&config.root, smtp);
             match mail.and_then(|mail| Ok((mail, sender?))) {
                 Ok((mail, sender)) => self.send("e-mail", move || {
                     let (mail, sender) = (mail.clone(), sender.clone());
                     async move {
                         let sent = sender.send(mail).await;
-                        let unsent = |error| Unsent { again: !permanent(&error), why: reason(&error) };
-                        sent.map(|_| ()).map_err(unsent)
+                        let failed =
+                            |error| SendError { temporary: !is_permanent(&error), reason: reason(&error) };
+                        sent.map(|_| ()).map_err(failed)
                     }
                 }),
-                Err(error) => tracing::error!(%error, "no e-mail can be sent"),
+                Err(error) => tracing::error!(%error, "the e-mail cannot be sent"),
             }
         }
         if let Some(webhook) = &notify.webhook {
-            match Call::new(&config.root, connection, &ended, &link, webhook) {
+            match WebhookCall::new(config, connection, &finished, &link, webhook) {
                 Ok(call) => self.send("webhook", move || {
                     let call = call.clone();
-                    async move { call.make().await }
+                    async move { call.send().await }
                 }),
                 Err(error) => tracing::error!(%error, "the webhook cannot be called"),
             }
         }
     }
 
-    fn send<F>(&self, what: &'static str, try_once: impl Fn() -> F + Send + 'static)
+    fn send<F>(&self, what: &'static str, attempt: impl Fn() -> F + Send + 'static)
     where
-        F: Future<Output = Result<(), Unsent>> + Send + 'static,
+        F: Future<Output = Result<(), SendError>> + Send + 'static,
     {
         let sending = self.runtime.spawn(async move {
-            for number in 0..=AGAIN_AFTER.len() {
-                match try_once().await {
+            for number in 0..=RETRY_PAUSES.len() {
+                match attempt().await {
                     Ok(()) => return tracing::info!("{what} sent"),
-                    Err(unsent) => match AGAIN_AFTER.get(number).filter(|_| unsent.again) {
-                        Some(wait) => {
-                            tracing::warn!("{what} not sent: {}; tried again in {wait:?}", unsent.why);
-                            tokio::time::sleep(*wait).await;
+                    Err(error) => match RETRY_PAUSES.get(number).filter(|_| error.temporary) {
+                        Some(pause) => {
+                            tracing::warn!("{what} not sent: {}; next attempt in {pause:?}", error.reason);
+                            tokio::time::sleep(*pause).await;
                         }
-                        None => return tracing::error!("{what} not sent: {}", unsent.why),
+                        None => return tracing::error!("{what} not sent: {}", error.reason),
                     },
                 }
             }
@@ -113,39 +117,40 @@ impl Notifier {
         all.push(sending);
     }
 
-    /// Waits for what is under way, but not for ever.
+    /// Waits until notifications are sent, for [`FINISH_TIME`] at most.
     pub(super) async fn finish(&self) {
         let sending = std::mem::take(&mut *self.sending.lock().unwrap_or_else(PoisonError::into_inner));
         let all = async {
             for one in sending {
-                // One that panicked has said so.
+                // A panic was logged.
                 let _ = one.await;
             }
         };
-        if tokio::time::timeout(LAST_WORDS, all).await.is_err() {
-            tracing::error!("the service ends before everybody is told");
+        if tokio::time::timeout(FINISH_TIME, all).await.is_err() {
+            tracing::error!("the service stops before all notifications are sent");
         }
     }
 }
 
-/// Why something was not sent, and whether it may be if tried again.
-struct Unsent {
-    again: bool,
-    why: String,
+/// Why a notification was not sent.
+struct SendError {
+    /// Whether another attempt may succeed.
+    temporary: bool,
+    reason: String,
 }
 
-/// Where people see a run.
+/// The address of a run's page.
 fn link(server: &Server, run: &str) -> String {
     let base = server.url.clone().unwrap_or_else(|| format!("http://{}", server.address));
     format!("{base}/runs/{run}")
 }
 
-/// Whether the server will say the same the next time.
-fn permanent(error: &lettre::transport::smtp::Error) -> bool {
+/// Whether another attempt would fail too.
+fn is_permanent(error: &lettre::transport::smtp::Error) -> bool {
     error.is_permanent() || error.is_tls() || error.is_client()
 }
 
-/// What the server said, without what it was sent.
+/// The server's words, without what it was sent.
 fn reason(error: &lettre::transport::smtp::Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
@@ -175,36 +180,41 @@ struct MailText<'a> {
 }
 
 struct MailGoal<'a> {
-    kept: &'a Kept,
-    failed: bool,
-    /// First rejected rows: where, and why.
+    entry: &'a HistoryEntry,
+    /// `failed` or `stopped`; absent if it succeeded.
+    status: Option<&'static str>,
+    /// The first rejected rows: where, and why.
     reasons: Vec<String>,
 }
 
 fn mail(
     config: &Config,
     connection: &Connection,
-    ended: &Ended,
+    finished: &FinishedRun,
     link: &str,
     smtp: &Smtp,
     to: &[Mailbox],
 ) -> Result<Message, Error> {
-    let outcome = match (ended.stopped, ended.failed) {
+    let outcome = match (finished.stopped, finished.failed) {
         (true, _) => "was stopped",
         (_, true) => "failed",
         _ => "succeeded",
     };
-    let goals = ended.goals.iter().map(|kept| MailGoal {
-        kept,
-        failed: kept.report.status == Status::Failed,
-        reasons: first_reasons(config, kept),
+    let goals = finished.goals.iter().map(|entry| MailGoal {
+        entry,
+        status: (entry.report.status == Status::Failed).then_some(if entry.interrupted {
+            "stopped"
+        } else {
+            "failed"
+        }),
+        reasons: first_reasons(config, entry),
     });
     let text =
-        MailText { connection: &connection.name, run: &ended.run, outcome, goals: goals.collect(), link };
+        MailText { connection: &connection.name, run: &finished.run, outcome, goals: goals.collect(), link };
     let failed = |error: String| Error::Failed(format!("[notify] of {}: {error}", connection.name));
     let plain = TextMail { mail: &text }.render().map_err(|error| failed(error.to_string()))?;
     let html = HtmlMail { mail: &text }.render().map_err(|error| failed(error.to_string()))?;
-    // A subject is one line, whatever a connection is called.
+    // The subject is one line, also if the name has a line break.
     let name: String = connection.name.chars().filter(|character| !character.is_control()).collect();
     let mut message = Message::builder()
         .from(smtp.from.clone())
@@ -218,23 +228,24 @@ fn mail(
         .map_err(|error| failed(error.to_string()))
 }
 
-/// Where the first rejected rows are, and why they were: never what is in them. The words of a processor may quote a cell, so
-/// that its code must do.
-fn first_reasons(config: &Config, kept: &Kept) -> Vec<String> {
+/// Where the first rejected rows are, and why they were rejected, never what they hold. The reason of a processor may quote a cell:
+/// its code is given instead.
+fn first_reasons(config: &Config, entry: &HistoryEntry) -> Vec<String> {
     let own = [
         RejectionCode::Ragged,
         RejectionCode::Encoding,
         RejectionCode::Nul,
         RejectionCode::CellTooLong,
         RejectionCode::Quote,
+        RejectionCode::HeaderAgain,
         RejectionCode::Ambiguous,
     ];
-    let folder = rejected::folder(config, &kept.report.run);
+    let folder = rejected::folder(config, &entry.report.run);
     let mut reasons = Vec::new();
-    for (name, _) in &kept.rejected_files {
+    for (name, _) in &entry.rejected_files {
         let file = folder.join(name);
         let enough = || Error::Interrupted;
-        // Its end is that there are enough, or that the file was taken away.
+        // It ends when there are enough, or if the file was removed.
         let _ = rejected::read(&file, &rejected::options(config, &file), |columns, cells| {
             let row: BTreeMap<&str, &str> =
                 columns.iter().map(String::as_str).zip(cells.iter().copied()).collect();
@@ -245,7 +256,7 @@ fn first_reasons(config: &Config, kept: &Kept) -> Vec<String> {
                 false => format!("rejected by a processor ({code})"),
             };
             reasons.push(format!("{}, line {}: {why}", cell("_file"), cell("_line")));
-            if reasons.len() < REASONS { Ok(()) } else { Err(enough()) }
+            if reasons.len() < MAX_REASONS { Ok(()) } else { Err(enough()) }
         });
     }
     reasons
@@ -269,7 +280,7 @@ fn transport(root: &Path, smtp: &Smtp) -> Result<AsyncSmtpTransport<Tokio1Execut
     let mut transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&smtp.host)
         .port(smtp.port)
         .tls(tls)
-        .timeout(Some(PATIENCE));
+        .timeout(Some(SEND_TIME));
     if let Some((user, password)) = &smtp.login {
         transport = transport.credentials(Credentials::new(user.clone(), password.text(root)?));
     }
@@ -278,56 +289,74 @@ fn transport(root: &Path, smtp: &Smtp) -> Result<AsyncSmtpTransport<Tokio1Execut
 
 /// A call of a webhook, signed as <https://www.standardwebhooks.com> says.
 #[derive(Clone)]
-struct Call {
-    client: reqwest::Client,
-    url: String,
+struct WebhookCall {
+    url: Url,
+    /// Where it may go besides public addresses.
+    egress: Vec<EgressRule>,
     key: Option<Vec<u8>>,
     id: String,
     body: String,
 }
 
-impl Call {
+impl WebhookCall {
     fn new(
-        root: &Path,
+        config: &Config,
         connection: &Connection,
-        ended: &Ended,
+        finished: &FinishedRun,
         link: &str,
         webhook: &Webhook,
     ) -> Result<Self, Error> {
-        // TLS of one kind for all; the second call finds it there.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let failed =
-            |error: reqwest::Error| Error::Failed(format!("the webhook of {}: {error}", connection.name));
-        let client = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none());
-        let status = if ended.failed { "failed" } else { "succeeded" };
-        let goals = ended.goals.iter().map(|kept| &kept.report).collect::<Vec<_>>();
+        let status = if finished.failed { "failed" } else { "succeeded" };
+        let goals = finished.goals.iter().map(|entry| &entry.report).collect::<Vec<_>>();
         let body = json!({
             "type": format!("run.{status}"),
             "timestamp": Timestamp::now().to_string(),
             "data": {
-                "run": ended.run.id, "connection": connection.name, "status": status, "trigger": ended.run.trigger,
-                "continues": ended.run.continues, "url": link, "goals": goals,
+                "run": finished.run.id, "connection": connection.name, "status": status, "trigger": finished.run.trigger,
+                "continues": finished.run.continues, "url": link, "goals": goals,
             },
         });
-        let key = webhook.secret.as_ref().map(|secret| secret.text(root)).transpose()?.map(|secret| {
-            let encoded = secret.strip_prefix("whsec_").and_then(|encoded| STANDARD.decode(encoded).ok());
-            encoded.unwrap_or_else(|| secret.into_bytes())
-        });
+        let key =
+            webhook.secret.as_ref().map(|secret| secret.text(&config.root)).transpose()?.map(|secret| {
+                let encoded = secret.strip_prefix("whsec_").and_then(|encoded| STANDARD.decode(encoded).ok());
+                encoded.unwrap_or_else(|| secret.into_bytes())
+            });
+        // The parser's words would quote an address that may hold a secret.
+        let url = webhook.url.text(&config.root)?.parse::<Url>();
+        let url = url.map_err(|_| {
+            Error::Failed(format!("the webhook of {} is not a valid address", connection.name))
+        })?;
         Ok(Self {
-            client: client.build().map_err(failed)?,
-            url: webhook.url.text(root)?,
+            url,
+            egress: config.settings.server.egress_allow.clone(),
             key,
-            // Of every try the same: who hears twice knows it.
-            id: format!("msg_{}", ended.run.id),
+            // The same for every attempt: a receiver recognizes a repeated call.
+            id: format!("msg_{}", finished.run.id),
             body: body.to_string(),
         })
     }
 
-    async fn make(&self) -> Result<(), Unsent> {
+    /// A client that connects to the addresses that the host has now, and that may be reached, and to no other.
+    async fn client(&self) -> Result<reqwest::Client, SendError> {
+        let destination = egress::resolve(&self.url, &self.egress).await.map_err(|error| SendError {
+            temporary: matches!(error, EgressError::Unresolved),
+            reason: error.to_string(),
+        })?;
+        // One TLS provider for all clients; it may be installed already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder()
+            .timeout(SEND_TIME)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .resolve_to_addrs(&destination.host, &destination.addresses);
+        client.build().map_err(|error| SendError { temporary: false, reason: error.to_string() })
+    }
+
+    async fn send(&self) -> Result<(), SendError> {
         let at = Timestamp::now().as_second().to_string();
-        let mut request = self
-            .client
-            .post(&self.url)
+        let client = self.client().await?;
+        let mut request = client
+            .post(self.url.clone())
             .header("content-type", "application/json")
             .header("user-agent", concat!("sluicebox/", env!("CARGO_PKG_VERSION")))
             .header("webhook-id", &self.id)
@@ -336,21 +365,24 @@ impl Call {
             request = request.header("webhook-signature", signature(key, &self.id, &at, &self.body));
         }
         let answer = request.body(self.body.clone()).send().await;
-        // Its address may have a secret in it.
-        let answer = answer.map_err(|error| Unsent { again: true, why: error.without_url().to_string() })?;
+        // The address may hold a secret.
+        let answer =
+            answer.map_err(|error| SendError { temporary: true, reason: error.without_url().to_string() })?;
         let status = answer.status();
         if status.is_success() {
             return Ok(());
         }
-        let again = status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429);
-        Err(Unsent { again, why: format!("it answered {status}") })
+        let temporary = status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429);
+        Err(SendError { temporary, reason: format!("it answered {status}") })
     }
 }
 
 /// HMAC-SHA256 over id, time and body.
 fn signature(key: &[u8], id: &str, at: &str, body: &str) -> String {
-    // A key of any length will do for HMAC.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return String::new() };
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
+        never!(true, "HMAC refused the length of a key");
+        return String::new();
+    };
     mac.update(format!("{id}.{at}.{body}").as_bytes());
     format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
 }

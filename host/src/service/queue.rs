@@ -1,68 +1,72 @@
-//! What is to run. Each connection is in it once at most, and what is in it outlives the process: it is written down before
-//! it is promised, and crossed out when it is done.
+//! The runs that wait, and the current one. Each connection has at most one. They outlive the process: a run is in the store
+//! before it is promised, and is removed when it has ended.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sluicebox_model::{OrNever, never};
 use sluicebox_store::{Store, StoreError};
 use tokio::sync::watch;
 
 use crate::config::{Config, Connection};
 use crate::error::Error;
-use crate::report::{Kept, Run, Trigger};
+use crate::runs::report::{HistoryEntry, Run, Trigger};
 
-/// Runs that wait, and the one under way.
+/// The runs that wait, and the current one.
 pub(super) struct Queue {
     state: Mutex<State>,
     filled: Condvar,
-    /// Counts changes, for those who watch.
+    /// Counts changes.
     changes: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The files of the connections that wait, first in, first out.
+    /// The files of the connections whose runs wait, the first first.
     waiting: VecDeque<String>,
     running: Option<String>,
-    connections: BTreeMap<String, Remembered>,
+    connections: BTreeMap<String, ConnectionRuns>,
     closed: bool,
 }
 
-/// What is known of a connection's runs, here and in the store.
+/// A connection's schedule and run, as the store keeps them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Remembered {
-    /// The schedule that the time below belongs to, as text; a new one begins anew.
+struct ConnectionRuns {
+    /// The schedule of the time below, as text. A changed schedule starts over.
     schedule: Option<String>,
-    /// What was due up to this time is taken care of, in milliseconds since the epoch.
-    taken_care_of: i64,
-    wanted: Option<Wanted>,
+    /// Runs that were due up to this time have been queued. In milliseconds since the epoch.
+    #[serde(rename = "taken_care_of")]
+    queued_until: i64,
+    /// The run that waits or is current.
+    #[serde(rename = "wanted")]
+    run: Option<PlannedRun>,
 }
 
-/// A run that is to be.
+/// A run that waits or is current.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Wanted {
+pub(super) struct PlannedRun {
     /// Its id.
     pub run: String,
     pub trigger: Trigger,
     /// Only these goals; empty = all.
     pub goals: Vec<String>,
-    /// Goals that an earlier run, which was cut off, brought to their end.
+    /// Goals that ended in the interrupted run that this one continues.
     pub done: Vec<String>,
     pub continues: Option<String>,
-    /// Whether it began.
+    /// Whether it has started.
     pub begun: bool,
 }
 
-impl Wanted {
+impl PlannedRun {
     pub(super) fn new(trigger: Trigger, goals: Vec<String>) -> Self {
         Self { run: Run::new(trigger).id, trigger, goals, done: Vec::new(), continues: None, begun: false }
     }
 
-    /// Whether a goal of it is still to run.
-    pub(super) fn wants(&self, goal: &str) -> bool {
-        (self.goals.is_empty() || self.goals.iter().any(|wanted| wanted == goal))
+    /// Whether it runs a goal.
+    pub(super) fn includes(&self, goal: &str) -> bool {
+        (self.goals.is_empty() || self.goals.iter().any(|included| included == goal))
             && !self.done.iter().any(|done| done == goal)
     }
 
@@ -71,35 +75,36 @@ impl Wanted {
     }
 }
 
-/// A run in the queue, as it is shown.
+/// A run in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Queued {
     /// The connection's file.
     pub connection: String,
-    pub wanted: Wanted,
+    pub planned: PlannedRun,
     pub running: bool,
 }
 
-/// The connection has a run already.
+/// The connection has a run that waits or is current.
 #[derive(Debug)]
-pub(super) struct Busy {
+pub(super) struct AlreadyQueued {
     pub run: String,
 }
 
 impl Queue {
-    /// What an earlier process left. A run that it began goes on as a run of its own, with the goals that had not ended.
+    /// The runs that an earlier process left. One that had started continues as a run of its own, with the goals that had not
+    /// ended.
     pub(super) fn restore(config: &Config, store: &Store) -> Result<Self, Error> {
         let mut state = State::default();
         for connection in &config.connections {
-            let mut remembered = remembered(store, &connection.stem)?;
-            if let Some(cut_off) = remembered.wanted.take_if(|wanted| wanted.begun) {
-                remembered.wanted = continuation(connection, store, cut_off)?;
-                put(store, &connection.stem, &remembered)?;
+            let mut runs = load(store, &connection.stem)?;
+            if let Some(interrupted) = runs.run.take_if(|run| run.begun) {
+                runs.run = continuation(connection, store, interrupted)?;
+                save(store, &connection.stem, &runs)?;
             }
-            if remembered.wanted.is_some() {
+            if runs.run.is_some() {
                 state.waiting.push_back(connection.stem.clone());
             }
-            state.connections.insert(connection.stem.clone(), remembered);
+            state.connections.insert(connection.stem.clone(), runs);
         }
         Ok(Self { state: Mutex::new(state), filled: Condvar::new(), changes: watch::Sender::new(0) })
     }
@@ -112,30 +117,30 @@ impl Queue {
         self.changes.send_modify(|changes| *changes += 1);
     }
 
-    /// Tells of changes.
+    /// Reports changes.
     pub(super) fn watch(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// Puts a run of a connection into the queue.
+    /// Puts a run of a connection into the queue, and answers with its id.
     ///
     /// # Errors
-    /// If the store fails. [`Busy`] if the connection has a run that waits or is under way.
+    /// If the store fails. [`AlreadyQueued`] if the connection has a run that waits or is current.
     pub(super) fn put(
         &self,
         store: &Store,
         connection: &str,
-        wanted: Wanted,
-    ) -> Result<Result<String, Busy>, Error> {
+        planned: PlannedRun,
+    ) -> Result<Result<String, AlreadyQueued>, Error> {
         let mut state = self.lock();
-        let mut remembered = state.remembered(store, connection)?;
-        if let Some(before) = remembered.wanted {
-            return Ok(Err(Busy { run: before.run }));
+        let mut runs = state.runs_of(store, connection)?;
+        if let Some(before) = runs.run {
+            return Ok(Err(AlreadyQueued { run: before.run }));
         }
-        let run = wanted.run.clone();
-        remembered.wanted = Some(wanted);
-        put(store, connection, &remembered)?;
-        state.connections.insert(connection.to_owned(), remembered);
+        let run = planned.run.clone();
+        runs.run = Some(planned);
+        save(store, connection, &runs)?;
+        state.connections.insert(connection.to_owned(), runs);
         state.waiting.push_back(connection.to_owned());
         drop(state);
         self.filled.notify_all();
@@ -143,8 +148,7 @@ impl Queue {
         Ok(Ok(run))
     }
 
-    /// Puts a run into the queue if the connection is due, and answers when it is due next. What was due several times
-    /// meanwhile runs once.
+    /// Puts a run into the queue if the connection is due, and answers when it is due next. Several missed times are one run.
     ///
     /// # Errors
     /// If the store fails.
@@ -157,54 +161,58 @@ impl Queue {
         let schedule = connection.schedule.as_ref().filter(|_| connection.enabled);
         let text = schedule.map(|schedule| format!("{schedule:?}"));
         let mut state = self.lock();
-        let mut remembered = state.remembered(store, &connection.stem)?;
-        let before = remembered.clone();
-        if remembered.schedule != text {
-            remembered.schedule = text;
-            remembered.taken_care_of = now.as_millisecond();
+        let mut runs = state.runs_of(store, &connection.stem)?;
+        let before = runs.clone();
+        if runs.schedule != text {
+            runs.schedule = text;
+            runs.queued_until = now.as_millisecond();
         }
-        let since = Timestamp::from_millisecond(remembered.taken_care_of).unwrap_or(now);
+        // A time that no calendar has is damage of the store.
+        let since = Timestamp::from_millisecond(runs.queued_until).unwrap_or(now);
         let next = schedule.and_then(|schedule| schedule.next_after(since));
         let due = next.is_some_and(|next| next <= now);
-        // While a run waits or is under way the connection stays due: it is made up when that one ended.
-        let waits = remembered.wanted.is_some();
-        if due && !waits {
+        // While a run waits or is current the connection stays due, and is queued when that run has ended.
+        let has_run = runs.run.is_some();
+        if due && !has_run {
             let late = next.is_some_and(|next| now.duration_since(next) > LATE);
             let trigger = if late { Trigger::Missed } else { Trigger::Schedule };
-            remembered.wanted = Some(Wanted::new(trigger, Vec::new()));
-            remembered.taken_care_of = now.as_millisecond();
+            runs.run = Some(PlannedRun::new(trigger, Vec::new()));
+            runs.queued_until = now.as_millisecond();
             state.waiting.push_back(connection.stem.clone());
         }
-        if remembered != before {
-            put(store, &connection.stem, &remembered)?;
+        if runs != before {
+            save(store, &connection.stem, &runs)?;
         }
-        state.connections.insert(connection.stem.clone(), remembered);
+        state.connections.insert(connection.stem.clone(), runs);
         drop(state);
-        if due && !waits {
+        if due && !has_run {
             self.filled.notify_all();
             self.changed();
         }
         Ok(if due { schedule.and_then(|schedule| schedule.next_after(now)) } else { next })
     }
 
-    /// The next run, when there is one; `None` when the service stops. It is written down that it began.
+    /// Waits for the next run, and makes it the current one; `None` when the service stops.
     ///
     /// # Errors
     /// If the store fails.
-    pub(super) fn take(&self, store: &Store) -> Result<Option<(String, Wanted)>, Error> {
+    pub(super) fn take(&self, store: &Store) -> Result<Option<(String, PlannedRun)>, Error> {
         let mut state = self.lock();
         loop {
             if state.closed {
                 return Ok(None);
             }
             if let Some(connection) = state.waiting.pop_front() {
-                let mut remembered = state.remembered(store, &connection)?;
-                let Some(wanted) = &mut remembered.wanted else { continue };
-                wanted.begun = true;
-                let taken = wanted.clone();
-                put(store, &connection, &remembered)?;
+                let mut runs = state.runs_of(store, &connection)?;
+                let Some(run) = &mut runs.run else {
+                    never!(true, "a connection that waits has no run");
+                    continue;
+                };
+                run.begun = true;
+                let taken = run.clone();
+                save(store, &connection, &runs)?;
                 state.running = Some(connection.clone());
-                state.connections.insert(connection.clone(), remembered);
+                state.connections.insert(connection.clone(), runs);
                 drop(state);
                 self.changed();
                 return Ok(Some((connection, taken)));
@@ -213,7 +221,8 @@ impl Queue {
         }
     }
 
-    /// Crosses out a run that ended; one that was cut off by the end of the service is left for the next start.
+    /// Removes the current run, which ended. One that the end of the service interrupted (`done` = false) stays for the next
+    /// start.
     ///
     /// # Errors
     /// If the store fails.
@@ -221,100 +230,100 @@ impl Queue {
         let mut state = self.lock();
         state.running = None;
         if done {
-            let mut remembered = state.remembered(store, connection)?;
-            remembered.wanted = None;
-            put(store, connection, &remembered)?;
-            state.connections.insert(connection.to_owned(), remembered);
+            let mut runs = state.runs_of(store, connection)?;
+            runs.run = None;
+            save(store, connection, &runs)?;
+            state.connections.insert(connection.to_owned(), runs);
         }
         drop(state);
         self.changed();
         Ok(())
     }
 
-    /// Takes a run that waits out of the queue; answers whether it was in it.
+    /// Removes a run that waits; answers whether there was one.
     ///
     /// # Errors
     /// If the store fails.
     pub(super) fn withdraw(&self, store: &Store, run: &str) -> Result<bool, Error> {
         let mut state = self.lock();
-        let of_run = |state: &State, name: &String| {
-            state
-                .connections
-                .get(name)
-                .and_then(|known| known.wanted.as_ref())
-                .is_some_and(|known| known.run == run)
+        let has_run = |name: &String| {
+            let runs = state.connections.get(name);
+            runs.and_then(|runs| runs.run.as_ref()).is_some_and(|planned| planned.run == run)
         };
-        let Some(place) = state.waiting.iter().position(|name| of_run(&state, name)) else {
+        let place = state.waiting.iter().position(has_run);
+        let Some(connection) = place.and_then(|place| state.waiting.remove(place)) else {
             return Ok(false);
         };
-        let Some(connection) = state.waiting.remove(place) else { return Ok(false) };
-        let mut remembered = state.remembered(store, &connection)?;
-        remembered.wanted = None;
-        put(store, &connection, &remembered)?;
-        state.connections.insert(connection, remembered);
+        let mut runs = state.runs_of(store, &connection)?;
+        runs.run = None;
+        save(store, &connection, &runs)?;
+        state.connections.insert(connection, runs);
         drop(state);
         self.changed();
         Ok(true)
     }
 
-    /// The run under way, then those that wait, in their order.
+    /// The current run, then those that wait, in their order.
     pub(super) fn list(&self) -> Vec<Queued> {
         let state = self.lock();
         let queued = |connection: &String, running| {
-            let wanted = state.connections.get(connection)?.wanted.clone()?;
-            Some(Queued { connection: connection.clone(), wanted, running })
+            let planned = state.connections.get(connection)?.run.clone()?;
+            Some(Queued { connection: connection.clone(), planned, running })
         };
         let running = state.running.iter().filter_map(|connection| queued(connection, true));
         running.chain(state.waiting.iter().filter_map(|connection| queued(connection, false))).collect()
     }
 
-    /// No run begins any more.
+    /// Lets no further run start.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.filled.notify_all();
     }
 }
 
-/// A run that begins later than this was missed.
+/// A run that starts later than this was missed.
 const LATE: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
 
 impl State {
-    /// What is known of a connection; of one whose file is new, what the store has.
-    fn remembered(&self, store: &Store, connection: &str) -> Result<Remembered, Error> {
+    /// The schedule and run of a connection; those of a new file are in the store.
+    fn runs_of(&self, store: &Store, connection: &str) -> Result<ConnectionRuns, Error> {
         match self.connections.get(connection) {
-            Some(known) => Ok(known.clone()),
-            None => remembered(store, connection),
+            Some(runs) => Ok(runs.clone()),
+            None => load(store, connection),
         }
     }
 }
 
-fn remembered(store: &Store, connection: &str) -> Result<Remembered, Error> {
-    let Some(bytes) = store.runs_of(connection)? else { return Ok(Remembered::default()) };
-    serde_json::from_slice(&bytes).map_err(|_| StoreError::Damaged("what the service remembers").into())
+fn load(store: &Store, connection: &str) -> Result<ConnectionRuns, Error> {
+    let Some(bytes) = store.runs_of(connection)? else { return Ok(ConnectionRuns::default()) };
+    serde_json::from_slice(&bytes).map_err(|_| StoreError::Damaged("the queue of the service").into())
 }
 
-fn put(store: &Store, connection: &str, remembered: &Remembered) -> Result<(), Error> {
-    // Texts and numbers alone: this cannot fail.
-    let bytes = serde_json::to_vec(remembered).unwrap_or_default();
+fn save(store: &Store, connection: &str, runs: &ConnectionRuns) -> Result<(), Error> {
+    let bytes = serde_json::to_vec(runs).or_never("the JSON of a queued run");
     Ok(store.remember_runs_of(connection, &bytes)?)
 }
 
-/// What is left of a run that was cut off; `None` if all its goals had ended.
-fn continuation(connection: &Connection, store: &Store, cut_off: Wanted) -> Result<Option<Wanted>, Error> {
-    let mut done = cut_off.done;
+/// The rest of an interrupted run; `None` if all its goals had ended.
+fn continuation(
+    connection: &Connection,
+    store: &Store,
+    interrupted: PlannedRun,
+) -> Result<Option<PlannedRun>, Error> {
+    let mut done = interrupted.done;
     for entry in store.history() {
-        let kept = Kept::decode(&entry?.1).ok_or(StoreError::Damaged("the history"))?;
-        // Ids begin with their time.
-        if kept.report.run < cut_off.run {
+        let entry = HistoryEntry::decode(&entry?.1).ok_or(StoreError::Damaged("the history"))?;
+        // Ids start with their time.
+        if entry.report.run < interrupted.run {
             break;
         }
-        if kept.report.run == cut_off.run && !kept.interrupted {
-            done.push(kept.report.goal);
+        if entry.report.run == interrupted.run && !entry.interrupted {
+            done.push(entry.report.goal);
         }
     }
-    let continues = Some(cut_off.run);
-    let left = Wanted { done, continues, ..Wanted::new(Trigger::Continuation, cut_off.goals) };
-    let any =
-        connection.enabled && connection.all_goals().any(|goal| goal.enabled() && left.wants(goal.name()));
-    Ok(any.then_some(left))
+    let continues = Some(interrupted.run);
+    let rest = PlannedRun { done, continues, ..PlannedRun::new(Trigger::Continuation, interrupted.goals) };
+    let mut goals = connection.all_goals().filter(|goal| goal.enabled());
+    let any = connection.enabled && goals.any(|goal| rest.includes(goal.name()));
+    Ok(any.then_some(rest))
 }

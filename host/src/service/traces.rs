@@ -1,5 +1,5 @@
-//! Spans for OpenTelemetry, if `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` says where to: one of a run,
-//! and one of each of its goals.
+//! Spans for OpenTelemetry, one for each run and each of its goals, if `OTEL_EXPORTER_OTLP_ENDPOINT` or
+//! `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set.
 //! <https://opentelemetry.io/docs/specs/otel/protocol/exporter>
 
 use std::env;
@@ -13,17 +13,17 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::registry::LookupSpan;
 
-/// What sends spans; the last are sent when it is shut down.
+/// Sends spans; the last ones when it is shut down.
 pub(crate) struct Traces {
     provider: SdkTracerProvider,
 }
 
 impl Traces {
-    /// `None` if nobody wants them.
-    pub(crate) fn wanted() -> Option<Self> {
+    /// `None` if no endpoint is set.
+    pub(crate) fn from_environment() -> Option<Self> {
         let names = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
         names.into_iter().find_map(env::var_os)?;
-        // TLS of one kind for all.
+        // One TLS provider for all clients; it may be installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let exporter = SpanExporter::builder().with_http().build().ok()?;
         let resource = Resource::builder().with_service_name("sluicebox").build();
@@ -32,7 +32,7 @@ impl Traces {
         Some(Self { provider })
     }
 
-    /// Makes spans of what the service does.
+    /// The layer that makes spans of the service's runs and goals.
     pub(crate) fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
@@ -43,10 +43,10 @@ impl Traces {
         tracing_opentelemetry::layer().with_tracer(tracer).with_filter(own)
     }
 
-    /// Sends the last.
+    /// Sends the last spans.
     pub(crate) fn finish(self) {
         if let Err(error) = self.provider.shutdown() {
-            tracing::warn!(%error, "the last traces are not sent");
+            tracing::warn!(%error, "the last spans cannot be sent");
         }
     }
 }

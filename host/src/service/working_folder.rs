@@ -1,16 +1,19 @@
-//! The configuration as its files are now, and changes to them. The files stay the truth: whoever edits them by hand is heard
-//! at the next look.
+//! The configuration, and changes of its files. The files are the only source: an edit by hand takes effect at the next request or
+//! run.
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use sluicebox_model::OrNever;
+
 use crate::config::Config;
 use crate::error::Error;
 
-/// A working folder that is looked at again and again.
+/// A working folder whose files may change.
 pub(super) struct WorkingFolder {
     root: PathBuf,
     loaded: Mutex<Loaded>,
@@ -19,61 +22,64 @@ pub(super) struct WorkingFolder {
 struct Loaded {
     /// The files when they were read.
     seen: Vec<(PathBuf, SystemTime, u64)>,
-    /// The last that was free of problems.
+    /// The last valid configuration.
     config: Arc<Config>,
     /// What is wrong with the files now.
-    wrong: Option<String>,
+    error: Option<String>,
 }
 
 impl WorkingFolder {
-    /// Reads a folder, which must be free of problems at first.
+    /// Reads a folder.
+    ///
+    /// # Errors
+    /// With every problem of its files.
     pub(super) fn open(root: &Path) -> Result<Self, Error> {
         let seen = files(root);
         let config = Arc::new(Config::load(root)?);
-        Ok(Self { root: root.to_owned(), loaded: Mutex::new(Loaded { seen, config, wrong: None }) })
+        Ok(Self { root: root.to_owned(), loaded: Mutex::new(Loaded { seen, config, error: None }) })
     }
 
-    /// The last configuration that was free of problems.
+    /// The last valid configuration.
     pub(super) fn config(&self) -> Arc<Config> {
-        self.look().0
+        self.load().0
     }
 
-    /// What is wrong with the files, if they are not those of [`Self::config`].
-    pub(super) fn wrong(&self) -> Option<String> {
-        self.look().1
+    /// What is wrong with the files, if they differ from [`Self::config`].
+    pub(super) fn error(&self) -> Option<String> {
+        self.load().1
     }
 
-    /// The configuration as the files are now.
+    /// The configuration as in the files now.
     ///
     /// # Errors
-    /// With every problem of them.
+    /// With every problem of the files.
     pub(super) fn current(&self) -> Result<Arc<Config>, Error> {
-        match self.look() {
+        match self.load() {
             (config, None) => Ok(config),
-            (_, Some(wrong)) => Err(Error::Usage(wrong)),
+            (_, Some(error)) => Err(Error::Usage(error)),
         }
     }
 
-    fn look(&self) -> (Arc<Config>, Option<String>) {
+    fn load(&self) -> (Arc<Config>, Option<String>) {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = files(&self.root);
         if seen != loaded.seen {
             match Config::load(&self.root) {
                 Ok(config) => {
                     loaded.config = Arc::new(config);
-                    loaded.wrong = None;
+                    loaded.error = None;
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the working folder is wrong; what was read before stays");
-                    loaded.wrong = Some(error.to_string());
+                    tracing::error!(%error, "configuration error; runs are paused");
+                    loaded.error = Some(error.to_string());
                 }
             }
             loaded.seen = seen;
         }
-        (Arc::clone(&loaded.config), loaded.wrong.clone())
+        (Arc::clone(&loaded.config), loaded.error.clone())
     }
 
-    /// The text of a file of the folder; empty where it is missing.
+    /// The text of a file of the folder; empty if there is none.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -85,36 +91,51 @@ impl WorkingFolder {
         }
     }
 
-    /// Gives a file of the folder another text, if the folder is free of problems with it, and as long as it is what it was
-    /// when the change was thought out.
+    /// Replaces the text of a file, if the folder is valid with the new text and the file still has the text `before`.
     ///
     /// # Errors
-    /// With every problem that it would have; if it was changed meanwhile; if it cannot be written.
+    /// With every problem of the new text; if the file was changed meanwhile; if it cannot be written.
     pub(super) fn write(&self, name: &str, before: &str, text: &str) -> Result<(), Error> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if self.text(name)? != before {
-            return Err(Error::Conflict(format!("{name} was changed meanwhile: look at it again")));
+            return Err(Error::Conflict(format!("{name} was changed meanwhile: load it again")));
         }
         let config = Config::load_with(&self.root, Some((name, text)))?;
         let path = self.root.join(name);
         replace(&path, text.as_bytes()).map_err(|error| Error::io(&path, error))?;
-        *loaded = Loaded { seen: files(&self.root), config: Arc::new(config), wrong: None };
+        *loaded = Loaded { seen: files(&self.root), config: Arc::new(config), error: None };
         Ok(())
     }
 }
 
-/// Whoever reads the file sees the old text or the new one.
+/// Replaces a file atomically: readers see the old text or the new one.
 fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    // Its name has no `.toml` at its end: nobody takes it for a connection.
-    let beside = folder.join(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()));
-    let mut file = fs::File::create(&beside)?;
-    if let Ok(metadata) = fs::metadata(path) {
-        file.set_permissions(metadata.permissions())?;
+    let name = path.file_name().map(|name| name.to_string_lossy()).or_never("the name of a file");
+    // Random, and created here: a link that someone put there is not followed. It does not end in `.toml`: it is not read as a
+    // connection.
+    let beside = folder.join(format!(".{name}.{}.new", uuid::Uuid::now_v7().simple()));
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    let permissions = fs::metadata(path).ok().map(|metadata| metadata.permissions());
+    if permissions.is_some() {
+        options.mode(0o600);
     }
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
+    let write = || {
+        let mut file = options.open(&beside)?;
+        if let Some(permissions) = permissions {
+            file.set_permissions(permissions)?;
+        }
+        file.write_all(text)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    let written = write();
+    if written.is_err() {
+        // It may not have been created.
+        let _ = fs::remove_file(&beside);
+    }
+    written?;
     fs::File::open(folder)?.sync_all()
 }
 

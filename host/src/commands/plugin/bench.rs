@@ -9,28 +9,30 @@ use serde_json::{Value, json};
 use sluicebox_model::RecordBatch;
 
 use super::sample::{self, Sample};
-use crate::cli::print;
 use crate::error::Error;
+use crate::output::print;
 
-/// Rows of a call, as an import has them.
+/// Rows of a call, as in an import.
 const ROWS: usize = 1024;
+/// Calls of a round.
 const CALLS: u32 = 100;
-/// The best of so many rounds counts: what else the machine does is no cost of the plugin.
+/// The best of these rounds counts: other work on the machine is no cost of the plugin.
 const ROUNDS: u32 = 100;
-/// The code is measured once it is warm.
+/// Calls before the first round.
 const WARM_UP: u32 = 200;
 
-/// Measures a plugin on its first sample, whose rows are repeated until they fill a batch. Where the folder has
-/// `examples/native.rs`, which calls `sluicebox_sdk::testing::bench`, the same code is measured without the sandbox.
+/// Measures a plugin on its first sample, whose rows it repeats to fill a batch. If the folder has
+/// `examples/native.rs`, which calls `sluicebox_sdk::testing::bench`, measures the same code without the sandbox too.
 ///
 /// # Errors
-/// If the plugin does not build or fails.
+/// If the plugin does not build, or fails.
 pub(super) fn run(folder: &Path, component: Option<&Path>, json: bool) -> Result<u8, Error> {
     let plugin = sample::load(folder, component)?;
     let samples = sample::all(folder)?;
     let Some(sample) = samples.first() else { return Ok(0) };
     let (header, rows) = rows(sample)?;
-    let mut session = plugin.open("", &sample.config, &header).map_err(|error| sample.failed(None, error))?;
+    let config = sample.config()?;
+    let mut session = sample.open(&plugin, &config, &header)?;
     let mut round = |calls: u32| {
         let mut nanoseconds = 0;
         for call in 0..calls {
@@ -46,7 +48,7 @@ pub(super) fn run(folder: &Path, component: Option<&Path>, json: bool) -> Result
     for _ in 0..ROUNDS {
         per_call = per_call.min(round(CALLS)?);
     }
-    let native = native(folder, sample, &header, &rows)?;
+    let native = native(folder, (&config, &header, &rows))?;
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     let per_row = |per_call: u64| per_call as f64 / ROWS as f64;
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
@@ -65,7 +67,7 @@ pub(super) fn run(folder: &Path, component: Option<&Path>, json: bool) -> Result
     Ok(0)
 }
 
-/// The header and rows enough for one call.
+/// The header, and the rows of one call.
 fn rows(sample: &Sample) -> Result<(Vec<String>, Vec<Vec<String>>), Error> {
     let (header, batches) = sample::read(&sample.csv, ROWS)?;
     let rows: Vec<Vec<String>> = batches
@@ -90,21 +92,21 @@ fn batch(header: &[String], rows: &[Vec<String>]) -> Result<RecordBatch, Error> 
     let columns = sluicebox_model::Header { columns: header.to_vec(), trim: true, null_values: Vec::new() };
     let places = (0..rows.len() as u64).map(|row| (row, row + 2)).collect();
     let batch = RecordBatch::new(columns.into(), text, ends, places, Vec::new(), rows.len() as u64);
-    batch.ok_or_else(|| Error::Usage("the sample's rows are not as wide as its header".to_owned()))
+    batch.ok_or_else(|| {
+        Error::Usage("the rows of the sample have more or fewer cells than its header".to_owned())
+    })
 }
 
-/// Nanoseconds a call without the sandbox, where the plugin says how to measure them.
+/// Nanoseconds a call without the sandbox, if the plugin has an example that measures them.
 fn native(
     folder: &Path,
-    sample: &Sample,
-    header: &[String],
-    rows: &[Vec<String>],
+    (config, header, rows): (&str, &[String], &[Vec<String>]),
 ) -> Result<Option<u64>, Error> {
     if !folder.join("examples/native.rs").is_file() {
         return Ok(None);
     }
     let input = json!({
-        "config": sample.config, "header": header, "rows": rows, "warm_up": WARM_UP, "calls": CALLS, "rounds": ROUNDS,
+        "config": config, "header": header, "rows": rows, "warm_up": WARM_UP, "calls": CALLS, "rounds": ROUNDS,
     });
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["run", "--quiet", "--release", "--example", "native"]).current_dir(folder);
@@ -114,8 +116,8 @@ fn native(
         stdin.write_all(input.to_string().as_bytes()).map_err(io)?;
     }
     let output = child.wait_with_output().map_err(io)?;
-    let said = serde_json::from_slice::<Value>(&output.stdout).ok();
-    let per_call = said.as_ref().and_then(|said| said.get("ns_per_call")).and_then(Value::as_u64);
+    let result = serde_json::from_slice::<Value>(&output.stdout).ok();
+    let per_call = result.as_ref().and_then(|result| result.get("ns_per_call")).and_then(Value::as_u64);
     match per_call {
         Some(per_call) if output.status.success() => Ok(Some(per_call)),
         _ => Err(Error::Failed(format!("{}: the native example fails", folder.display()))),

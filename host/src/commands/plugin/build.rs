@@ -8,15 +8,15 @@ use serde_json::Value;
 use wit_component::ComponentEncoder;
 
 use super::read;
-use crate::cli::print;
 use crate::error::Error;
-use crate::guest::{Guest, TARGET, linkers};
+use crate::output::print;
+use crate::plugins::guest::{Guest, TARGET, linkers};
 use crate::plugins::{is_wasm, sha256};
 
-/// Makes a component of the plugin in a folder, and says what it is.
+/// Builds the component of a plugin, and prints its name and version.
 ///
 /// # Errors
-/// If a tool is missing, the plugin does not build, or is none.
+/// If a tool is missing, or the plugin does not build or is not a plugin.
 pub(super) fn run(folder: &Path) -> Result<u8, Error> {
     let place = component(folder)?;
     let (bytes, _, description) = read(&place)?;
@@ -31,7 +31,7 @@ pub(super) fn run(folder: &Path) -> Result<u8, Error> {
     Ok(0)
 }
 
-/// Builds the plugin in a folder; answers with the place of the component, in that folder.
+/// Builds the plugin in a folder; answers with the path of the component, in that folder.
 ///
 /// # Errors
 /// If a tool is missing or the plugin does not build.
@@ -45,7 +45,7 @@ pub(super) fn component(folder: &Path) -> Result<PathBuf, Error> {
         javascript(folder)
     } else {
         Err(Error::Usage(format!(
-            "{} is no plugin's folder: it has no Cargo.toml, app.py or package.json; `sluicebox plugin new` makes one",
+            "{} is not the folder of a plugin: it has no Cargo.toml, app.py or package.json; `sluicebox plugin new` creates one",
             folder.display()
         )))
     }
@@ -61,7 +61,7 @@ fn rust(folder: &Path) -> Result<PathBuf, Error> {
     })?;
     let mut cargo = guest.cargo();
     cargo.args(["--release", "--lib", "--message-format", "json-render-diagnostics"]);
-    // Debian's compiler has no linker for this target; that of rustup's toolchain does.
+    // Debian's compiler has no linker for this target. Rustup's toolchain has one.
     let linker = linkers().map(|linkers| linkers.join("rust-lld")).filter(|linker| linker.exists());
     if let (Guest::Debian, Some(linker)) = (guest, linker) {
         cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
@@ -74,7 +74,7 @@ fn rust(folder: &Path) -> Result<PathBuf, Error> {
     });
     let module = modules.next_back().ok_or_else(|| {
         Error::Failed(format!(
-            "{}: cargo made no .wasm: Cargo.toml needs crate-type = [\"cdylib\"] under [lib]",
+            "{}: cargo built no .wasm: Cargo.toml needs crate-type = [\"cdylib\"] under [lib]",
             folder.display()
         ))
     })?;
@@ -83,7 +83,7 @@ fn rust(folder: &Path) -> Result<PathBuf, Error> {
         let encoded =
             ComponentEncoder::default().module(&bytes).and_then(|encoder| encoder.validate(true).encode());
         encoded.map_err(|error| {
-            Error::Failed(format!("{}: no component can be made of it: {error:#}", module.display()))
+            Error::Failed(format!("{}: cannot make a component of it: {error:#}", module.display()))
         })?
     } else {
         bytes
@@ -123,16 +123,16 @@ fn javascript(folder: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-/// Runs a tool in the folder; its complaints go to stderr.
+/// Runs a tool in the folder. Its messages go to stderr.
 ///
 /// # Errors
-/// [`Error::Io`] if it is not there; [`Error::Failed`] if it fails.
+/// [`Error::Io`] if it is missing; [`Error::Failed`] if it fails.
 fn run_tool(folder: &Path, tool: &mut Command) -> Result<String, Error> {
     let name = tool.get_program().to_string_lossy().into_owned();
     let output = tool.current_dir(folder).stderr(Stdio::inherit()).output();
     let output = output.map_err(|error| Error::io(Path::new(&name), error))?;
     if !output.status.success() {
-        return Err(Error::Failed(format!("{}: {name} fails ({})", folder.display(), output.status)));
+        return Err(Error::Failed(format!("{}: {name} failed ({})", folder.display(), output.status)));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use crate::cli::print;
 use crate::config::Config;
 use crate::error::Error;
+use crate::output::print;
 use crate::plugins::Lock;
 
-/// Writes down which plugins the goals use, by their digests.
+/// Writes the digests of the plugins in goals to plugins.lock.
 ///
 /// # Errors
-/// If one is not there.
+/// If a plugin is missing.
 pub(super) fn run(folder: &Path) -> Result<u8, Error> {
     let config = Config::load(folder)?;
     let lock = Lock::of(&config)?;

@@ -19,81 +19,81 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::plugins;
 
-/// What to do with plugins.
+/// The commands for plugins.
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// Shows the bundled plugins and those in the plugin folder.
     List {
-        /// One JSON object a plugin.
+        /// Prints one JSON object a plugin.
         #[arg(long)]
         json: bool,
     },
-    /// Shows what a plugin is: a file, or a name as goals give it.
+    /// Shows a plugin: a file, or a name as in goals.
     Inspect {
         /// The .wasm file or the name.
         file: String,
-        /// One JSON object.
+        /// Prints one JSON object.
         #[arg(long)]
         json: bool,
     },
-    /// Makes a folder with a plugin that works, its test and sample rows.
+    /// Creates a folder with a working plugin, its test and sample rows.
     New {
-        /// Its name: small letters, digits and `-`.
+        /// Its name: lower-case letters, digits and `-`.
         name: String,
-        /// The language that it is written in.
+        /// Its programming language.
         #[arg(long, value_enum, default_value = "rust")]
         language: new::Language,
     },
-    /// Makes a component of a plugin's folder.
+    /// Builds the component of a plugin.
     Build {
-        /// The folder.
+        /// The folder of the plugin.
         #[arg(default_value = ".")]
         dir: PathBuf,
     },
-    /// Runs a plugin's samples through the host and compares what comes out.
+    /// Runs the samples of a plugin through the host and compares the results.
     Test {
-        /// The plugin's folder.
+        /// The folder of the plugin.
         #[arg(default_value = ".")]
         dir: PathBuf,
-        /// This component, instead of building the folder.
+        /// Uses this component and does not build the folder.
         #[arg(long)]
         component: Option<PathBuf>,
-        /// Writes what comes out as what is expected.
+        /// Writes the results as the expected ones.
         #[arg(long)]
         bless: bool,
     },
-    /// Measures what a plugin costs per row and per call, beside the same code without the sandbox where that is there.
+    /// Measures a plugin per row and per call, and where possible the same code without the sandbox.
     Bench {
-        /// The plugin's folder.
+        /// The folder of the plugin.
         #[arg(default_value = ".")]
         dir: PathBuf,
-        /// This component, instead of building the folder.
+        /// Uses this component and does not build the folder.
         #[arg(long)]
         component: Option<PathBuf>,
-        /// One JSON object.
+        /// Prints one JSON object.
         #[arg(long)]
         json: bool,
     },
-    /// Writes plugins.lock: from then on `run` refuses a plugin that differs.
+    /// Writes plugins.lock. `run` then refuses a plugin that differs.
     Lock,
-    /// Puts a plugin into the plugin folder.
+    /// Copies a plugin into the plugin folder.
     Install {
-        /// A .wasm file, the folder of a plugin that was built, or a place in a registry: oci://REGISTRY/NAME:TAG.
+        /// A .wasm file, the folder of a built plugin, or a reference to a registry: oci://REGISTRY/NAME:TAG.
         source: String,
-        /// The name that goals give it; else that of the file.
+        /// Its name in goals; by default, the name of the file.
         #[arg(long)]
         name: Option<String>,
     },
-    /// Puts a plugin into a registry, from where `install` gets it.
+    /// Uploads a plugin to a registry, for `install`.
     Push {
-        /// A .wasm file, or the folder of a plugin that was built.
+        /// A .wasm file, or the folder of a built plugin.
         source: PathBuf,
-        /// Where: oci://REGISTRY/NAME:TAG.
+        /// The reference: oci://REGISTRY/NAME:TAG.
         target: String,
     },
 }
 
-/// Does something with plugins. Their code is run under the usual limits.
+/// Runs a command for plugins. Code of plugins runs under the default limits.
 ///
 /// # Errors
 /// If a plugin cannot be used.
@@ -122,7 +122,7 @@ fn runtime(config: Option<&Config>) -> Result<Runtime, Error> {
     }
 }
 
-/// The plugin in a file, named as the file is, outside of a working folder.
+/// The plugin in a file, with the name of the file, outside of a working folder.
 fn read(place: &Path) -> Result<(Vec<u8>, Plugin, Description), Error> {
     let bytes = fs::read(place).map_err(|error| Error::io(place, error))?;
     let name = place.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -130,7 +130,7 @@ fn read(place: &Path) -> Result<(Vec<u8>, Plugin, Description), Error> {
     Ok((bytes, plugin, description))
 }
 
-/// A plugin under the default limits, and what it says of itself.
+/// A plugin under the default limits, and its description.
 fn describe(runtime: &Runtime, name: &str, bytes: &[u8]) -> Result<(Plugin, Description), Error> {
     let failed = |error: sluicebox_processors::PluginError| Error::Plugin {
         place: format!("{name}.wasm"),

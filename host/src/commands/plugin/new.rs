@@ -1,12 +1,12 @@
-//! `sluicebox plugin new`: everything that it writes is in this binary.
+//! `sluicebox plugin new`. This binary holds everything that it writes.
 
 use std::fs;
 use std::path::Path;
 
-use crate::cli::print;
 use crate::error::Error;
+use crate::output::print;
 
-/// A language that plugins are written in.
+/// A programming language of plugins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Language {
     Rust,
@@ -16,10 +16,10 @@ pub(crate) enum Language {
 
 type Files = &'static [(&'static str, &'static str)];
 
-/// The SDK and the contract, as this binary was built with them.
+/// The SDK and the contract of this version.
 const SDK: Files = include!(concat!(env!("OUT_DIR"), "/sdk.rs"));
 const WIT: &str = include_str!("../../../../wit/processor.wit");
-/// The lines that name the versions of crates that the SDK's macros need.
+/// The lines for Cargo.toml with the crates that the macros of the SDK need.
 const SCHEMARS: &str = include_str!(concat!(env!("OUT_DIR"), "/schemars.txt"));
 const SERDE: &str = include_str!(concat!(env!("OUT_DIR"), "/serde.txt"));
 
@@ -44,21 +44,21 @@ const JAVASCRIPT: Files = template!("javascript":
     "samples/basic.csv", "samples/basic.toml", "samples/basic.expected.csv", "samples/basic.rejected.csv",
 );
 
-/// Makes the folder `name` with a plugin in it.
+/// Creates the folder `name` with a plugin.
 ///
 /// # Errors
-/// If the name is not one that goals can give, or the folder is not empty.
+/// If the name has other characters, or the folder is not empty.
 pub(super) fn run(folder: &Path, name: &str, language: Language) -> Result<u8, Error> {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let starts = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
     if !starts || name.len() > 64 || !name.bytes().all(fits) || name.ends_with('-') {
         return Err(Error::Usage(format!(
-            "`{name}` is no name for a plugin: small letters, digits and `-`, a letter first, at most 64"
+            "`{name}` cannot be the name of a plugin: use lower-case letters, digits and `-`, at most 64, a letter first"
         )));
     }
     let place = folder.join(name);
     if place.read_dir().is_ok_and(|mut entries| entries.next().is_some()) || place.is_file() {
-        return Err(Error::Usage(format!("{} is there already", place.display())));
+        return Err(Error::Usage(format!("{} exists already", place.display())));
     }
     let (files, sdk) = match language {
         Language::Rust => (RUST, SDK),
@@ -77,7 +77,7 @@ pub(super) fn run(folder: &Path, name: &str, language: Language) -> Result<u8, E
         write(&place.join("sdk").join(file), text)?;
     }
     write(&place.join("wit/processor.wit"), WIT)?;
-    print(format!("made {}", place.display()))?;
+    print(format!("created {}", place.display()))?;
     print(format!("next: sluicebox plugin test {}", place.display()))?;
     Ok(0)
 }

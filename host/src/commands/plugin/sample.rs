@@ -1,34 +1,51 @@
-//! The samples of a plugin: rows and a configuration.
+//! The samples of a plugin: rows with a configuration.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use sluicebox_files::{CsvOptions, Reader};
 use sluicebox_model::RecordBatch;
-use sluicebox_processors::{Plugin, PluginError};
+use sluicebox_processors::{Plugin, PluginError, Session};
 
 use super::build;
 use crate::error::Error;
 
-/// Rows that go in, and how the plugin is configured for them.
+/// Rows, `samples/NAME.csv`, and the configuration for them, `samples/NAME.toml`.
 pub(super) struct Sample {
-    /// `samples/NAME.csv`.
     pub csv: PathBuf,
-    /// As JSON; from `samples/NAME.toml`.
-    pub config: String,
 }
 
 impl Sample {
-    /// What went wrong with a batch of it, or before the first.
+    /// The configuration, as JSON.
+    ///
+    /// # Errors
+    /// If it is missing or not TOML.
+    pub(super) fn config(&self) -> Result<String, Error> {
+        let toml = self.csv.with_extension("toml");
+        let text = fs::read_to_string(&toml).map_err(|error| Error::io(&toml, error))?;
+        let wrong = |error: String| Error::Usage(format!("{}: {error}", toml.display()));
+        let table: toml::Table = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        serde_json::to_string(&table).map_err(|error| wrong(error.to_string()))
+    }
+
+    /// Opens a session on the sample.
+    ///
+    /// # Errors
+    /// If the plugin refuses the configuration or fails.
+    pub(super) fn open(&self, plugin: &Plugin, config: &str, header: &[String]) -> Result<Session, Error> {
+        plugin.open("", config, header).map_err(|error| self.failed(None, error))
+    }
+
+    /// A failure at a batch, counted from 1, or before the first.
     pub(super) fn failed(&self, batch: Option<u64>, error: PluginError) -> Error {
         Error::Processor { file: self.csv.display().to_string(), batch, error }
     }
 }
 
-/// The component of a plugin's folder: `component`, or what building it makes. With its name.
+/// The plugin in a folder: `component`, or the component that building the folder gives.
 ///
 /// # Errors
-/// If it cannot be built, or is no plugin.
+/// If it cannot be built, or is not a plugin.
 pub(super) fn load(folder: &Path, component: Option<&Path>) -> Result<Plugin, Error> {
     let place = match component {
         Some(file) => file.to_owned(),
@@ -37,10 +54,10 @@ pub(super) fn load(folder: &Path, component: Option<&Path>) -> Result<Plugin, Er
     super::read(&place).map(|(_, plugin, _)| plugin)
 }
 
-/// The samples in a plugin's folder, by name.
+/// The samples of a plugin, sorted by name.
 ///
 /// # Errors
-/// If there are none, or a configuration is not TOML.
+/// If there are none.
 pub(super) fn all(folder: &Path) -> Result<Vec<Sample>, Error> {
     let place = folder.join("samples");
     let entries = fs::read_dir(&place).map_err(|error| Error::io(&place, error))?;
@@ -50,17 +67,9 @@ pub(super) fn all(folder: &Path) -> Result<Vec<Sample>, Error> {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         name.ends_with(".csv") && !name.ends_with(".expected.csv") && !name.ends_with(".rejected.csv")
     };
-    let samples = files.iter().filter(is_input).map(|csv| {
-        let toml = csv.with_extension("toml");
-        let text = fs::read_to_string(&toml).map_err(|error| Error::io(&toml, error))?;
-        let wrong = |error: String| Error::Usage(format!("{}: {error}", toml.display()));
-        let table: toml::Table = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-        let config = serde_json::to_string(&table).map_err(|error| wrong(error.to_string()))?;
-        Ok(Sample { csv: csv.clone(), config })
-    });
-    let samples = samples.collect::<Result<Vec<_>, Error>>()?;
+    let samples: Vec<Sample> = files.iter().filter(is_input).map(|csv| Sample { csv: csv.clone() }).collect();
     if samples.is_empty() {
-        return Err(Error::Usage(format!("there is no sample: {} has no .csv", place.display())));
+        return Err(Error::Usage(format!("no samples: {} has no .csv", place.display())));
     }
     Ok(samples)
 }

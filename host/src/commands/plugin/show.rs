@@ -7,9 +7,9 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::{describe, runtime};
-use crate::cli::{complain, print};
 use crate::config::Config;
 use crate::error::Error;
+use crate::output::{print, print_error};
 use crate::plugins::{BUNDLED, in_plugin_folder, sha256};
 
 pub(super) fn list(folder: &Path, json: bool) -> Result<u8, Error> {
@@ -38,7 +38,7 @@ pub(super) fn list(folder: &Path, json: bool) -> Result<u8, Error> {
             }
             Err(error) => {
                 wrong = true;
-                complain(&error);
+                print_error(&error);
             }
         }
     }
@@ -61,7 +61,7 @@ pub(super) fn inspect(folder: &Path, file: &str, json: bool) -> Result<u8, Error
             (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), bytes)
         }
     };
-    // Without the cache, so that the time to compile it is shown.
+    // Without the cache, so that it measures the time to compile.
     let runtime = runtime(None)?;
     let begun = Instant::now();
     let (plugin, description) = describe(&runtime, &name, &bytes)?;

@@ -4,22 +4,23 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sluicebox_model::OrNever;
 use utoipa::ToSchema;
 
 use super::status::QueuedRun;
-use super::{Failure, Named, Said, blocking};
+use super::{Failure, JsonBody, PathParams, blocking};
 use crate::config::{Config, Connection, in_words};
 use crate::error::Error;
-use crate::exchange::{Exchanged, Way};
-use crate::report::{Kept, Status};
+use crate::runs::distinct_profiles::{Direction, DistinctProfiles};
+use crate::runs::report::{HistoryEntry, Status};
 use crate::service::Service;
-use crate::service::access::Who;
+use crate::service::access::Caller;
 use crate::service::edit::{Edit, ScheduleChange};
 
-/// A connection, and how it stands.
+/// A connection and its state.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct ConnectionState {
-    /// Its file, without `.toml`.
+    /// The name of its file without `.toml`.
     pub connection: String,
     pub name: String,
     pub enabled: bool,
@@ -29,19 +30,19 @@ pub(crate) struct ConnectionState {
     /// Whether its files are encrypted.
     pub encrypted: bool,
     pub goals: Vec<GoalState>,
-    /// When it runs, in words.
+    /// Its schedule in words; absent if there is none.
     pub schedule: Option<String>,
-    /// RFC 3339; absent where it does not run by itself.
+    /// Its next scheduled run, RFC 3339; absent if there is none.
     pub next: Option<String>,
-    /// The run that waits or is under way.
+    /// The run that waits or is current.
     pub queued: Option<QueuedRun>,
-    /// Who gets mail.
+    /// Addresses that get mail.
     pub email: Vec<String>,
-    /// Whether runs that succeed are told too.
+    /// Whether mail is also sent after runs that succeeded.
     pub every_run: bool,
-    /// The objectives that there are.
+    /// All objectives of the schema.
     pub known_objectives: Vec<String>,
-    /// The secrets that its file has or may have; their values are not shown.
+    /// The secrets that its file may have, without their values.
     pub secrets: Vec<SecretState>,
     pub exchanged: Exchange,
 }
@@ -49,34 +50,37 @@ pub(crate) struct ConnectionState {
 /// A secret of a connection.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct SecretState {
-    /// Table and key.
+    /// Table and key, such as `pgp.private_key`.
     pub secret: String,
-    /// Whether the file has it.
+    /// Whether the file has a value.
     pub set: bool,
 }
 
-/// How many different profiles went through a connection: exact while they are few, within about 1 % when they are many.
+/// Distinct profiles that a connection exchanged: exact for small numbers, within about 1 % for large ones.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub(crate) struct Exchange {
     pub imported: u64,
     pub exported: u64,
 }
 
-/// A goal, and how it stands.
+/// A goal and its state.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct GoalState {
     pub goal: String,
     /// `import_groups`, `import_profiles` or `export_profiles`.
     pub kind: String,
     pub enabled: bool,
-    /// Of its last run.
+    /// The status of its last run.
     pub last_status: Option<Status>,
-    /// RFC 3339.
+    /// Whether its last run was stopped, or its process ended.
+    pub last_interrupted: bool,
+    /// The start of its last run, RFC 3339.
     pub last_started: Option<String>,
+    /// The id of its last run.
     pub last_run: Option<String>,
 }
 
-/// What to change; what is absent stays.
+/// A change of a connection. Absent keys stay.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ConnectionChange {
@@ -85,7 +89,7 @@ pub(crate) struct ConnectionChange {
     #[schema(min_length = 1)]
     pub name: Option<String>,
     pub objectives: Option<Vec<String>>,
-    /// `null` takes it away.
+    /// `null` removes it.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<ScheduleChange>)]
     pub schedule: Option<Option<ScheduleChange>>,
@@ -93,12 +97,12 @@ pub(crate) struct ConnectionChange {
     pub every_run: Option<bool>,
 }
 
-/// Tells `null` from nothing.
+/// `null` is `Some(None)`; an absent key is `None`.
 fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(given: D) -> Result<Option<T>, D::Error> {
     T::deserialize(given).map(Some)
 }
 
-/// A secret, in place of the one that there is.
+/// A new value of a secret.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewSecret {
@@ -106,12 +110,30 @@ pub(crate) struct NewSecret {
     pub value: String,
 }
 
+impl ConnectionState {
+    /// Why it cannot run now; `None` if it can.
+    pub(in crate::service) fn cannot_run(&self) -> Option<&'static str> {
+        cannot_run(self.enabled, self.goals.iter().map(|goal| goal.enabled))
+    }
+}
+
+/// Why a connection with these goals, each on or off, cannot run; `None` if it can.
+pub(super) fn cannot_run(enabled: bool, goals: impl Iterator<Item = bool>) -> Option<&'static str> {
+    let goals: Vec<bool> = goals.collect();
+    match () {
+        () if !enabled => Some("the connection is off"),
+        () if goals.is_empty() => Some("the connection has no goals"),
+        () if !goals.contains(&true) => Some("all goals are off"),
+        () => None,
+    }
+}
+
 impl Service {
     /// Every connection, in the order of their files.
     pub(in crate::service) fn connections(&self) -> Result<Vec<ConnectionState>, Failure> {
         let config = self.folder.config();
-        // The queue first: a run that ends meanwhile is in it, and is waited for.
-        let (queue, history) = (self.queued(), self.history(LOOKED_BACK)?);
+        // The queue first: a run that ends meanwhile is shown as queued, and the page waits for its end.
+        let (queue, history) = (self.queued(), self.history(RECENT_RUNS)?);
         let state = |connection| self.state_of(&config, connection, &history, &queue);
         config.connections.iter().map(state).collect()
     }
@@ -119,7 +141,7 @@ impl Service {
     /// One connection.
     pub(in crate::service) fn connection(&self, name: &str) -> Result<ConnectionState, Failure> {
         let config = self.folder.config();
-        let (queue, history) = (self.queued(), self.history(LOOKED_BACK)?);
+        let (queue, history) = (self.queued(), self.history(RECENT_RUNS)?);
         self.state_of(&config, config.connection(name)?, &history, &queue)
     }
 
@@ -127,31 +149,34 @@ impl Service {
         &self,
         config: &Config,
         connection: &Connection,
-        history: &[Arc<Kept>],
+        history: &[Arc<HistoryEntry>],
         queue: &[QueuedRun],
     ) -> Result<ConnectionState, Failure> {
         let goals = connection.all_goals().map(|goal| {
-            let of_goal = |kept: &&Arc<Kept>| {
-                kept.report.connection == connection.name && kept.report.goal == goal.name()
+            let is_of_goal = |entry: &&Arc<HistoryEntry>| {
+                entry.report.connection == connection.name && entry.report.goal == goal.name()
             };
-            let last = history.iter().find(of_goal);
+            let last = history.iter().find(is_of_goal);
             GoalState {
                 goal: goal.name().to_owned(),
                 kind: goal.kind().to_owned(),
                 enabled: goal.enabled(),
-                last_status: last.map(|kept| kept.report.status),
-                last_started: last.map(|kept| kept.started.clone()),
-                last_run: last.map(|kept| kept.report.run.clone()),
+                last_status: last.map(|entry| entry.report.status),
+                last_interrupted: last.is_some_and(|entry| entry.interrupted),
+                last_started: last.map(|entry| entry.started.clone()),
+                last_run: last.map(|entry| entry.report.run.clone()),
             }
         });
         let goals = goals.collect();
         let schedule = connection.schedule.as_ref();
         let next = schedule.filter(|_| connection.enabled).and_then(|it| it.next_after(Timestamp::now()));
         let queued = queue.iter().find(|queued| queued.connection == connection.stem).cloned();
-        let (email, every_run) = told(connection);
+        let (email, every_run) = notified(connection);
         let secrets = connection.secrets().into_iter();
         let secrets = secrets.map(|(secret, set)| SecretState { secret: secret.to_owned(), set });
-        let exchanged = |way| Ok::<_, Error>(Exchanged::load(&self.store, &connection.stem, way)?.count());
+        let exchanged = |direction| {
+            Ok::<_, Error>(DistinctProfiles::load(&self.store, &connection.stem, direction)?.count())
+        };
         Ok(ConnectionState {
             connection: connection.stem.clone(),
             name: connection.name.clone(),
@@ -167,18 +192,21 @@ impl Service {
             every_run,
             known_objectives: config.schema.objectives.clone(),
             secrets: secrets.collect(),
-            exchanged: Exchange { imported: exchanged(Way::In)?, exported: exchanged(Way::Out)? },
+            exchanged: Exchange {
+                imported: exchanged(Direction::Imported)?,
+                exported: exchanged(Direction::Exported)?,
+            },
         })
     }
 
-    /// Changes a connection's file, and says so in the audit log.
+    /// Changes a connection's file, and writes the change into the audit log.
     pub(in crate::service) fn change_connection(
         &self,
-        who: &Who,
+        caller: &Caller,
         name: &str,
         change: &ConnectionChange,
     ) -> Result<(), Failure> {
-        let (email, every_run) = told(self.folder.config().connection(name)?);
+        let (email, every_run) = notified(self.folder.config().connection(name)?);
         let changed = [
             ("enabled", change.enabled.is_some()),
             ("name", change.name.is_some()),
@@ -190,7 +218,7 @@ impl Service {
         if changed.is_empty() {
             return Ok(());
         }
-        self.edit(who, name, &format!("change {}", changed.join(", ")), None, |edit| {
+        self.edit(caller, name, &format!("change {}", changed.join(", ")), None, |edit| {
             if let Some(enabled) = change.enabled {
                 edit.set_enabled(None, enabled)?;
             }
@@ -211,10 +239,10 @@ impl Service {
         })
     }
 
-    /// Changes a connection's file with the same checks as at a start; everything else in it stays as it is.
+    /// Changes a connection's file after the same checks as at the start. Everything else in the file stays.
     pub(in crate::service) fn edit(
         &self,
-        who: &Who,
+        caller: &Caller,
         name: &str,
         action: &str,
         goal: Option<&str>,
@@ -228,14 +256,14 @@ impl Service {
         change(&mut edit)?;
         self.folder.write(&file, &before, &edit.text())?;
         let what = goal.map_or_else(|| stem.clone(), |goal| format!("{stem} / {goal}"));
-        self.audit.record(who, action, &what)?;
+        self.audit.record(caller, action, &what)?;
         Ok(())
     }
 
-    /// Puts a secret in the place of the one that there is.
+    /// Replaces a secret.
     pub(in crate::service) fn put_secret(
         &self,
-        who: &Who,
+        caller: &Caller,
         name: &str,
         secret: &str,
         value: &str,
@@ -247,29 +275,27 @@ impl Service {
             return Err(Error::Unknown { kind: "secret", name: secret.to_owned(), known }.into());
         }
         if value.is_empty() {
-            return Err(Failure::new(axum::http::StatusCode::BAD_REQUEST, "a secret is not empty"));
+            return Err(Failure::new(axum::http::StatusCode::BAD_REQUEST, "the secret is empty"));
         }
-        let Some((table, key)) = secret.split_once('.') else {
-            return Err(Failure::new(axum::http::StatusCode::BAD_REQUEST, "this is no secret's name"));
-        };
-        self.edit(who, name, &format!("change secret {secret}"), None, |edit| {
+        let (table, key) = secret.split_once('.').or_never("the table of a secret");
+        self.edit(caller, name, &format!("change secret {secret}"), None, |edit| {
             edit.set_secret(table, key, value);
             Ok(())
         })
     }
 }
 
-/// Who gets mail, and whether of every run.
-fn told(connection: &Connection) -> (Vec<String>, bool) {
+/// Who gets mail, and whether after every run.
+fn notified(connection: &Connection) -> (Vec<String>, bool) {
     let notify = connection.notify.as_ref();
     let email = notify.iter().flat_map(|notify| &notify.email).map(ToString::to_string);
     (email.collect(), notify.is_some_and(|notify| notify.every_run))
 }
 
-/// Goal runs among which the last of each goal is looked for.
-const LOOKED_BACK: usize = 1000;
+/// Goal runs in which the last one of each goal is searched.
+const RECENT_RUNS: usize = 1000;
 
-/// Every connection, in the order of their files.
+/// All connections, in the order of their files.
 #[utoipa::path(get, path = "/connections", responses(
     (status = 200, body = Vec<ConnectionState>),
     (status = "default", body = Failure, content_type = "application/problem+json"),
@@ -281,38 +307,38 @@ pub(super) async fn get_connections(
 }
 
 /// One connection.
-#[utoipa::path(get, path = "/connections/{connection}", params(("connection" = String, Path, description = "Its file or name")), responses(
+#[utoipa::path(get, path = "/connections/{connection}", params(("connection" = String, Path, description = "Name of its file without `.toml`, or its name")), responses(
     (status = 200, body = ConnectionState),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
 pub(super) async fn get_connection(
     State(service): State<Arc<Service>>,
-    Named(name): Named<String>,
+    PathParams(name): PathParams<String>,
 ) -> Result<Json<ConnectionState>, Failure> {
     blocking(service, move |service| Ok(Json(service.connection(&name)?))).await
 }
 
-/// Switches a connection on or off, gives it another name, schedule, objectives, or other people to tell.
-#[utoipa::path(patch, path = "/connections/{connection}", params(("connection" = String, Path, description = "Its file or name")), request_body = ConnectionChange, responses(
+/// Switches a connection on or off, or changes its name, schedule, objectives or notifications.
+#[utoipa::path(patch, path = "/connections/{connection}", params(("connection" = String, Path, description = "Name of its file without `.toml`, or its name")), request_body = ConnectionChange, responses(
     (status = 200, body = ConnectionState),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
 pub(super) async fn change_connection(
     State(service): State<Arc<Service>>,
-    Extension(who): Extension<Who>,
-    Named(name): Named<String>,
-    Said(change): Said<ConnectionChange>,
+    Extension(caller): Extension<Caller>,
+    PathParams(name): PathParams<String>,
+    JsonBody(change): JsonBody<ConnectionChange>,
 ) -> Result<Json<ConnectionState>, Failure> {
     blocking(service, move |service| {
-        service.change_connection(&who, &name, &change)?;
+        service.change_connection(&caller, &name, &change)?;
         Ok(Json(service.connection(&name)?))
     })
     .await
 }
 
-/// Puts a secret into the connection's file, in the place of the one that there is. No secret is ever answered with.
+/// Replaces a secret in the connection's file. No request returns secrets.
 #[utoipa::path(put, path = "/connections/{connection}/secrets/{secret}", params(
-    ("connection" = String, Path, description = "Its file or name"),
+    ("connection" = String, Path, description = "Name of its file without `.toml`, or its name"),
     ("secret" = String, Path, description = "One of the connection's secrets, such as location.secret_access_key"),
 ), request_body = NewSecret, responses(
     (status = 204),
@@ -320,12 +346,12 @@ pub(super) async fn change_connection(
 ))]
 pub(super) async fn put_secret(
     State(service): State<Arc<Service>>,
-    Extension(who): Extension<Who>,
-    Named((name, secret)): Named<(String, String)>,
-    Said(new): Said<NewSecret>,
+    Extension(caller): Extension<Caller>,
+    PathParams((name, secret)): PathParams<(String, String)>,
+    JsonBody(new): JsonBody<NewSecret>,
 ) -> Result<axum::http::StatusCode, Failure> {
     blocking(service, move |service| {
-        service.put_secret(&who, &name, &secret, &new.value)?;
+        service.put_secret(&caller, &name, &secret, &new.value)?;
         Ok(axum::http::StatusCode::NO_CONTENT)
     })
     .await

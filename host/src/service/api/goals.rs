@@ -5,32 +5,32 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
-use sluicebox_model::MergeRule;
+use sluicebox_model::{MergeRule, OrNever};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Asked, Failure, Named, Said, blocking};
-use crate::commands::goal as find_goal;
-use crate::commands::preview::{Preview, preview};
-use crate::commands::scan::{Scanned, scan};
+use super::{Failure, JsonBody, PathParams, QueryParams, blocking, blocking_look};
 use crate::config::{Config, Goal, ImportGoal, Target};
 use crate::error::Error;
+use crate::queries::find_goal;
+use crate::queries::preview::{Preview, preview};
+use crate::queries::scan::{Scanned, scan};
 use crate::service::Service;
-use crate::service::access::Who;
+use crate::service::access::Caller;
 use crate::service::edit::{Edit, FieldChange};
 
-/// What to change.
+/// A change of a goal.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GoalChange {
     pub enabled: bool,
 }
 
-/// How many rows.
+/// The size of a preview.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct HowMany {
-    /// At most so many; 10 if it is not said.
+pub(crate) struct PreviewQuery {
+    /// Rows at most; default 10.
     #[param(minimum = 1, maximum = 1000)]
     rows: Option<usize>,
 }
@@ -39,19 +39,19 @@ pub(crate) struct HowMany {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Mapping {
     pub fields: Vec<MappedField>,
-    /// Columns of the files that match now, in their order, with those that processors add.
+    /// Columns of the files that match now and of processors, in their order.
     pub detected: Vec<DetectedColumn>,
     /// Why no columns were detected.
     pub problem: Option<String>,
-    /// The properties that there are.
+    /// All properties of the schema.
     pub properties: Vec<String>,
-    /// The rules of the bulk mapping, if there is one.
-    pub bulk: Option<Bulk>,
-    /// Stands for the file as it is: a change says it, and is refused if the file was changed meanwhile.
+    /// The bulk mapping, if there is one.
+    pub bulk: Option<BulkMapping>,
+    /// The version of the file. A change names it, and is refused if the file was changed meanwhile.
     pub version: String,
 }
 
-/// A mapping of a column.
+/// The mapping of a column.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct MappedField {
     pub column: String,
@@ -59,9 +59,9 @@ pub(crate) struct MappedField {
     pub rule: String,
     pub separator: Option<String>,
     pub format: Option<String>,
-    /// Whether the files that match now have the column; absent where none could be read.
+    /// Whether the files that match now have the column; absent if none could be read.
     pub detected: Option<bool>,
-    /// Other goals that write the property: the import would save into what they wrote.
+    /// Other goals that write the same property.
     pub existing: Vec<String>,
 }
 
@@ -69,28 +69,28 @@ pub(crate) struct MappedField {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct DetectedColumn {
     pub column: String,
-    /// What it is used for; absent = nothing.
+    /// What the goal uses it for; absent = nothing.
     pub used: Option<String>,
-    /// Whether there is a property of its name.
+    /// Whether a property has its name.
     pub property_exists: bool,
 }
 
-/// The bulk mapping.
+/// The mapping of all other columns.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct Bulk {
+pub(crate) struct BulkMapping {
     pub rule: String,
     pub prefix: String,
 }
 
-/// Other mappings in the place of those that there are.
+/// The new mapping of an import goal.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct MappingChange {
     pub fields: Vec<FieldChange>,
-    /// Adds properties, as texts, that the schema lacks.
+    /// Adds missing properties to the schema, as text.
     #[serde(default)]
     pub create_properties: bool,
-    /// As the mapping has it.
+    /// The version of the mapping that was changed.
     pub version: String,
 }
 
@@ -106,14 +106,14 @@ impl Service {
         Ok(look(&config, connection, find_goal(connection, goal)?)?)
     }
 
-    /// What a goal would take or make now.
+    /// The files and profiles of a goal now.
     pub(in crate::service) fn scan(&self, connection: &str, goal: &str) -> Result<Scanned, Failure> {
         self.with_goal(connection, goal, |config, connection, goal| {
             scan(config, connection, goal, &self.store)
         })
     }
 
-    /// The first rows of a goal, with what each processor makes of them.
+    /// The first rows of a goal, before and after each processor.
     pub(in crate::service) fn preview(
         &self,
         connection: &str,
@@ -128,17 +128,17 @@ impl Service {
     /// Switches a goal on or off.
     pub(in crate::service) fn change_goal(
         &self,
-        who: &Who,
+        caller: &Caller,
         connection: &str,
         goal: &str,
         change: &GoalChange,
     ) -> Result<(), Failure> {
         self.with_goal(connection, goal, |_, _, _| Ok(()))?;
         let action = if change.enabled { "switch on" } else { "switch off" };
-        self.edit(who, connection, action, Some(goal), |edit| edit.set_enabled(Some(goal), change.enabled))
+        self.edit(caller, connection, action, Some(goal), |edit| edit.set_enabled(Some(goal), change.enabled))
     }
 
-    /// How an import goal maps columns to properties.
+    /// The mapping of an import goal, and the columns of its files.
     pub(in crate::service) fn mapping(&self, connection: &str, goal: &str) -> Result<Mapping, Failure> {
         let config = self.folder.config();
         let connection = config.connection(connection)?;
@@ -170,18 +170,18 @@ impl Service {
             detected: detected.collect(),
             problem,
             properties: properties.iter().map(|property| property.name.clone()).collect(),
-            bulk: import
-                .all_fields
-                .as_ref()
-                .map(|bulk| Bulk { rule: rule_name(bulk.rule).to_owned(), prefix: bulk.prefix.clone() }),
+            bulk: import.all_fields.as_ref().map(|bulk| BulkMapping {
+                rule: rule_name(bulk.rule).to_owned(),
+                prefix: bulk.prefix.clone(),
+            }),
             version: version(&self.folder.text(&format!("connections/{}.toml", connection.stem))?),
         })
     }
 
-    /// Gives an import goal other mappings.
+    /// Replaces the mapping of an import goal.
     pub(in crate::service) fn put_mapping(
         &self,
-        who: &Who,
+        caller: &Caller,
         connection: &str,
         goal: &str,
         change: &MappingChange,
@@ -190,46 +190,45 @@ impl Service {
         let connection = config.connection(connection)?;
         let import = import_of(find_goal(connection, goal)?)?;
         if version(&self.folder.text(&format!("connections/{}.toml", connection.stem))?) != change.version {
-            let message = "the connection was changed meanwhile: look at it again";
+            let message = "the connection was changed meanwhile: load it again";
             return Err(Failure::new(StatusCode::CONFLICT, message));
         }
         let known = import.target.properties(&config.schema);
-        let wanted = change.fields.iter().map(|field| field.property.clone());
-        let lacking: Vec<String> =
-            wanted.filter(|name| !known.iter().any(|property| property.name == *name)).collect();
-        if change.create_properties && !lacking.is_empty() {
+        let named = change.fields.iter().map(|field| field.property.clone());
+        let missing: Vec<String> =
+            named.filter(|name| !known.iter().any(|property| property.name == *name)).collect();
+        if change.create_properties && !missing.is_empty() {
             let before = self.folder.text("schema.toml")?;
             let mut edit = Edit::of("schema.toml", &before)?;
             let group = match &import.target {
                 Target::Groups(group) => Some(group.as_str()),
                 Target::Profiles(_) => None,
             };
-            edit.add_properties(group, &lacking);
+            edit.add_properties(group, &missing);
             self.folder.write("schema.toml", &before, &edit.text())?;
-            self.audit.record(who, "add properties", &lacking.join(", "))?;
+            self.audit.record(caller, "add properties", &missing.join(", "))?;
         }
         let stem = connection.stem.clone();
-        self.edit(who, &stem, "change mapping", Some(goal), |edit| edit.set_fields(goal, &change.fields))
+        self.edit(caller, &stem, "change mapping", Some(goal), |edit| edit.set_fields(goal, &change.fields))
     }
 }
 
 fn import_of(goal: Goal<'_>) -> Result<&ImportGoal, Failure> {
     match goal {
         Goal::Import(goal) => Ok(goal),
-        Goal::Export(_) => {
-            Err(Failure::new(StatusCode::NOT_FOUND, "an export has columns of its own, and no mapping"))
-        }
+        Goal::Export(_) => Err(Failure::new(StatusCode::NOT_FOUND, "an export goal has no mapping")),
     }
 }
 
-/// What a version of a file is known by.
+/// The version of a file with this text.
 fn version(text: &str) -> String {
     blake3::hash(text.as_bytes()).to_hex().chars().take(16).collect()
 }
 
-/// How the rule is written.
+/// The name of a rule in the configuration.
 pub(in crate::service) fn rule_name(rule: MergeRule) -> &'static str {
-    MergeRule::NAMES.iter().find(|(_, known)| *known == rule).map_or("set", |(name, _)| name)
+    let found = MergeRule::NAMES.iter().find(|(_, known)| *known == rule);
+    found.map(|(name, _)| *name).or_never("the name of a merge rule")
 }
 
 /// What a goal uses a column of its root file for.
@@ -250,14 +249,14 @@ fn used(goal: &ImportGoal, column: &str) -> Option<String> {
                 || event.fields.iter().any(|field| field.column == column))
     });
     match (links, of_event, &goal.all_fields) {
-        (true, ..) => Some("links a file".to_owned()),
-        (_, true, _) => Some("of an event".to_owned()),
+        (true, ..) => Some("links rows of a file".to_owned()),
+        (_, true, _) => Some("used by an event".to_owned()),
         (_, _, Some(bulk)) => Some(format!("mapped in bulk to {}{column}", bulk.prefix)),
         _ => None,
     }
 }
 
-/// The other goals that write each property of the same kind of records.
+/// For each property, the other goals that write it in the same kind of records.
 fn writers(config: &Config, stem: &str, own: &ImportGoal) -> BTreeMap<String, Vec<String>> {
     let mut writers: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for connection in &config.connections {
@@ -277,86 +276,86 @@ fn writers(config: &Config, stem: &str, own: &ImportGoal) -> BTreeMap<String, Ve
 
 /// Switches a goal on or off.
 #[utoipa::path(patch, path = "/connections/{connection}/goals/{goal}", params(
-    ("connection" = String, Path, description = "Its file or name"), ("goal" = String, Path, description = "Its name"),
+    ("connection" = String, Path, description = "Name of its file without `.toml`, or its name"), ("goal" = String, Path, description = "Its name"),
 ), request_body = GoalChange, responses(
     (status = 204),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
 pub(super) async fn change_goal(
     State(service): State<Arc<Service>>,
-    Extension(who): Extension<Who>,
-    Named((connection, goal)): Named<(String, String)>,
-    Said(change): Said<GoalChange>,
+    Extension(caller): Extension<Caller>,
+    PathParams((connection, goal)): PathParams<(String, String)>,
+    JsonBody(change): JsonBody<GoalChange>,
 ) -> Result<StatusCode, Failure> {
     blocking(service, move |service| {
-        service.change_goal(&who, &connection, &goal, &change)?;
+        service.change_goal(&caller, &connection, &goal, &change)?;
         Ok(StatusCode::NO_CONTENT)
     })
     .await
 }
 
-/// The files that a goal would take, or those that are where it would put its own.
+/// The files that an import goal would take, or the files in the folder of an export goal.
 #[utoipa::path(get, path = "/connections/{connection}/goals/{goal}/scan", params(
-    ("connection" = String, Path, description = "Its file or name"), ("goal" = String, Path, description = "Its name"),
+    ("connection" = String, Path, description = "Name of its file without `.toml`, or its name"), ("goal" = String, Path, description = "Its name"),
 ), responses(
     (status = 200, body = Scanned),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
 pub(super) async fn get_scan(
     State(service): State<Arc<Service>>,
-    Named((connection, goal)): Named<(String, String)>,
+    PathParams((connection, goal)): PathParams<(String, String)>,
 ) -> Result<Json<Scanned>, Failure> {
-    blocking(service, move |service| Ok(Json(service.scan(&connection, &goal)?))).await
+    blocking_look(service, move |service| Ok(Json(service.scan(&connection, &goal)?))).await
 }
 
 /// The first rows of a goal, before and after each of its processors.
 #[utoipa::path(get, path = "/connections/{connection}/goals/{goal}/preview", params(
-    ("connection" = String, Path, description = "Its file or name"), ("goal" = String, Path, description = "Its name"), HowMany,
+    ("connection" = String, Path, description = "Name of its file without `.toml`, or its name"), ("goal" = String, Path, description = "Its name"), PreviewQuery,
 ), responses(
     (status = 200, body = Preview),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
 pub(super) async fn get_preview(
     State(service): State<Arc<Service>>,
-    Named((connection, goal)): Named<(String, String)>,
-    Asked(how_many): Asked<HowMany>,
+    PathParams((connection, goal)): PathParams<(String, String)>,
+    QueryParams(query): QueryParams<PreviewQuery>,
 ) -> Result<Json<Preview>, Failure> {
-    let rows = how_many.rows.unwrap_or(10);
+    let rows = query.rows.unwrap_or(10);
     if !(1..=1000).contains(&rows) {
         return Err(Failure::new(StatusCode::BAD_REQUEST, "`rows`: expected 1 to 1000"));
     }
-    blocking(service, move |service| Ok(Json(service.preview(&connection, &goal, rows)?))).await
+    blocking_look(service, move |service| Ok(Json(service.preview(&connection, &goal, rows)?))).await
 }
 
-/// How an import goal maps columns to properties, and the columns that its files have.
+/// The mapping of an import goal, and the columns of its files.
 #[utoipa::path(get, path = "/connections/{connection}/goals/{goal}/mapping", params(
-    ("connection" = String, Path, description = "Its file or name"), ("goal" = String, Path, description = "Its name"),
+    ("connection" = String, Path, description = "Name of its file without `.toml`, or its name"), ("goal" = String, Path, description = "Its name"),
 ), responses(
     (status = 200, body = Mapping),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
 pub(super) async fn get_mapping(
     State(service): State<Arc<Service>>,
-    Named((connection, goal)): Named<(String, String)>,
+    PathParams((connection, goal)): PathParams<(String, String)>,
 ) -> Result<Json<Mapping>, Failure> {
-    blocking(service, move |service| Ok(Json(service.mapping(&connection, &goal)?))).await
+    blocking_look(service, move |service| Ok(Json(service.mapping(&connection, &goal)?))).await
 }
 
-/// Gives an import goal other mappings.
+/// Replaces the mapping of an import goal.
 #[utoipa::path(put, path = "/connections/{connection}/goals/{goal}/mapping", params(
-    ("connection" = String, Path, description = "Its file or name"), ("goal" = String, Path, description = "Its name"),
+    ("connection" = String, Path, description = "Name of its file without `.toml`, or its name"), ("goal" = String, Path, description = "Its name"),
 ), request_body = MappingChange, responses(
     (status = 200, body = Mapping),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
 pub(super) async fn put_mapping(
     State(service): State<Arc<Service>>,
-    Extension(who): Extension<Who>,
-    Named((connection, goal)): Named<(String, String)>,
-    Said(change): Said<MappingChange>,
+    Extension(caller): Extension<Caller>,
+    PathParams((connection, goal)): PathParams<(String, String)>,
+    JsonBody(change): JsonBody<MappingChange>,
 ) -> Result<Json<Mapping>, Failure> {
-    blocking(service, move |service| {
-        service.put_mapping(&who, &connection, &goal, &change)?;
+    blocking_look(service, move |service| {
+        service.put_mapping(&caller, &connection, &goal, &change)?;
         Ok(Json(service.mapping(&connection, &goal)?))
     })
     .await

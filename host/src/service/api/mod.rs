@@ -1,7 +1,7 @@
-//! What can be asked and done, as JSON, described by OpenAPI. Each room has what it answers with, the methods of
-//! [`Service`] that find it, which the page calls too, and the handlers around them.
+//! The API: queries and changes as JSON, described by OpenAPI. Each file has its JSON types, the methods of [`Service`] behind
+//! them, which the page calls too, and the handlers.
 
-#![expect(unused_qualifications, reason = "what utoipa derives is qualified")]
+#![expect(unused_qualifications, reason = "utoipa derives qualified paths")]
 
 pub(super) mod connections;
 pub(super) mod goals;
@@ -11,6 +11,7 @@ pub(super) mod runs;
 pub(super) mod status;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -22,6 +23,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sluicebox_model::{OrNever, never};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -30,12 +32,12 @@ use utoipa_axum::routes;
 use super::Service;
 use crate::error::Error;
 
-/// Why something was not done, as <https://www.rfc-editor.org/rfc/rfc9457> has it.
+/// Why a request failed: a problem of <https://www.rfc-editor.org/rfc/rfc9457>.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Failure {
-    /// The status of HTTP.
+    /// The HTTP status.
     pub status: u16,
-    /// The status in words.
+    /// The HTTP status in words.
     pub title: String,
     /// What is wrong.
     pub detail: String,
@@ -46,18 +48,24 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        let title = status.canonical_reason().unwrap_or_default().to_owned();
+        let title = status.canonical_reason().unwrap_or("Error").to_owned();
         Self { status: status.as_u16(), title, detail: detail.into(), hint: None }
     }
 
     pub(super) fn status(&self) -> StatusCode {
-        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        status_code(self.status)
     }
+}
+
+fn status_code(status: u16) -> StatusCode {
+    let code = StatusCode::from_u16(status);
+    never!(code.is_err(), "{status} is not an HTTP status");
+    code.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let status = StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = status_code(error.http_status());
         if status.is_server_error() {
             tracing::error!(%error, "a request failed");
         }
@@ -80,50 +88,72 @@ impl IntoResponse for Failure {
     }
 }
 
-/// Has the work done where it may wait for the disk.
+/// Does work that may wait for the disk, on a thread for such work.
 pub(super) async fn blocking<T: Send + 'static>(
     service: Arc<Service>,
     work: impl FnOnce(&Service) -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(move || work(&service)).await;
     done.unwrap_or_else(|error| {
-        tracing::error!(%error, "a request broke off");
-        Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the service broke off"))
+        tracing::error!(%error, "internal error: a request panicked");
+        Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error"))
     })
 }
 
-/// The names in an address.
-pub(super) struct Named<T>(pub T);
+/// How long a request waits for its turn to open files.
+const LOOK_TIME: Duration = Duration::from_secs(30);
 
-impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Named<T> {
+/// Does work that opens files of connections or runs plugins: a few at a time, so that one that does not end leaves threads to
+/// other requests.
+pub(super) async fn blocking_look<T: Send + 'static>(
+    service: Arc<Service>,
+    work: impl FnOnce(&Service) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let permit = tokio::time::timeout(LOOK_TIME, Arc::clone(&service.looks).acquire_owned()).await;
+    // The semaphore is never closed.
+    let Ok(Ok(permit)) = permit else {
+        let detail = "other requests wait for files; try again later";
+        return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, detail));
+    };
+    blocking(service, move |service| {
+        let _permit = permit;
+        work(service)
+    })
+    .await
+}
+
+/// The parameters in a path.
+pub(super) struct PathParams<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathParams<T> {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
-        let named = Path::from_request_parts(parts, state).await;
-        named
-            .map(|Path(named)| Self(named))
+        let params = Path::from_request_parts(parts, state).await;
+        params
+            .map(|Path(params)| Self(params))
             .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))
     }
 }
 
-/// What is asked after the `?` of an address.
-pub(super) struct Asked<T>(pub T);
+/// The parameters after the `?` of an address.
+pub(super) struct QueryParams<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Asked<T> {
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for QueryParams<T> {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
-        let asked = Query::from_request_parts(parts, state).await;
-        asked
-            .map(|Query(asked)| Self(asked))
+        let params = Query::from_request_parts(parts, state).await;
+        params
+            .map(|Query(params)| Self(params))
             .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, error.body_text()))
     }
 }
 
-/// What a request says, as JSON.
-pub(super) struct Said<T>(pub T);
+/// The JSON of a request's body.
+pub(super) struct JsonBody<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Said<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
@@ -134,17 +164,16 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Said<T> {
         }
         let bytes = Bytes::from_request(request, state).await;
         let bytes = bytes.map_err(|error| Failure::new(error.status(), error.body_text()))?;
-        // What is wrong is told by its path and kind; the parser's own words may quote a value.
         let mut parser = serde_json::Deserializer::from_slice(&bytes);
-        let said = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
+        let parsed = serde_path_to_error::deserialize(&mut parser).map_err(|error| {
             let (path, kind) = (error.path().to_string(), error.inner().classify());
-            let detail = format!("the body is not as described: {kind:?} at {path}: {}", error.inner());
+            let detail = format!("the body does not match its schema: {kind:?} at {path}: {}", error.inner());
             Failure::new(StatusCode::BAD_REQUEST, detail)
         })?;
         parser
             .end()
-            .map_err(|_| Failure::new(StatusCode::BAD_REQUEST, "something follows the body's JSON"))?;
-        Ok(Self(said))
+            .map_err(|_| Failure::new(StatusCode::BAD_REQUEST, "text follows the JSON of the body"))?;
+        Ok(Self(parsed))
     }
 }
 
@@ -152,7 +181,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Said<T> {
 #[openapi(
     info(
         title = "Sluicebox",
-        description = "Runs connections, and shows what they did. Every answer that is no success is a problem of RFC 9457.",
+        description = "Runs connections and shows their history. Every error is a problem of RFC 9457.",
         license(name = "Apache-2.0")
     ),
     modifiers(&Token),
@@ -195,17 +224,17 @@ pub(super) fn router() -> Router<Arc<Service>> {
                 .routes(routes!(plugins::get_plugins)),
         )
         .split_for_parts();
-    let description = serde_json::to_value(&description).unwrap_or_default();
+    let description = serde_json::to_value(&description).or_never("the description of the API");
     router
         .route("/api/openapi.json", get(move || async move { Json(description) }))
-        .route("/api/{*rest}", axum::routing::any(nowhere))
+        .route("/api/{*rest}", axum::routing::any(not_found))
         .method_not_allowed_fallback(not_allowed)
 }
 
-pub(super) async fn nowhere() -> Failure {
+async fn not_found() -> Failure {
     Failure::new(StatusCode::NOT_FOUND, "there is nothing at this address")
 }
 
 async fn not_allowed() -> Failure {
-    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not take that method")
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not support this method")
 }

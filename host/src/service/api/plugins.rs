@@ -6,44 +6,44 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Failure, blocking};
+use super::{Failure, blocking_look};
 use crate::config::Connection;
 use crate::service::Service;
-use crate::service::known::KnownPlugin;
+use crate::service::lookup_cache::PluginInfo;
 
-/// Goal runs whose processors' costs are added up.
-const LOOKED_BACK: usize = 1000;
+/// Goal runs whose costs are added up.
+const RECENT_RUNS: usize = 1000;
 
-/// A plugin.
+/// A plugin, its uses and its costs.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct PluginState {
     pub name: String,
     pub version: Option<String>,
     pub summary: Option<String>,
-    /// Of its file, as pins have it.
+    /// The SHA-256 of its file, in hexadecimal.
     pub sha256: String,
-    /// `bundled`, or `folder`.
+    /// `bundled` or `folder`.
     pub origin: &'static str,
-    /// Bytes.
+    /// Bytes of its file.
     pub size: u64,
     /// Why it cannot be used.
     pub problem: Option<String>,
-    /// Where it is used, with the limits that it has there.
-    pub uses: Vec<Use>,
-    /// Rows that it saw in the last runs.
+    /// Where it is used.
+    pub uses: Vec<PluginUse>,
+    /// Rows that it processed in the last runs.
     pub rows: u64,
-    /// Of those, what a row took, in nanoseconds; absent where it saw none.
+    /// Nanoseconds a row; absent if there were no rows.
     pub nanoseconds_a_row: Option<u64>,
-    /// The most memory that it took, in bytes.
+    /// Its highest memory use, in bytes.
     pub peak_memory: u64,
-    /// How often it broke off or was stopped.
+    /// How often it trapped.
     pub traps: u64,
 }
 
-/// A processor entry that uses it.
+/// A processor of a goal that uses a plugin, with its limits.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct Use {
-    /// The connection's file, without `.toml`.
+pub(crate) struct PluginUse {
+    /// The name of the connection's file without `.toml`.
     pub connection: String,
     pub goal: String,
     /// Bytes.
@@ -53,16 +53,16 @@ pub(crate) struct Use {
     /// Milliseconds.
     pub open_time: u64,
     pub log_lines: u32,
-    /// Whether the entry pins the plugin's digest.
+    /// Whether the goal pins the SHA-256 of the plugin.
     pub pinned: bool,
 }
 
 impl Service {
-    /// The plugins that there are, with what they cost in the last runs.
+    /// All plugins, with their costs in the last runs.
     pub(in crate::service) fn plugins(&self) -> Result<Vec<PluginState>, Failure> {
         let mut costs: BTreeMap<String, (u64, u64, u64, u64)> = BTreeMap::new();
-        for kept in self.history(LOOKED_BACK)? {
-            for processor in &kept.report.processors {
+        for entry in self.history(RECENT_RUNS)? {
+            for processor in &entry.report.processors {
                 let (rows, time, memory, traps) = costs.entry(processor.plugin.clone()).or_default();
                 *rows += processor.read;
                 *time += processor.time_ms;
@@ -71,20 +71,20 @@ impl Service {
             }
         }
         let config = self.folder.config();
-        let state = |known: Arc<KnownPlugin>| {
-            let (rows, time, peak_memory, traps) = costs.get(&known.name).copied().unwrap_or_default();
+        let state = |plugin: Arc<PluginInfo>| {
+            let (rows, time, peak_memory, traps) = costs.get(&plugin.name).copied().unwrap_or_default();
             PluginState {
-                name: known.name.clone(),
-                sha256: known.sha256.clone(),
-                origin: if known.bundled { "bundled" } else { "folder" },
-                size: known.size,
-                version: known.version.clone(),
-                summary: known.summary.clone(),
-                problem: known.problem.clone(),
+                name: plugin.name.clone(),
+                sha256: plugin.sha256.clone(),
+                origin: if plugin.bundled { "bundled" } else { "folder" },
+                size: plugin.size,
+                version: plugin.version.clone(),
+                summary: plugin.summary.clone(),
+                problem: plugin.problem.clone(),
                 uses: config
                     .connections
                     .iter()
-                    .flat_map(|connection| uses(connection, &known.name))
+                    .flat_map(|connection| uses(connection, &plugin.name))
                     .collect(),
                 rows,
                 nanoseconds_a_row: (time * 1_000_000).checked_div(rows),
@@ -92,17 +92,17 @@ impl Service {
                 traps,
             }
         };
-        Ok(self.known_plugins()?.into_iter().map(state).collect())
+        Ok(self.all_plugins()?.into_iter().map(state).collect())
     }
 }
 
-fn uses(connection: &Connection, plugin: &str) -> Vec<Use> {
+fn uses(connection: &Connection, plugin: &str) -> Vec<PluginUse> {
     let mut uses = Vec::new();
     for goal in connection.all_goals() {
         for entry in goal.processors().iter().filter(|entry| entry.plugin == plugin) {
             let milliseconds =
                 |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-            uses.push(Use {
+            uses.push(PluginUse {
                 connection: connection.stem.clone(),
                 goal: goal.name().to_owned(),
                 memory: entry.limits.memory as u64,
@@ -116,7 +116,7 @@ fn uses(connection: &Connection, plugin: &str) -> Vec<Use> {
     uses
 }
 
-/// The plugins that there are, with what they cost in the last runs.
+/// All plugins, with their costs in the last runs.
 #[utoipa::path(get, path = "/plugins", responses(
     (status = 200, body = Vec<PluginState>),
     (status = "default", body = Failure, content_type = "application/problem+json"),
@@ -124,5 +124,5 @@ fn uses(connection: &Connection, plugin: &str) -> Vec<Use> {
 pub(super) async fn get_plugins(
     State(service): State<Arc<Service>>,
 ) -> Result<Json<Vec<PluginState>>, Failure> {
-    blocking(service, |service| Ok(Json(service.plugins()?))).await
+    blocking_look(service, |service| Ok(Json(service.plugins()?))).await
 }

@@ -1,25 +1,30 @@
+use std::fs::File;
+use std::io::{Read, Take};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
-use sluicebox_store::Store;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Asked, Failure, Named, Said, blocking};
+use super::connections::cannot_run;
+use super::{Failure, JsonBody, PathParams, QueryParams, blocking, blocking_look};
 use crate::error::Error;
-use crate::progress::Watch;
-use crate::rejected;
-use crate::report::{Kept, LastProfile, Report, Run, Trigger};
+use crate::queries::find_goal;
+use crate::runs::progress::Watch;
+use crate::runs::rejected;
+use crate::runs::report::{HistoryEntry, LastProfile, Report, Run, Trigger};
 use crate::runs::{Runner, select};
 use crate::service::Service;
-use crate::service::access::Who;
-use crate::service::queue::Wanted;
+use crate::service::access::Caller;
+use crate::service::queue::{AlreadyQueued, PlannedRun};
 
 /// A goal run of the history.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -29,75 +34,79 @@ pub(crate) struct GoalRun {
     /// RFC 3339.
     pub started: String,
     pub trigger: Trigger,
-    /// The run that was cut off and that this one goes on with.
+    /// The interrupted run that this one continues.
     pub continues: Option<String>,
-    /// Whether it ended before it was done.
+    /// Whether it was stopped, or its process ended.
     pub interrupted: bool,
-    /// The last profiles that it created or updated, oldest first.
+    /// The last profiles or groups that it created or updated, the oldest first.
     pub last_profiles: Vec<LastProfile>,
     /// The files of its rejected rows.
     pub rejected_files: Vec<String>,
 }
 
-impl From<&Kept> for GoalRun {
-    fn from(kept: &Kept) -> Self {
+impl From<&HistoryEntry> for GoalRun {
+    fn from(entry: &HistoryEntry) -> Self {
         Self {
-            report: kept.report.clone(),
-            started: kept.started.clone(),
-            trigger: kept.trigger,
-            continues: kept.continues.clone(),
-            interrupted: kept.interrupted,
-            last_profiles: kept.last_profiles.clone(),
-            rejected_files: kept.rejected_files.iter().map(|(name, _)| name.clone()).collect(),
+            report: entry.report.clone(),
+            started: entry.started.clone(),
+            trigger: entry.trigger,
+            continues: entry.continues.clone(),
+            interrupted: entry.interrupted,
+            last_profiles: entry.last_profiles.clone(),
+            rejected_files: entry.rejected_files.iter().map(|(name, _)| name.clone()).collect(),
         }
     }
 }
 
-/// Which goal runs.
+/// A part of the history.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct Which {
+pub(crate) struct RunsQuery {
     /// Only those of this connection, by its name.
     connection: Option<String>,
-    /// At most so many; 100 if it is not said.
+    /// Goal runs at most; default 100.
     #[param(minimum = 1, maximum = 1000)]
     count: Option<usize>,
 }
 
-/// What to run.
+/// A run of a connection.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Start {
     /// Only these goals; empty = all that are on.
     #[serde(default)]
     pub goals: Vec<String>,
-    /// Reports what would change, and writes nothing. The answer waits for its end.
+    /// Reports what would change, and writes nothing. The request waits for the end of the dry run.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// What was begun.
+/// The answer to a run.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Started {
-    /// The run; absent for a dry run, which is no run of the history.
+    /// The id of the run; absent for a dry run, which is not in the history.
     pub run: Option<String>,
-    /// What a dry run found, goal by goal.
+    /// The reports of a dry run, one for each goal.
     pub goals: Vec<Report>,
 }
 
-/// Held by whoever does a dry run: one at a time.
+/// Bytes of a file in memory.
+const CHUNK: u64 = 64 << 10;
+
+/// Set while a dry run is running: there is one at a time.
 static DRY_RUN: AtomicBool = AtomicBool::new(false);
 
 struct DryRun;
 
 impl DryRun {
-    fn begin() -> Result<Self, Failure> {
+    fn start() -> Result<Self, Failure> {
         match DRY_RUN.swap(true, Ordering::SeqCst) {
             false => Ok(Self),
-            true => {
-                Err(Failure::new(StatusCode::CONFLICT, "there is a dry run already; try again when it ended"))
-            }
+            true => Err(Failure::new(
+                StatusCode::CONFLICT,
+                "another dry run is running; try again when it has ended",
+            )),
         }
     }
 }
@@ -109,38 +118,38 @@ impl Drop for DryRun {
 }
 
 impl Service {
-    /// The last goal runs, newest first.
-    pub(in crate::service) fn history(&self, count: usize) -> Result<Vec<Arc<Kept>>, Failure> {
-        self.kept().take(count).map(|kept| Ok(kept?)).collect()
+    /// The last goal runs, the latest first.
+    pub(in crate::service) fn history(&self, count: usize) -> Result<Vec<Arc<HistoryEntry>>, Failure> {
+        self.history_entries().take(count).map(|entry| Ok(entry?)).collect()
     }
 
-    /// The last goal runs of a connection, newest first.
+    /// The last goal runs of a connection, the latest first.
     pub(in crate::service) fn history_of(
         &self,
         connection: &str,
         count: usize,
-    ) -> Result<Vec<Arc<Kept>>, Failure> {
-        let of_it = |kept: &Result<Arc<Kept>, Error>| {
-            kept.as_ref().map_or(true, |kept| kept.report.connection == connection)
+    ) -> Result<Vec<Arc<HistoryEntry>>, Failure> {
+        let is_of_connection = |entry: &Result<Arc<HistoryEntry>, Error>| {
+            entry.as_ref().map_or(true, |entry| entry.report.connection == connection)
         };
-        self.kept().filter(of_it).take(count).map(|kept| Ok(kept?)).collect()
+        self.history_entries().filter(is_of_connection).take(count).map(|entry| Ok(entry?)).collect()
     }
 
     /// The goal runs of a run, in their order.
-    pub(in crate::service) fn goal_runs(&self, run: &str) -> Result<Vec<Arc<Kept>>, Failure> {
+    pub(in crate::service) fn goal_runs(&self, run: &str) -> Result<Vec<Arc<HistoryEntry>>, Failure> {
         // Before the history is read: a run that ends meanwhile is in one of the two.
-        let waits = self.queue.list().iter().any(|queued| queued.wanted.run == run);
+        let is_queued = self.queue.list().iter().any(|queued| queued.planned.run == run);
         let mut found = Vec::new();
-        for kept in self.kept() {
-            let kept = kept?;
-            if kept.report.run == run {
-                found.insert(0, kept);
-            } else if kept.report.run.as_str() < run {
-                // Ids begin with their time.
+        for entry in self.history_entries() {
+            let entry = entry?;
+            if entry.report.run == run {
+                found.insert(0, entry);
+            } else if entry.report.run.as_str() < run {
+                // Ids start with their time.
                 break;
             }
         }
-        if found.is_empty() && !waits {
+        if found.is_empty() && !is_queued {
             return Err(Error::NotFound(format!("there is no run `{run}`")).into());
         }
         Ok(found)
@@ -149,78 +158,85 @@ impl Service {
     /// Puts a run into the queue.
     pub(in crate::service) fn start(
         &self,
-        who: &Who,
+        caller: &Caller,
         connection: &str,
         goals: Vec<String>,
     ) -> Result<String, Failure> {
         let config = self.folder.current()?;
         let connection = config.connection(connection)?;
         for goal in &goals {
-            crate::commands::goal(connection, goal)?;
+            let found = find_goal(connection, goal)?;
+            if connection.enabled && !found.enabled() {
+                return Err(Failure::new(StatusCode::CONFLICT, format!("goal `{goal}` is off")));
+            }
         }
-        if !connection.enabled {
-            return Err(Failure::new(StatusCode::CONFLICT, "the connection is switched off"));
+        let switches = connection.all_goals().map(|goal| goal.enabled());
+        if let Some(reason) = cannot_run(connection.enabled, switches) {
+            return Err(Failure::new(StatusCode::CONFLICT, reason));
         }
-        let wanted = Wanted::new(Trigger::Request, goals);
-        match self.queue.put(&self.store, &connection.stem, wanted)? {
+        let planned = PlannedRun::new(Trigger::Request, goals);
+        match self.queue.put(&self.store, &connection.stem, planned)? {
             Ok(run) => {
-                self.audit.record(who, "run", &format!("{}, {run}", connection.stem))?;
+                self.audit.record(caller, "run", &format!("{}, {run}", connection.stem))?;
                 Ok(run)
             }
-            Err(busy) => {
-                let message = format!("the connection has a run already: {}", busy.run);
+            Err(AlreadyQueued { run }) => {
+                let message = format!("the connection already has run {run} in the queue");
                 Err(Failure::new(StatusCode::CONFLICT, message))
             }
         }
     }
 
-    /// Runs goals on a copy of the store as it is now.
+    /// Runs goals on a copy of the store now.
     pub(in crate::service) fn dry_run(
         &self,
         connection: &str,
         goals: &[String],
     ) -> Result<Vec<Report>, Failure> {
-        let _one_at_a_time = DryRun::begin()?;
+        let _one_at_a_time = DryRun::start()?;
         let config = self.folder.current()?;
         let connection = config.connection(connection)?;
         for goal in goals {
-            crate::commands::goal(connection, goal)?;
+            find_goal(connection, goal)?;
         }
         let wants =
             |goal: &crate::config::Goal<'_>| goals.is_empty() || goals.iter().any(|name| name == goal.name());
         let selected = select(&config, vec![connection], wants, false)?;
-        let copy = self.store.dry_copy()?;
-        let store = Store::open(copy.path())?;
+        let store = self.store.dry_copy()?;
         let stop = AtomicBool::new(false);
-        let runner = Runner::new(&config, &store, true, Watch::Nobody, &stop)?;
+        let runner = Runner::new(&config, &store, true, Watch::Nowhere, &stop)?;
         let mut reports = Vec::new();
         for selected in &selected {
-            runner.run(selected, &Run::new(Trigger::Request), |kept| {
-                reports.push(kept.report);
+            runner.run(selected, &Run::new(Trigger::Request), |entry| {
+                reports.push(entry.report);
                 Ok(())
             })?;
         }
         Ok(reports)
     }
 
-    /// Takes a run out of the queue, or stops the one under way at its next batch.
-    pub(in crate::service) fn stop_run(&self, who: &Who, run: &str) -> Result<(), Failure> {
-        let running = self.queue.list().into_iter().any(|queued| queued.running && queued.wanted.run == run);
+    /// Removes a run from the queue, or stops the current one at its next batch.
+    pub(in crate::service) fn stop_run(&self, caller: &Caller, run: &str) -> Result<(), Failure> {
+        let running = self.queue.list().into_iter().any(|queued| queued.running && queued.planned.run == run);
         if running {
             self.stop_run.store(true, Ordering::SeqCst);
         } else if !self.queue.withdraw(&self.store, run)? {
-            return Err(Error::NotFound(format!("no run `{run}` waits or is under way")).into());
+            return Err(Error::NotFound(format!("run `{run}` is not in the queue")).into());
         }
-        self.audit.record(who, "stop", run)?;
+        self.audit.record(caller, "stop", run)?;
         Ok(())
     }
 
-    /// The text of a file of rejected rows.
-    pub(in crate::service) fn rejected(&self, run: &str, file: &str) -> Result<Vec<u8>, Failure> {
+    /// A file of rejected rows, and how many bytes it has now.
+    pub(in crate::service) fn rejected(&self, run: &str, file: &str) -> Result<(File, u64), Failure> {
         let path = self.rejected_path(run, file)?;
-        std::fs::read(&path).map_err(|error| match error.kind() {
+        let opened = File::open(&path).and_then(|file| {
+            let length = file.metadata()?.len();
+            Ok((file, length))
+        });
+        opened.map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
-                Error::NotFound(format!("there are no rejected rows `{file}` any more")).into()
+                Error::NotFound(format!("the rejected rows `{file}` were removed")).into()
             }
             _ => Error::io(&path, error).into(),
         })
@@ -235,7 +251,7 @@ impl Service {
     ) -> Result<(Vec<String>, Vec<Vec<String>>), Failure> {
         let path = self.rejected_path(run, file)?;
         if !path.is_file() {
-            return Err(Error::NotFound(format!("there are no rejected rows `{file}` any more")).into());
+            return Err(Error::NotFound(format!("the rejected rows `{file}` were removed")).into());
         }
         let (mut names, mut rows) = (Vec::new(), Vec::new());
         let config = self.folder.config();
@@ -252,59 +268,62 @@ impl Service {
         }
     }
 
-    /// Only files that the history names are given out.
+    /// The path of a file of rejected rows; only files in the history have one.
     fn rejected_path(&self, run: &str, file: &str) -> Result<std::path::PathBuf, Failure> {
         let goal_runs = self.goal_runs(run)?;
-        let known = goal_runs.iter().flat_map(|kept| &kept.rejected_files).any(|(name, _)| name == file);
-        if !known {
+        let is_known = goal_runs.iter().flat_map(|entry| &entry.rejected_files).any(|(name, _)| name == file);
+        if !is_known {
             return Err(Error::NotFound(format!("the run has no rejected rows `{file}`")).into());
         }
         Ok(rejected::folder(&self.folder.config(), run).join(file))
     }
 }
 
-/// Runs a connection now, or after those that wait.
-#[utoipa::path(post, path = "/connections/{connection}/runs", params(("connection" = String, Path, description = "Its file or name")), request_body = Start, responses(
-    (status = 200, body = Started, description = "A dry run ended."),
+/// Puts a run of a connection into the queue, or runs it dry.
+#[utoipa::path(post, path = "/connections/{connection}/runs", params(("connection" = String, Path, description = "Name of its file without `.toml`, or its name")), request_body = Start, responses(
+    (status = 200, body = Started, description = "The dry run has ended."),
     (status = 202, body = Started, description = "The run is in the queue."),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
 pub(super) async fn start_run(
     State(service): State<Arc<Service>>,
-    Extension(who): Extension<Who>,
-    Named(connection): Named<String>,
-    Said(start): Said<Start>,
+    Extension(caller): Extension<Caller>,
+    PathParams(connection): PathParams<String>,
+    JsonBody(start): JsonBody<Start>,
 ) -> Result<Response, Failure> {
-    blocking(service, move |service| {
-        if start.dry_run {
+    if start.dry_run {
+        return blocking_look(service, move |service| {
             let goals = service.dry_run(&connection, &start.goals)?;
-            return Ok(Json(Started { run: None, goals }).into_response());
-        }
-        let run = service.start(&who, &connection, start.goals)?;
+            Ok(Json(Started { run: None, goals }).into_response())
+        })
+        .await;
+    }
+    blocking(service, move |service| {
+        let run = service.start(&caller, &connection, start.goals)?;
         Ok((StatusCode::ACCEPTED, Json(Started { run: Some(run), goals: Vec::new() })).into_response())
     })
     .await
 }
 
-/// The last goal runs, newest first.
-#[utoipa::path(get, path = "/runs", params(Which), responses(
+/// The last goal runs, the latest first.
+#[utoipa::path(get, path = "/runs", params(RunsQuery), responses(
     (status = 200, body = Vec<GoalRun>),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
 pub(super) async fn get_runs(
     State(service): State<Arc<Service>>,
-    Asked(which): Asked<Which>,
+    QueryParams(query): QueryParams<RunsQuery>,
 ) -> Result<Json<Vec<GoalRun>>, Failure> {
-    let count = which.count.unwrap_or(100);
+    let count = query.count.unwrap_or(100);
     if !(1..=1000).contains(&count) {
         return Err(Failure::new(StatusCode::BAD_REQUEST, "`count`: expected 1 to 1000"));
     }
     blocking(service, move |service| {
-        let kept = match &which.connection {
+        let entry = match &query.connection {
             Some(connection) => service.history_of(connection, count)?,
             None => service.history(count)?,
         };
-        Ok(Json(kept.iter().map(|kept| GoalRun::from(&**kept)).collect()))
+        Ok(Json(entry.iter().map(|entry| GoalRun::from(&**entry)).collect()))
     })
     .await
 }
@@ -316,26 +335,26 @@ pub(super) async fn get_runs(
 ))]
 pub(super) async fn get_run(
     State(service): State<Arc<Service>>,
-    Named(run): Named<String>,
+    PathParams(run): PathParams<String>,
 ) -> Result<Json<Vec<GoalRun>>, Failure> {
     blocking(service, move |service| {
-        Ok(Json(service.goal_runs(&run)?.iter().map(|kept| GoalRun::from(&**kept)).collect()))
+        Ok(Json(service.goal_runs(&run)?.iter().map(|entry| GoalRun::from(&**entry)).collect()))
     })
     .await
 }
 
-/// Stops a run at its next batch, or takes it out of the queue.
+/// Stops a run at its next batch, or removes it from the queue.
 #[utoipa::path(delete, path = "/runs/{run}", params(("run" = String, Path, description = "Its id")), responses(
-    (status = 202, description = "It is being stopped, or is out of the queue."),
+    (status = 202, description = "The run is being stopped, or was removed from the queue."),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
 pub(super) async fn stop_run(
     State(service): State<Arc<Service>>,
-    Extension(who): Extension<Who>,
-    Named(run): Named<String>,
+    Extension(caller): Extension<Caller>,
+    PathParams(run): PathParams<String>,
 ) -> Result<StatusCode, Failure> {
     blocking(service, move |service| {
-        service.stop_run(&who, &run)?;
+        service.stop_run(&caller, &run)?;
         Ok(StatusCode::ACCEPTED)
     })
     .await
@@ -350,14 +369,41 @@ pub(super) async fn stop_run(
 ))]
 pub(super) async fn get_rejected(
     State(service): State<Arc<Service>>,
-    Named((run, file)): Named<(String, String)>,
+    PathParams((run, file)): PathParams<(String, String)>,
 ) -> Result<Response, Failure> {
     blocking(service, move |service| {
-        let text = service.rejected(&run, &file)?;
+        let (opened, length) = service.rejected(&run, &file)?;
         // Names of goals have no quotes.
         let disposition = format!("attachment; filename=\"{file}\"");
-        let headers = [(CONTENT_TYPE, "text/csv".to_owned()), (CONTENT_DISPOSITION, disposition)];
-        Ok((headers, Body::from(text)).into_response())
+        let headers = [
+            (CONTENT_TYPE, "text/csv".to_owned()),
+            (CONTENT_DISPOSITION, disposition),
+            (CONTENT_LENGTH, length.to_string()),
+        ];
+        // A run that goes on may append to it.
+        Ok((headers, body_of(opened.take(length))).into_response())
     })
     .await
+}
+
+/// A body that reads a file chunk by chunk, as fast as the client takes it.
+fn body_of(mut file: Take<File>) -> Body {
+    let (chunks, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let read = tokio::task::spawn_blocking(move || {
+                let mut chunk = Vec::new();
+                let read = file.by_ref().take(CHUNK).read_to_end(&mut chunk);
+                (file, read.map(|_| chunk))
+            });
+            // A panic was logged.
+            let Ok((rest, chunk)) = read.await else { return };
+            file = rest;
+            let is_last = chunk.as_ref().map_or(true, Vec::is_empty);
+            if chunks.send(chunk).await.is_err() || is_last {
+                return;
+            }
+        }
+    });
+    Body::from_stream(ReceiverStream::new(receiver))
 }

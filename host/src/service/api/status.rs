@@ -2,9 +2,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::{Extension, Json};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_stream::Stream;
@@ -12,56 +12,60 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Asked, Failure, blocking};
-use crate::progress::Live;
-use crate::report::Trigger;
+use super::{Failure, QueryParams, blocking};
+use crate::runs::progress::Live;
+use crate::runs::report::Trigger;
 use crate::service::Service;
+use crate::service::access::Caller;
 use crate::service::audit;
 
-/// A page is told of progress no more often than this.
-const BETWEEN_EVENTS: Duration = Duration::from_millis(200);
+/// Pause between two events.
+const EVENT_PAUSE: Duration = Duration::from_millis(200);
+/// How often an event stream checks that its session lasts.
+const SESSION_CHECK: Duration = Duration::from_secs(30);
 
-/// What the service does now.
+/// The state of the service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct ServiceStatus {
-    /// The run under way, then those that wait.
+    /// The current run, then those that wait.
     pub queue: Vec<QueuedRun>,
-    /// How far the goal under way is.
+    /// Progress of the current goal.
     pub live: Live,
-    /// What is wrong with the working folder's files; what was read before counts meanwhile.
+    /// What is wrong with the configuration. Runs are paused meanwhile; everything else uses the last valid configuration.
     pub wrong: Option<String>,
 }
 
-/// A run that waits or is under way.
+/// A run that waits or is current.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct QueuedRun {
     pub run: String,
-    /// The connection's file, without `.toml`.
+    /// The name of the connection's file without `.toml`.
     pub connection: String,
     pub trigger: Trigger,
+    /// Whether it is the current run.
     pub running: bool,
 }
 
-/// A run that is to come.
+/// A scheduled run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct Upcoming {
+pub(crate) struct UpcomingRun {
     /// RFC 3339.
     pub at: String,
-    /// The connection's file, without `.toml`.
+    /// The name of the connection's file without `.toml`.
     pub connection: String,
 }
 
-/// How much of a list.
+/// The length of a list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct Count {
-    /// At most so many.
+pub(crate) struct CountQuery {
+    /// Entries at most.
     #[param(minimum = 1, maximum = 1000)]
     count: Option<usize>,
 }
 
-impl Count {
+impl CountQuery {
     fn or(&self, default: usize) -> Result<usize, Failure> {
         match self.count.unwrap_or(default) {
             count @ 1..=1000 => Ok(count),
@@ -71,32 +75,32 @@ impl Count {
 }
 
 impl Service {
-    /// The run under way, then those that wait.
+    /// The current run, then those that wait.
     pub(in crate::service) fn queued(&self) -> Vec<QueuedRun> {
         let queue = self.queue.list().into_iter().map(|queued| QueuedRun {
-            run: queued.wanted.run,
+            run: queued.planned.run,
             connection: queued.connection,
-            trigger: queued.wanted.trigger,
+            trigger: queued.planned.trigger,
             running: queued.running,
         });
         queue.collect()
     }
 
-    /// What it does now.
+    /// The state of the service.
     pub(in crate::service) fn status(&self) -> ServiceStatus {
-        ServiceStatus { queue: self.queued(), live: self.live.borrow().clone(), wrong: self.folder.wrong() }
+        ServiceStatus { queue: self.queued(), live: self.live.borrow().clone(), wrong: self.folder.error() }
     }
 
-    /// The next runs of all connections that are on.
-    pub(in crate::service) fn upcoming(&self, count: usize) -> Vec<Upcoming> {
-        crate::commands::schedule::upcoming(&self.folder.config().connections, Timestamp::now(), count)
+    /// The next scheduled runs of all connections that are on.
+    pub(in crate::service) fn upcoming(&self, count: usize) -> Vec<UpcomingRun> {
+        crate::queries::schedule::upcoming(&self.folder.config().connections, Timestamp::now(), count)
             .into_iter()
-            .map(|(at, connection)| Upcoming { at: at.to_string(), connection: connection.stem.clone() })
+            .map(|(at, connection)| UpcomingRun { at: at.to_string(), connection: connection.stem.clone() })
             .collect()
     }
 }
 
-/// What the service does now.
+/// The state of the service.
 #[utoipa::path(get, path = "/status", responses(
     (status = 200, body = ServiceStatus),
     (status = "default", body = Failure, content_type = "application/problem+json"),
@@ -105,47 +109,52 @@ pub(super) async fn get_status(State(service): State<Arc<Service>>) -> Result<Js
     blocking(service, |service| Ok(Json(service.status()))).await
 }
 
-/// The next runs, the first first.
-#[utoipa::path(get, path = "/schedule", params(Count), responses(
-    (status = 200, body = Vec<Upcoming>),
+/// The next scheduled runs, the first first.
+#[utoipa::path(get, path = "/schedule", params(CountQuery), responses(
+    (status = 200, body = Vec<UpcomingRun>),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
 pub(super) async fn get_schedule(
     State(service): State<Arc<Service>>,
-    Asked(count): Asked<Count>,
-) -> Result<Json<Vec<Upcoming>>, Failure> {
+    QueryParams(count): QueryParams<CountQuery>,
+) -> Result<Json<Vec<UpcomingRun>>, Failure> {
     let count = count.or(10)?;
     blocking(service, move |service| Ok(Json(service.upcoming(count)))).await
 }
 
-/// Who changed what, the last change first.
-#[utoipa::path(get, path = "/audit", params(Count), responses(
+/// The audit log, the latest change first.
+#[utoipa::path(get, path = "/audit", params(CountQuery), responses(
     (status = 200, body = Vec<audit::Entry>),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
 pub(super) async fn get_audit(
     State(service): State<Arc<Service>>,
-    Asked(count): Asked<Count>,
+    QueryParams(count): QueryParams<CountQuery>,
 ) -> Result<Json<Vec<audit::Entry>>, Failure> {
     let count = count.or(100)?;
     blocking(service, move |service| Ok(Json(service.audit.last(count)?))).await
 }
 
-/// What the service does, as server-sent events: a `status` now, and at every change.
+/// The state of the service as server-sent events: a `status` now, and after every change. The stream ends with the session.
 #[utoipa::path(get, path = "/events", responses(
     (status = 200, description = "Events named `status`; the data of each is a ServiceStatus.", body = String, content_type = "text/event-stream"),
     (status = "default", body = Failure, content_type = "application/problem+json"),
 ))]
 pub(super) async fn watch(
     State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    // Whoever does not read is not waited for: there is one event on its way.
+    // A client that does not read gets no further event.
     let (events, receiver) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
         let mut queue = service.queue.watch();
         let mut live = service.live.subscribe();
         let mut stopping = service.stopping.subscribe();
+        let mut sessions = service.access.watch_sessions();
         loop {
+            if !service.access.is_signed_in(&caller) {
+                return;
+            }
             queue.mark_unchanged();
             live.mark_unchanged();
             let status = service.status();
@@ -153,12 +162,19 @@ pub(super) async fn watch(
             if events.send(event).await.is_err() {
                 return;
             }
-            tokio::time::sleep(BETWEEN_EVENTS).await;
-            tokio::select! {
-                changed = queue.changed() => if changed.is_err() { return },
-                changed = live.changed() => if changed.is_err() { return },
-                _ = stopping.wait_for(|stopping| *stopping) => return,
-                () = events.closed() => return,
+            tokio::time::sleep(EVENT_PAUSE).await;
+            loop {
+                tokio::select! {
+                    changed = queue.changed() => if changed.is_err() { return } else { break },
+                    changed = live.changed() => if changed.is_err() { return } else { break },
+                    _ = stopping.wait_for(|stopping| *stopping) => return,
+                    () = events.closed() => return,
+                    _ = sessions.changed() => {}
+                    () = tokio::time::sleep(SESSION_CHECK) => {}
+                }
+                if !service.access.is_signed_in(&caller) {
+                    return;
+                }
             }
         }
     });

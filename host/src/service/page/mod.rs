@@ -1,8 +1,21 @@
-//! The page: the same as the API answers with, for people. Every change is a form that works without JavaScript; a script shows
-//! progress while it happens. The templates escape every value.
+//! The page: shows people what the API answers to programs. One file a page, with its GET, its POSTs and what its template
+//! shows. Every change is a form that works without JavaScript; a script shows progress while it happens. The templates
+//! escape every value.
 
-mod change;
-mod show;
+mod audit;
+mod connection;
+mod connections;
+mod dry_run;
+mod failure;
+pub(super) mod format;
+mod goal;
+mod plugins;
+mod profile;
+mod profiles;
+mod rejected;
+mod run;
+mod runs;
+mod sign_in;
 
 use std::sync::Arc;
 
@@ -13,48 +26,52 @@ use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use serde::Deserialize;
 
 use super::Service;
-use super::access::{Who, guard, harden};
-use super::api::{self, Failure, blocking};
+use super::access::{Caller, guard, harden};
+use super::api::{self, Failure, blocking, blocking_look};
+use super::server::read_body;
 
 const STYLE: &str = include_str!("static/style.css");
 const SCRIPT: &str = include_str!("static/live.js");
-/// A body larger than this is no form of ours.
-const LARGEST_BODY: usize = 1 << 20;
+/// Bytes of a request's body.
+const MAX_BODY: usize = 1 << 20;
 
 /// Everything that the service answers.
 pub(super) fn router(service: Arc<Service>) -> Router {
     Router::new()
-        .route("/", get(show::connections))
-        .route("/connections/{connection}", get(show::connection))
-        .route("/connections/{connection}/enabled", post(change::connection_enabled))
-        .route("/connections/{connection}/schedule", post(change::schedule))
-        .route("/connections/{connection}/notify", post(change::notify))
-        .route("/connections/{connection}/objectives", post(change::objectives))
-        .route("/connections/{connection}/secret", post(change::secret))
-        .route("/connections/{connection}/run", post(change::run))
-        .route("/connections/{connection}/goals/{goal}", get(show::goal))
-        .route("/connections/{connection}/goals/{goal}/enabled", post(change::goal_enabled))
-        .route("/connections/{connection}/goals/{goal}/mapping", post(change::mapping))
-        .route("/runs", get(show::runs))
-        .route("/runs/{run}", get(show::run))
-        .route("/runs/{run}/stop", post(change::stop))
-        .route("/runs/{run}/rejected/{file}", get(show::rejected))
-        .route("/profiles", get(show::profiles))
-        .route("/profiles/{profile}", get(show::profile))
-        .route("/plugins", get(show::plugins))
-        .route("/audit", get(show::audit))
-        .route("/sign-in", get(show::sign_in).post(change::sign_in))
-        .route("/sign-out", post(change::sign_out))
+        .route("/", get(connections::show))
+        .route("/connections/{connection}", get(connection::show))
+        .route("/connections/{connection}/enabled", post(connection::set_enabled))
+        .route("/connections/{connection}/schedule", post(connection::set_schedule))
+        .route("/connections/{connection}/notify", post(connection::set_notify))
+        .route("/connections/{connection}/objectives", post(connection::set_objectives))
+        .route("/connections/{connection}/secret", post(connection::set_secret))
+        .route("/connections/{connection}/run", post(connection::run))
+        .route("/connections/{connection}/goals/{goal}", get(goal::show))
+        .route("/connections/{connection}/goals/{goal}/enabled", post(goal::set_enabled))
+        .route("/connections/{connection}/goals/{goal}/mapping", post(goal::set_mapping))
+        .route("/runs", get(runs::show))
+        .route("/runs/{run}", get(run::show))
+        .route("/runs/{run}/stop", post(run::stop))
+        .route("/runs/{run}/rejected/{file}", get(rejected::show))
+        .route("/profiles", get(profiles::show))
+        .route("/profiles/{profile}", get(profile::show))
+        .route("/groups/{group}", get(profile::show))
+        .route("/plugins", get(plugins::show))
+        .route("/audit", get(audit::show))
+        .route("/sign-in", get(sign_in::show).post(sign_in::sign_in))
+        .route("/sign-out", post(sign_in::sign_out))
         .route("/static/style.css", get(|| asset("text/css; charset=utf-8", STYLE)))
         .route("/static/live.js", get(|| asset("text/javascript; charset=utf-8", SCRIPT)))
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .merge(api::router())
-        .fallback(nowhere)
-        .layer(axum::extract::DefaultBodyLimit::max(LARGEST_BODY))
+        .fallback(not_found)
+        .layer(middleware::from_fn(read_body))
+        .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(Arc::clone(&service), guard))
         .layer(middleware::from_fn(harden))
         .with_state(service)
@@ -70,64 +87,116 @@ async fn metrics(service: axum::extract::State<Arc<Service>>) -> Result<Response
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
 }
 
-/// Whether runs can begin: the working folder is free of problems, and the store can be written.
+/// Whether runs can start. Everyone may ask, so the answer names no file and no value; the log has the details.
 async fn ready(service: axum::extract::State<Arc<Service>>) -> Response {
-    let ready = blocking(service.0, |service| {
-        service.folder.current()?;
-        Ok(service.store.probe()?)
-    });
-    match ready.await {
-        Ok(()) => "ready\n".into_response(),
-        Err(failure) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", failure.detail)).into_response(),
+    let problems = blocking(service.0, |service| Ok(service.problems())).await;
+    match problems {
+        Ok(problems) if problems.is_empty() => "ready\n".into_response(),
+        Ok(problems) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", problems.join("; "))).into_response()
+        }
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: internal error\n").into_response(),
     }
 }
 
-async fn nowhere(service: axum::extract::State<Arc<Service>>, who: Option<Extension<Who>>) -> Response {
-    let frame = Frame::new(&service.0, who.map(|Extension(who)| who).as_ref(), "Not found", "");
-    Refused::page(frame, Failure::new(StatusCode::NOT_FOUND, "there is nothing at this address"))
+impl Service {
+    /// What keeps runs from starting, in words without file names, values or names of environment variables.
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        match self.folder.current() {
+            Ok(config) => {
+                problems.extend(config.missing_secrets().into_iter().map(|(place, error)| {
+                    tracing::warn!(place, %error, "a secret is missing");
+                    format!("missing secret: {place}")
+                }));
+            }
+            // It was logged when the files were read.
+            Err(_) => problems.push("the configuration has errors".to_owned()),
+        }
+        if let Err(error) = self.store.probe() {
+            tracing::error!(%error, "the store cannot be written");
+            problems.push("the store cannot be written".to_owned());
+        }
+        problems
+    }
+}
+
+async fn not_found(
+    service: axum::extract::State<Arc<Service>>,
+    caller: Option<Extension<Caller>>,
+) -> Response {
+    let caller = caller.map(|Extension(caller)| caller);
+    let frame = Frame::new(&service.0, caller.as_ref(), "Not found", "");
+    ErrorPage::response(frame, Failure::new(StatusCode::NOT_FOUND, "there is nothing at this address"))
 }
 
 /// What is around every page.
-pub(super) struct Frame {
+struct Frame {
     title: String,
-    /// The part of the site, as the navigation has it.
-    part: &'static str,
-    who: Option<String>,
-    /// Whether one can sign out.
-    closed: bool,
-    /// What is wrong with the working folder.
-    wrong: Option<String>,
+    /// The section of the site, as in the navigation; empty = none.
+    section: &'static str,
+    /// The name of the signed-in user.
+    user: Option<String>,
+    /// Whether users sign in, and so can sign out.
+    has_sign_out: bool,
+    /// What is wrong with the configuration's files.
+    config_error: Option<String>,
     /// What was just done.
-    done: Option<&'static str>,
+    notice: Option<&'static str>,
 }
 
 impl Frame {
-    fn new(service: &Service, who: Option<&Who>, title: impl Into<String>, part: &'static str) -> Self {
+    fn new(
+        service: &Service,
+        caller: Option<&Caller>,
+        title: impl Into<String>,
+        section: &'static str,
+    ) -> Self {
         Self {
             title: title.into(),
-            part,
-            who: who.map(|who| who.name.clone()),
-            closed: service.access.is_closed(),
-            wrong: who.and_then(|_| service.folder.wrong()),
-            done: None,
+            section,
+            user: caller.map(|caller| caller.name.clone()),
+            has_sign_out: service.access.needs_token(),
+            config_error: caller.and_then(|_| service.folder.error()),
+            notice: None,
         }
     }
 
-    fn current(&self, part: &str) -> &'static str {
-        if self.part == part { "page" } else { "false" }
+    /// The value of `aria-current` of a link to a section.
+    fn current(&self, section: &str) -> &'static str {
+        if self.section == section { "page" } else { "false" }
     }
 }
 
-/// A page that says why not.
+/// What a redirect or a button adds to the address of a page.
+#[derive(Default, Deserialize)]
+struct PageQuery {
+    /// What was just done: `saved`, `queued` or `stopping`.
+    done: Option<String>,
+    /// Set to show scan and preview, which open files.
+    look: Option<String>,
+}
+
+impl PageQuery {
+    fn saved(&self) -> Option<&'static str> {
+        self.is_done("saved").then_some("Saved.")
+    }
+
+    fn is_done(&self, what: &str) -> bool {
+        self.done.as_deref() == Some(what)
+    }
+}
+
+/// A page that says why something was not done.
 #[derive(Template)]
-#[template(path = "refused.html")]
-struct Refused {
+#[template(path = "error.html")]
+struct ErrorPage {
     frame: Frame,
     failure: Failure,
 }
 
-impl Refused {
-    fn page(frame: Frame, failure: Failure) -> Response {
+impl ErrorPage {
+    fn response(frame: Frame, failure: Failure) -> Response {
         let status = failure.status();
         (status, page(&Self { frame, failure })).into_response()
     }
@@ -137,72 +206,48 @@ fn page(template: &impl Template) -> Response {
     match template.render() {
         Ok(text) => Html(text).into_response(),
         Err(error) => {
-            tracing::error!(%error, "a page cannot be shown");
+            tracing::error!(%error, "internal error: a page cannot be rendered");
             Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the page cannot be shown").into_response()
         }
     }
 }
 
-/// Shows what `work` makes, or why it could not.
-async fn shown<T: Template>(
+/// The same as [`respond`], for work that opens files of connections or runs plugins.
+async fn respond_look<T: Template>(
     service: Arc<Service>,
-    who: Who,
-    part: &'static str,
-    work: impl FnOnce(&Service, &Who) -> Result<T, Failure> + Send + 'static,
+    caller: Caller,
+    section: &'static str,
+    work: impl FnOnce(&Service, &Caller) -> Result<T, Failure> + Send + 'static,
 ) -> Response {
-    let (looking, asking) = (Arc::clone(&service), who.clone());
-    let done =
-        blocking(looking, move |service| Ok(work(service, &asking).map(|template| page(&template)))).await;
-    match done.and_then(|done| done) {
-        Ok(page) => page,
-        Err(failure) => Refused::page(Frame::new(&service, Some(&who), failure.title.clone(), part), failure),
-    }
+    let (shared, by) = (Arc::clone(&service), caller.clone());
+    let built = blocking_look(shared, move |service| Ok(page(&work(service, &by)?))).await;
+    or_error_page(built, &service, &caller, section)
 }
 
-/// A number with its thousands apart.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let places = digits.len();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (places - place).is_multiple_of(3) {
-            text.push('\u{202f}');
-        }
-        text.push(digit);
-    }
-    text
+/// Answers with the page that `work` builds, or with an error page.
+async fn respond<T: Template>(
+    service: Arc<Service>,
+    caller: Caller,
+    section: &'static str,
+    work: impl FnOnce(&Service, &Caller) -> Result<T, Failure> + Send + 'static,
+) -> Response {
+    let (shared, by) = (Arc::clone(&service), caller.clone());
+    let built = blocking(shared, move |service| Ok(page(&work(service, &by)?))).await;
+    or_error_page(built, &service, &caller, section)
 }
 
-/// A number of bytes, for people.
-pub(super) fn bytes(bytes: u64) -> String {
-    indicatif::HumanBytes(bytes).to_string()
+fn or_error_page(
+    response: Result<Response, Failure>,
+    service: &Service,
+    caller: &Caller,
+    section: &'static str,
+) -> Response {
+    response.unwrap_or_else(|failure| {
+        ErrorPage::response(Frame::new(service, Some(caller), failure.title.clone(), section), failure)
+    })
 }
 
-/// A time span, for people.
-pub(super) fn span(milliseconds: u64) -> String {
-    match milliseconds {
-        0..1000 => format!("{milliseconds} ms"),
-        1000..60_000 => format!("{}.{} s", milliseconds / 1000, milliseconds % 1000 / 100),
-        _ => format!("{} min {} s", milliseconds / 60_000, milliseconds % 60_000 / 1000),
-    }
-}
-
-/// A moment in UTC to the second, for people.
-pub(super) fn moment(text: &str) -> String {
-    match text.parse::<jiff::Timestamp>() {
-        Ok(at) => at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
-        Err(_) => text.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn numbers_for_people() {
-        assert_eq!(super::grouped(1_234_567), "1\u{202f}234\u{202f}567");
-        assert_eq!(super::grouped(999), "999");
-        assert_eq!(super::span(61_500), "1 min 1 s");
-        assert_eq!(super::span(1_250), "1.2 s");
-        assert_eq!(super::moment("2026-01-02T03:04:05.678Z"), "2026-01-02 03:04:05 UTC");
-    }
+/// A name as a part of a path: a space is %20 there.
+fn encoded(name: &str) -> String {
+    form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20")
 }

@@ -1,4 +1,4 @@
-// Shows the run under way, and the page anew when it ended. Without it everything works, and nothing moves.
+// Shows the progress of the current run, and reloads the page when it has ended. The page works without it.
 "use strict";
 (() => {
   const bar = document.getElementById("live");
@@ -8,12 +8,12 @@
   const show = (status) => {
     const now = status.queue.find((queued) => queued.running) || null;
     const ended = running && (!now || now.run !== running.run);
-    if (now && (!running || running.run !== now.run)) at("live-said").textContent = `A run of ${now.connection} is under way.`;
-    if (ended) at("live-said").textContent = `The run of ${running.connection} ended.`;
-    // The page was made while a run waited or was under way, and that one may have ended before this first heard of it.
+    if (now && (!running || running.run !== now.run)) at("live-message").textContent = `A run of ${now.connection} started.`;
+    if (ended) at("live-message").textContent = `The run of ${running.connection} has ended.`;
+    // A run that the page shows as queued may have ended before the first event.
     const shown = [...document.querySelectorAll("[data-waits]")].map((element) => element.dataset.waits);
     const gone = shown.some((run) => !status.queue.some((queued) => queued.run === run));
-    // Whoever types is not interrupted.
+    // A reload would lose what the user is typing.
     const typing = document.activeElement && ["INPUT", "TEXTAREA", "SELECT"].includes(document.activeElement.tagName);
     if ((ended || gone) && !typing) return window.location.reload();
     running = now;
@@ -22,7 +22,7 @@
     at("live-what").textContent = now.connection;
     at("live-file").textContent = status.live.file;
     at("live-progress").value = status.live.of ? Math.round((1000 * status.live.done) / status.live.of) : 0;
-    at("live-rows").textContent = `${status.live.rows.toLocaleString("en")} rows`;
+    at("live-rows").textContent = `${status.live.rows.toLocaleString("en")} ${status.live.rows === 1 ? "row" : "rows"}`;
   };
   const events = new EventSource("/api/v1/events");
   events.addEventListener("status", (event) => show(JSON.parse(event.data)));

@@ -1,0 +1,275 @@
+//! The rows of linked files: stored during the import by the value that links them, and joined to the rows of the root file,
+//! level by level.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use sluicebox_files::FoundFile;
+use sluicebox_linked_rows::{LinkedRowIndex, LinkedRowsError};
+use sluicebox_model::{Column, LinkedRow, LinkedRows, OrNever, RecordBatch, RejectedRow, Verdict, never};
+
+use crate::error::Error;
+use crate::import::Import;
+use crate::import::columns::{Link, LinkedColumns};
+use crate::import::plan::Resolver;
+use crate::import::sets::FileSet;
+use crate::import::stage_times::StageTimes;
+use crate::import::stream::{BatchConsumer, QUEUE};
+use crate::runs::report;
+
+const SCRATCH: &str = "sluicebox-scratch-";
+
+/// Removes the linked rows of a process that died. No other process needs them: the store is locked.
+///
+/// # Errors
+/// If a folder cannot be removed.
+pub(crate) fn clear(data: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(data).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+            fs::remove_dir_all(entry.path()).map_err(|error| Error::io(&entry.path(), error))?;
+        }
+    }
+    Ok(())
+}
+
+/// The linked files of a root file, ready to be joined to its rows.
+pub(crate) struct LinkedFiles {
+    scratch: Option<LinkedRowIndex>,
+    columns: Vec<LinkedColumns>,
+    /// Bytes that the linked rows of one batch of root rows may take.
+    max_bytes: usize,
+    /// Rows read, dropped and rejected, and as orphaned those whose link is empty.
+    counts: report::LinkedRows,
+}
+
+/// A batch of a linked file, and the rows of it that are kept.
+struct Loaded {
+    batch: RecordBatch,
+    kept: Vec<usize>,
+    counts: report::LinkedRows,
+    rejected: Vec<RejectedRow>,
+}
+
+impl LinkedFiles {
+    /// Reads the linked files of a set through their processors. `rejected` gets the rejected rows of each.
+    ///
+    /// # Errors
+    /// If one cannot be read, or lacks a column.
+    pub(crate) fn load(
+        import: &Import<'_>,
+        resolver: &Resolver<'_>,
+        set: &FileSet,
+        times: &StageTimes,
+        mut rejected: impl FnMut(&FoundFile, &[String], &[RejectedRow]) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
+        let columns: Vec<LinkedColumns> = (0..set.linked.len()).map(|file| resolver.linked(file)).collect();
+        let max_bytes = import.config.settings.tuning.joined_bytes;
+        let mut linked = Self { scratch: None, columns, max_bytes, counts: report::LinkedRows::default() };
+        if set.linked.is_empty() {
+            return Ok(linked);
+        }
+        // A dry run writes nothing into the working folder.
+        let folder = if import.dry { std::env::temp_dir() } else { import.config.data().to_owned() };
+        let folder = folder.join(format!("{SCRATCH}{}", std::process::id()));
+        let mut scratch = LinkedRowIndex::new(&folder, import.config.settings.tuning.linked_bytes)?;
+        for (place, files) in set.linked.iter().enumerate() {
+            let Some(columns) = linked.columns.get(place) else { continue };
+            for file in files {
+                linked.counts += load_file(import, &mut scratch, file, place, columns, times, &mut rejected)?;
+            }
+        }
+        scratch.complete()?;
+        linked.scratch = Some(scratch);
+        Ok(linked)
+    }
+
+    /// Rows read, dropped and rejected.
+    pub(crate) fn counts(&self) -> report::LinkedRows {
+        report::LinkedRows { orphaned: 0, ..self.counts }
+    }
+
+    /// The number of rows that belong to no row of their parent file. It is known once the root file is read.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub(crate) fn orphans(&self) -> Result<u64, LinkedRowsError> {
+        let Some(scratch) = &self.scratch else { return Ok(0) };
+        let orphans = (0..).zip(&self.columns).map(|(file, _)| scratch.orphans(file));
+        Ok(self.counts.orphaned + orphans.sum::<Result<u64, _>>()?)
+    }
+
+    /// The linked rows of each row of a batch of the root file; empty without linked files.
+    ///
+    /// # Errors
+    /// If they take too much memory, or the disk fails.
+    pub(crate) fn join(
+        &self,
+        links: &[Link],
+        batch: &RecordBatch,
+    ) -> Result<Vec<Vec<LinkedRows>>, LinkedRowsError> {
+        let Some(scratch) = &self.scratch else { return Ok(Vec::new()) };
+        let cell = |row: usize, column: usize| batch.cell(row, column);
+        for link in links {
+            let values = (0..batch.rows()).map(|row| cell(row, link.column));
+            let values: Vec<&str> = values.filter(|value| !value.is_empty()).collect();
+            scratch.claim_complete(number(link.file), &values)?;
+        }
+        self.below(scratch, links, batch.rows(), &cell, self.max_bytes)
+    }
+
+    /// The linked rows of each of `rows` rows, whose cells `cell` gives.
+    fn below<'c>(
+        &self,
+        scratch: &LinkedRowIndex,
+        links: &[Link],
+        rows: usize,
+        cell: &dyn Fn(usize, usize) -> &'c str,
+        bytes: usize,
+    ) -> Result<Vec<Vec<LinkedRows>>, LinkedRowsError> {
+        let mut below: Vec<Vec<LinkedRows>> = vec![Vec::new(); rows];
+        for link in links {
+            // The distinct values, how many rows have each, and which one each row has.
+            let mut known: HashMap<&str, usize> = HashMap::new();
+            let (mut values, mut uses, mut places) = (Vec::new(), Vec::new(), Vec::with_capacity(rows));
+            for row in 0..rows {
+                let value = cell(row, link.column);
+                if value.is_empty() {
+                    places.push(None);
+                    continue;
+                }
+                let place = *known.entry(value).or_insert(values.len());
+                if place == values.len() {
+                    values.push(value);
+                    uses.push(0_usize);
+                }
+                if let Some(uses) = uses.get_mut(place) {
+                    *uses += 1;
+                }
+                places.push(Some(place));
+            }
+            let found = scratch.find(number(link.file), &values, bytes)?;
+            let flat: Vec<&Column> = found.iter().flatten().collect();
+            let links = self.columns.get(link.file).map_or(&[][..], |columns| columns.links.as_slice());
+            let cells = |row: usize, column: usize| flat.get(row).map_or("", |cells| cells.cell(column));
+            let mut deeper = self.below(scratch, links, flat.len(), &cells, bytes)?.into_iter();
+            let mut found: Vec<Vec<LinkedRow>> = found
+                .into_iter()
+                .map(|rows| {
+                    let below = deeper.by_ref().take(rows.len());
+                    rows.into_iter().zip(below).map(|(cells, below)| LinkedRow { cells, below }).collect()
+                })
+                .collect();
+            for (below, place) in below.iter_mut().zip(places) {
+                let Some(place) = place else { continue };
+                let rows_and_uses = found.get_mut(place).zip(uses.get_mut(place));
+                never!(rows_and_uses.is_none(), "a linking value was not looked up");
+                let Some((rows, left)) = rows_and_uses else { continue };
+                *left -= 1;
+                // The last row with a value gets the linked rows themselves, the others get copies.
+                let rows = if *left == 0 { std::mem::take(rows) } else { rows.clone() };
+                if !rows.is_empty() {
+                    below.push(LinkedRows { file: link.file, rows });
+                }
+            }
+        }
+        Ok(below)
+    }
+}
+
+/// The number of a linked file.
+fn number(file: usize) -> u32 {
+    u32::try_from(file).or_never("the number of a linked file")
+}
+
+/// Stores the rows of a linked file; answers with their counts.
+fn load_file(
+    import: &Import<'_>,
+    scratch: &mut LinkedRowIndex,
+    file: &FoundFile,
+    place: usize,
+    columns: &LinkedColumns,
+    times: &StageTimes,
+    rejected: &mut impl FnMut(&FoundFile, &[String], &[RejectedRow]) -> Result<(), Error>,
+) -> Result<report::LinkedRows, Error> {
+    let mut counts = report::LinkedRows::default();
+    let failed = |error| Error::File { name: file.name.clone(), error };
+    let source = file.open().map_err(failed)?;
+    let mut progress = import.progress(file);
+    let unchanged = source.unchanged();
+    let Some(mut open) = import.open(file, source, Some(place))? else {
+        import.warn(&format!("{} is empty", file.name));
+        return Ok(counts);
+    };
+    let places = columns.places(&file.name, &open.columns).map_err(|error| open.explain(error))?;
+    for name in columns.skipped(&open.columns) {
+        import.warn(&format!(
+            "{}: column `{name}` is skipped: its event has no such property in schema.toml",
+            file.name
+        ));
+    }
+    let mut filter = RowFilter { link: places.get(columns.link).copied().flatten() };
+    import.stream(
+        file,
+        &mut open,
+        times,
+        |batch, _| Ok(batch),
+        &mut filter,
+        |Loaded { batch, kept, counts: more, rejected: rows }| {
+            progress.advance(batch.bytes_read, more.read);
+            counts += more;
+            rejected(file, &batch.header().columns, &rows)?;
+            let cell = |row: usize, place: Option<usize>| place.map_or("", |column| batch.cell(row, column));
+            let link = |row: usize, place: usize| cell(row, places.get(place).copied().flatten());
+            let rows = kept
+                .iter()
+                .map(|row| (link(*row, columns.link), places.iter().map(move |place| cell(*row, *place))));
+            scratch.put(number(place), rows)?;
+            for below in &columns.links {
+                let values = (0..batch.rows()).map(|row| link(row, below.column));
+                scratch.claim(number(below.file), values.filter(|value| !value.is_empty()))?;
+            }
+            Ok(())
+        },
+    )?;
+    unchanged().map_err(failed)?;
+    Ok(counts)
+}
+
+/// Separates the rows of a linked file that are kept from those that are dropped, rejected or orphaned.
+struct RowFilter {
+    /// The column of the linking value.
+    link: Option<usize>,
+}
+
+impl BatchConsumer for RowFilter {
+    type Input = RecordBatch;
+    type Output = Loaded;
+
+    fn queue(&self) -> usize {
+        QUEUE
+    }
+
+    fn accept(&mut self, batch: RecordBatch) -> Result<Option<Loaded>, Error> {
+        let mut counts = report::LinkedRows::default();
+        let mut rejected = batch.rejected.clone();
+        let mut kept = Vec::with_capacity(batch.rows());
+        for row in 0..batch.rows() {
+            match batch.verdict(row) {
+                Verdict::Drop => counts.dropped += 1,
+                Verdict::Reject { code, reason } => {
+                    let code = sluicebox_model::RejectionCode::Processor(code.clone());
+                    rejected.push(batch.reject(row, code, reason.clone()));
+                }
+                Verdict::Keep if self.link.is_none_or(|link| batch.cell(row, link).is_empty()) => {
+                    counts.orphaned += 1;
+                }
+                Verdict::Keep => kept.push(row),
+            }
+        }
+        rejected.sort_by_key(|row| row.number);
+        counts.rejected = rejected.len() as u64;
+        counts.read = (batch.rows() + batch.rejected.len()) as u64;
+        Ok(Some(Loaded { batch, kept, counts, rejected }))
+    }
+}

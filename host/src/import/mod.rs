@@ -1,0 +1,354 @@
+//! An import goal, as a pipeline: find sets → open → decode → read batches → process → join → match → merge → commit.
+
+mod budget;
+pub(crate) mod chunk;
+mod chunk_builder;
+pub(crate) mod columns;
+pub(crate) mod diff;
+mod identity;
+pub(crate) mod linked;
+pub(crate) mod plan;
+pub(crate) mod reader;
+pub(crate) mod sets;
+mod settle;
+mod stage_times;
+mod stored_events;
+mod stream;
+mod unfinished;
+
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use sluicebox_files::{Decoding, FileError, FoundFile, Location, Settle, verify};
+use sluicebox_matching::{Buffers, Workers, prepare};
+use sluicebox_store::{Commit, ErasureKey, FileState, Store};
+
+use crate::config::{Config, Connection, ImportGoal, MaxRejected, Opened, Target};
+use crate::error::Error;
+use crate::import::budget::{Budget, Forecast, rows_to_prefetch};
+use crate::import::chunk::ImportChunk;
+use crate::import::chunk_builder::{ChunkBuilder, Waiting};
+use crate::import::diff::Diff;
+use crate::import::identity::Identified;
+use crate::import::linked::LinkedFiles;
+use crate::import::plan::{Resolved, Resolver};
+use crate::import::sets::{FileSet, FoundSets, Uses};
+use crate::import::stage_times::{StageTimes, timed};
+use crate::import::unfinished::Unfinished;
+use crate::output::counted;
+use crate::plugins::Processor;
+use crate::runs::distinct_profiles::{Direction, DistinctProfiles};
+use crate::runs::goal_run::GoalRun;
+use crate::runs::progress::{Progress, Watch};
+use crate::runs::rejected::{self, RejectedRows};
+use crate::runs::report::{
+    FileReport, FileStatus, HistoryEntry, LinkedRows, ProcessorReport, Report, Run, Trigger,
+};
+
+/// The run of commands that only read.
+pub(crate) static NO_RUN: Run = Run { id: String::new(), trigger: Trigger::Command, continues: None };
+/// Commands that only read are not stopped: Ctrl-C ends their process.
+pub(crate) static NEVER_STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// An import goal, and what it works with.
+pub(crate) struct Import<'a> {
+    pub config: &'a Config,
+    pub connection: &'a Connection,
+    pub goal: &'a ImportGoal,
+    /// Where the connection's files are.
+    pub location: &'a Location,
+    /// How their bytes become text.
+    pub decoding: Decoding,
+    pub processors: &'a [Processor],
+    pub store: &'a Store,
+    /// The key of erased identifiers, if any person was erased.
+    pub erasure_key: Option<&'a ErasureKey>,
+    /// Whether overwritten values are retained.
+    pub keep: bool,
+    /// Shows the changes of each row; rows are then applied one by one.
+    pub diff: Option<Diff>,
+    /// The connection's run.
+    pub run: &'a Run,
+    /// Where progress is shown.
+    pub watch: Watch<'a>,
+    /// Whether the store is a copy: files do not change, and rejected rows are only counted.
+    pub dry: bool,
+    /// Set to stop at the next batch.
+    pub stop: &'a AtomicBool,
+    /// The threads that merge partitions.
+    pub workers: Workers,
+}
+
+/// An import goal that runs.
+struct RunningImport {
+    run: GoalRun,
+    rejected: RejectedRows,
+    times: StageTimes,
+}
+
+impl<'a> Import<'a> {
+    /// An import that only reads and shows no progress; a run sets what else it needs.
+    pub(crate) fn new(
+        config: &'a Config,
+        connection: &'a Connection,
+        goal: &'a ImportGoal,
+        opened: &'a Opened,
+        processors: &'a [Processor],
+        store: &'a Store,
+    ) -> Self {
+        let decoding = opened.decoding(&config.settings, goal);
+        Self {
+            config,
+            connection,
+            goal,
+            location: &opened.location,
+            decoding,
+            processors,
+            store,
+            erasure_key: None,
+            keep: false,
+            diff: None,
+            run: &NO_RUN,
+            watch: Watch::Nowhere,
+            dry: true,
+            stop: &NEVER_STOPPED,
+            workers: Workers::new(config.settings.tuning.threads),
+        }
+    }
+}
+
+impl Import<'_> {
+    /// Runs the goal. Failures of its files are in the report.
+    ///
+    /// # Errors
+    /// If the store fails, or the run is interrupted.
+    pub(crate) fn run(&self) -> Result<HistoryEntry, Error> {
+        let mut running = self.begin()?;
+        let result = self.import_sets(&mut running);
+        let RunningImport { mut run, times, .. } = running;
+        run.entry.report.stages_ms = times.milliseconds();
+        run.finish(self.store, result, Commit::default())
+    }
+
+    fn begin(&self) -> Result<RunningImport, Error> {
+        let report = Report {
+            linked: (!self.goal.linked.is_empty()).then(LinkedRows::default),
+            processors: self.processors.iter().map(ProcessorReport::of).collect(),
+            ..Report::of(&self.run.id, &self.connection.name, &self.goal.name, self.goal.target.kind().key())
+        };
+        let folder = rejected::folder(self.config, &self.run.id);
+        let rejected = RejectedRows::new(folder, &self.goal.name, &self.goal.csv);
+        Ok(RunningImport {
+            run: GoalRun::begin(self.store, self.run, report)?,
+            rejected,
+            times: StageTimes::default(),
+        })
+    }
+
+    /// Imports the file sets one after the other. One that fails does not stop the others.
+    fn import_sets(&self, running: &mut RunningImport) -> Result<(), Error> {
+        if let Some(broken) = self.processors.iter().find_map(|processor| processor.broken.clone()) {
+            return Err(Error::BrokenPlugin(broken));
+        }
+        let mut found = self.settled_sets()?;
+        if Unfinished::finish_interrupted(self, &found.files)? {
+            found = self.settled_sets()?;
+        }
+        found.warnings.iter().for_each(|warning| self.warn(warning));
+        if found.sets.is_empty() && found.unsettled.is_empty() {
+            self.warn(&format!("no file matches `{}`", self.goal.pattern));
+        }
+        let mut uses = found.uses();
+        let (mut first, mut failed) = (None, 0);
+        for set in found.sets {
+            let rows_before = running.run.entry.report.rows.read;
+            let (name, result) = match set {
+                Ok(set) => (set.root.name.clone(), self.import_set(&set, &mut uses, running)),
+                Err(incomplete) => (incomplete.root.name.clone(), Err(incomplete.into())),
+            };
+            let report = &mut running.run.entry.report;
+            running.times.report_usage(&mut report.processors);
+            let status = *result.as_ref().unwrap_or(&FileStatus::Failed);
+            report.files.push(FileReport { name, status, rows: report.rows.read - rows_before });
+            if let Err(error) = result {
+                report.count_trap(&error);
+                if error.ends_goal() {
+                    return Err(error);
+                }
+                self.warn(&error.to_string());
+                failed += 1;
+                first = first.or(Some(error));
+            }
+            self.judge_rejected(running)?;
+        }
+        match first {
+            Some(error) if failed == 1 => Err(error),
+            Some(error) => Err(Error::Files { failed, first: Box::new(error) }),
+            None => Ok(()),
+        }
+    }
+
+    /// Imports a root file with its linked files, unless the ledger says that it is imported.
+    fn import_set(
+        &self,
+        set: &FileSet,
+        uses: &mut Uses,
+        running: &mut RunningImport,
+    ) -> Result<FileStatus, Error> {
+        let identified = self.identify(set)?;
+        let unfinished = Unfinished::new(self, set, uses.last(set));
+        if identified.state.complete {
+            unfinished.finish()?;
+            return Ok(FileStatus::AlreadyImported);
+        }
+        for file in set.files() {
+            let verified = verify(|| file.open(), &self.decoding);
+            verified.map_err(|error| Error::File { name: file.name.clone(), error })?;
+        }
+        self.import_rows(set, &identified, &unfinished, running)?;
+        unfinished.finish()?;
+        Ok(FileStatus::Imported)
+    }
+
+    /// The pipeline: open → decode → read batches → process → join → match → merge → commit.
+    fn import_rows(
+        &self,
+        set: &FileSet,
+        identified: &Identified,
+        unfinished: &Unfinished<'_>,
+        running: &mut RunningImport,
+    ) -> Result<(), Error> {
+        let RunningImport { run, rejected, times } = running;
+        let (file, times) = (&set.root, &*times);
+        let Identified { key, state, digests } = identified;
+        let source = file.open().map_err(|error| Error::File { name: file.name.clone(), error })?;
+        let unchanged = source.unchanged();
+        let Some(mut open) = self.open(file, source, None)? else {
+            self.warn(&format!("{} is empty", file.name));
+            let imported = Some((*key, FileState { position: 0, complete: true }));
+            let unfinished = unfinished.to_commit(digests);
+            let lease = Some(&run.lease);
+            return Ok(self.store.commit(Commit {
+                lease,
+                file: imported,
+                unfinished,
+                ..Commit::default()
+            })?);
+        };
+        let resolver = self.resolver();
+        let resolved = resolver.root(&file.name, &open.columns);
+        let Resolved { plan, warnings, links, .. } = resolved.map_err(|error| open.explain(error))?;
+        warnings.iter().for_each(|warning| self.warn(warning));
+        let is_resumed = state.position > 0;
+        let linked = LinkedFiles::load(self, &resolver, set, times, |file, columns, rows| {
+            if self.dry || is_resumed { Ok(()) } else { rejected.append(columns, &file.name, rows) }
+        })?;
+        let distinct_profiles = match self.goal.target {
+            Target::Profiles(_) => {
+                Some(DistinctProfiles::load(self.store, &self.connection.stem, Direction::Imported)?)
+            }
+            Target::Groups(_) => None,
+        };
+        if let Some(rows) = rows_to_prefetch(file) {
+            self.store.read_ahead(rows)?;
+        }
+        let budget = Budget::of(self, file, &plan)?;
+        let found_records = AtomicBool::new(false);
+        let mut chunks = ImportChunk {
+            import: self,
+            distinct_profiles,
+            file,
+            key: *key,
+            plan: &plan,
+            serial_bytes: budget.serial,
+            pending_bytes: budget.pending,
+            columns: open.reader.header().columns.clone(),
+            unchanged: &unchanged,
+            linked: &linked,
+            linked_counts: (!is_resumed).then(|| linked.counts()),
+            unfinished: unfinished.to_commit(digests),
+            from: state.position,
+            position: state.position,
+            bytes_read: 0,
+            times,
+            run,
+            rejected,
+            found_records: &found_records,
+            packer: self.store.packer(),
+            pending: None,
+        };
+        let join_and_prepare = |batch, buffers: &mut Buffers| {
+            timed(&times.match_and_merge, || {
+                let linked = linked.join(&links, &batch)?;
+                Ok(prepare(&plan, batch, &linked, state.position, buffers))
+            })
+        };
+        let mut builder = ChunkBuilder {
+            from: state.position,
+            max_rows: self.row_limit(self.config.settings.tuning.commit_rows),
+            budget,
+            forecast: Forecast::new(file.size),
+            found_records: &found_records,
+            progress: self.progress(file),
+            times,
+            waiting: Waiting::default(),
+        };
+        let streamed = self.stream(file, &mut open, times, join_and_prepare, &mut builder, |chunk| {
+            chunks.match_and_merge(chunk)
+        });
+        chunks.finish(streamed)
+    }
+
+    /// The goal's file sets.
+    ///
+    /// # Errors
+    /// If its directory cannot be listed.
+    pub(crate) fn sets(&self) -> Result<FoundSets, Error> {
+        self.find_sets(&mut Settle::new(Duration::ZERO))
+    }
+
+    fn find_sets(&self, settle: &mut Settle) -> Result<FoundSets, Error> {
+        sets::find(self.location, self.goal, settle).map_err(|error| match (error, self.location) {
+            (FileError::Io(error), Location::Directory(location)) => {
+                Error::io(&location.root.join(&self.goal.directory), error)
+            }
+            (error, _) => Error::Location { place: self.connection.name.clone(), error },
+        })
+    }
+
+    /// Resolves the goal's mappings.
+    pub(crate) fn resolver(&self) -> Resolver<'_> {
+        Resolver {
+            connection: self.connection,
+            goal: self.goal,
+            schema: &self.config.schema,
+            store: self.store,
+        }
+    }
+
+    /// The progress of a file.
+    pub(crate) fn progress(&self, file: &FoundFile) -> Progress<'_> {
+        Progress::of_file(self.watch, &file.name, file.size)
+    }
+
+    pub(crate) fn warn(&self, message: &str) {
+        tracing::warn!(connection = self.connection.name, goal = self.goal.name, "{message}");
+    }
+
+    /// Checks the share of rejected rows at the end of each file.
+    fn judge_rejected(&self, running: &RunningImport) -> Result<(), Error> {
+        let rows = running.run.entry.report.rows;
+        match self.goal.max_rejected {
+            #[expect(clippy::cast_precision_loss, reason = "a share of rows needs no more")]
+            MaxRejected::Share(share) if rows.rejected as f64 > share * rows.read as f64 => {
+                Err(Error::TooManyRejected(format!(
+                    "{} of {} rejected, more than the {}% that max_rejected allows",
+                    rows.rejected,
+                    counted(rows.read, "row"),
+                    share * 100.0
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}

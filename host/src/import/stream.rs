@@ -1,0 +1,246 @@
+//! The threads of an import: one reads batches, one processes them, one prepares and consumes them, and the caller's takes what
+//! comes of that. Bounded queues lie between them.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::thread::{self, Scope};
+
+use sluicebox_files::{FoundFile, Reader};
+use sluicebox_matching::Buffers;
+use sluicebox_model::RecordBatch;
+use sluicebox_processors::Session;
+
+use crate::error::Error;
+use crate::import::Import;
+use crate::import::reader::OpenFile;
+use crate::import::stage_times::{StageTimes, timed};
+
+/// Batches that wait between two threads.
+pub(crate) const QUEUE: usize = 4;
+
+/// Consumes the batches of a file, on a thread of its own.
+pub(crate) trait BatchConsumer: Send {
+    /// A batch, prepared as far as that is possible without the batches before it.
+    type Input: Send;
+    /// The result of one or several batches.
+    type Output: Send;
+
+    /// How many outputs may wait to be taken.
+    fn queue(&self) -> usize;
+
+    /// Consumes the next batch; an output is complete now, or none is.
+    ///
+    /// # Errors
+    /// If the batch cannot be consumed.
+    fn accept(&mut self, input: Self::Input) -> Result<Option<Self::Output>, Error>;
+
+    /// The output of the batches since the last one, when there are no more.
+    fn finish(&mut self) -> Option<Self::Output> {
+        None
+    }
+}
+
+impl Import<'_> {
+    /// Reads a file and processes its batches. `prepare` prepares each for the consumer, `take` takes its outputs in order. Reading,
+    /// processing and consuming run ahead on other threads.
+    ///
+    /// # Errors
+    /// If the file cannot be read on or a processor fails, after `take` got everything before that; or if `take` fails.
+    pub(crate) fn stream<C: BatchConsumer>(
+        &self,
+        file: &FoundFile,
+        open: &mut OpenFile,
+        times: &StageTimes,
+        prepare: impl Fn(RecordBatch, &mut Buffers) -> Result<C::Input, Error> + Sync,
+        consumer: &mut C,
+        take: impl FnMut(C::Output) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let OpenFile { reader, sessions, places, .. } = open;
+        let read = ReadStage { file, reader, times };
+        let process = ProcessStage { file, sessions, times, batches: 0 };
+        let is_stopped = || self.stop.load(Ordering::Relaxed);
+        let result = match self.config.settings.tuning.threads {
+            1 => in_turn(read, process, prepare, consumer, take, is_stopped),
+            _ => on_threads(read, process, &prepare, consumer, take, is_stopped),
+        };
+        times.add_usage(places.iter().copied().zip(sessions.iter().map(Session::usage)));
+        result
+    }
+}
+
+/// Reads the batches of a file.
+struct ReadStage<'a> {
+    file: &'a FoundFile,
+    reader: &'a mut Reader,
+    times: &'a StageTimes,
+}
+
+impl Iterator for ReadStage<'_> {
+    type Item = Result<RecordBatch, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = timed(&self.times.parse, || self.reader.next_batch());
+        batch.map_err(|error| Error::File { name: self.file.name.clone(), error }).transpose()
+    }
+}
+
+/// Passes batches through the processors of a file.
+struct ProcessStage<'a> {
+    file: &'a FoundFile,
+    sessions: &'a mut [Session],
+    times: &'a StageTimes,
+    batches: u64,
+}
+
+impl ProcessStage<'_> {
+    fn process(&mut self, mut batch: RecordBatch) -> Result<RecordBatch, Error> {
+        self.batches += 1;
+        let processed = timed(&self.times.processors, || {
+            self.sessions.iter_mut().try_for_each(|session| session.process(&mut batch))
+        });
+        let failed =
+            |error| Error::Processor { file: self.file.name.clone(), batch: Some(self.batches), error };
+        processed.map(|()| batch).map_err(failed)
+    }
+}
+
+/// Runs the stages one after the other for each batch.
+fn in_turn<C: BatchConsumer>(
+    read: ReadStage<'_>,
+    mut process: ProcessStage<'_>,
+    prepare: impl Fn(RecordBatch, &mut Buffers) -> Result<C::Input, Error>,
+    consumer: &mut C,
+    mut take: impl FnMut(C::Output) -> Result<(), Error>,
+    is_stopped: impl Fn() -> bool,
+) -> Result<(), Error> {
+    let (mut buffers, mut failure) = (Buffers::default(), None);
+    for batch in read {
+        let batch = batch.and_then(|batch| process.process(batch));
+        if is_stopped() {
+            return Err(Error::Interrupted);
+        }
+        match batch {
+            Ok(batch) => consumer.accept(prepare(batch, &mut buffers)?)?.map_or(Ok(()), &mut take)?,
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        }
+    }
+    consumer.finish().map_or(Ok(()), take)?;
+    failure.map_or(Ok(()), Err)
+}
+
+/// Runs each stage on a thread of its own.
+fn on_threads<C: BatchConsumer>(
+    read: ReadStage<'_>,
+    mut process: ProcessStage<'_>,
+    prepare: &(impl Fn(RecordBatch, &mut Buffers) -> Result<C::Input, Error> + Sync),
+    consumer: &mut C,
+    mut take: impl FnMut(C::Output) -> Result<(), Error>,
+    is_stopped: impl Fn() -> bool,
+) -> Result<(), Error> {
+    thread::scope(|scope| {
+        let (send_batch, batches) = mpsc::sync_channel(QUEUE);
+        let (send_processed, processed) = mpsc::sync_channel(QUEUE);
+        let (send_output, outputs) = mpsc::sync_channel(consumer.queue());
+        spawn(scope, "read", move || forward(read, &send_batch, Ok))?;
+        spawn(scope, "process", move || {
+            let mut buffers = Buffers::default();
+            let processed = batches.into_iter().map(|batch: Result<_, _>| {
+                batch.and_then(|batch| process.process(batch)).map(Processed::Raw)
+            });
+            // While the consumer is behind, this thread prepares batches for it.
+            forward(processed, &send_processed, |batch| {
+                batch.prepare(prepare, &mut buffers).map(Processed::Prepared)
+            });
+        })?;
+        spawn(scope, "consume", move || consume(&processed, consumer, prepare, &send_output))?;
+        outputs.into_iter().try_for_each(|output| match is_stopped() {
+            true => Err(Error::Interrupted),
+            false => take(output?),
+        })
+    })
+}
+
+fn spawn<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() + Send + 'scope,
+) -> Result<(), Error> {
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, work);
+    spawned.map(drop).map_err(|error: io::Error| Error::failed("no thread can be started", error))
+}
+
+/// Sends batches until one of them is a failure, or the receiver is gone: it failed then, and says why. Where the queue is full,
+/// `meanwhile` works on a batch before it is sent.
+fn forward<B>(
+    batches: impl Iterator<Item = Result<B, Error>>,
+    to: &SyncSender<Result<B, Error>>,
+    mut meanwhile: impl FnMut(B) -> Result<B, Error>,
+) {
+    for batch in batches {
+        let mut is_last = batch.is_err();
+        let is_sent = match to.try_send(batch) {
+            Err(TrySendError::Full(batch)) => {
+                let batch = batch.and_then(&mut meanwhile);
+                is_last |= batch.is_err();
+                to.send(batch).is_ok()
+            }
+            sent => sent.is_ok(),
+        };
+        if is_last || !is_sent {
+            break;
+        }
+    }
+}
+
+/// A batch that went through the processors.
+enum Processed<I> {
+    Raw(RecordBatch),
+    /// It is prepared for the consumer, too.
+    Prepared(I),
+}
+
+impl<I> Processed<I> {
+    fn prepare(
+        self,
+        prepare: &impl Fn(RecordBatch, &mut Buffers) -> Result<I, Error>,
+        buffers: &mut Buffers,
+    ) -> Result<I, Error> {
+        match self {
+            Self::Raw(batch) => prepare(batch, buffers),
+            Self::Prepared(input) => Ok(input),
+        }
+    }
+}
+
+/// Consumes batches and sends the outputs; after a failure, the output of the batches before it comes first.
+fn consume<C: BatchConsumer>(
+    processed: &Receiver<Result<Processed<C::Input>, Error>>,
+    consumer: &mut C,
+    prepare: &impl Fn(RecordBatch, &mut Buffers) -> Result<C::Input, Error>,
+    to: &SyncSender<Result<C::Output, Error>>,
+) {
+    let mut buffers = Buffers::default();
+    let send = |output: Option<Result<C::Output, Error>>| output.is_none_or(|output| to.send(output).is_ok());
+    let mut failure = None;
+    for batch in processed {
+        let input = batch.and_then(|batch| batch.prepare(prepare, &mut buffers));
+        match input.and_then(|input| consumer.accept(input)) {
+            Ok(output) => {
+                if !send(output.map(Ok)) {
+                    return;
+                }
+            }
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        }
+    }
+    if send(consumer.finish().map(Ok)) {
+        send(failure.map(Err));
+    }
+}

@@ -1,0 +1,96 @@
+//! Reads a file as an import would, without processing or merging it: a small one to its end, of a large one the beginning.
+
+use sluicebox_files::{FileError, FoundFile};
+
+use crate::error::Error;
+use crate::import::Import;
+use crate::import::reader::OpenFile;
+use crate::import::sets::FileSet;
+
+/// Of a larger file, only the beginning is read.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// How many bytes a preview compares with the ledger to find a file that is not imported yet.
+const MAX_COMPARED_BYTES: u64 = 256 << 20;
+
+/// A file that was read.
+pub(crate) struct Examined {
+    /// The file's columns.
+    pub columns: Vec<String>,
+    /// The file's columns, then those that processors add.
+    pub columns_after: Vec<String>,
+    /// How many bytes of the file were read without a failure.
+    pub bytes_read: u64,
+    /// Whether the whole file was read.
+    pub is_complete: bool,
+    /// Why it cannot be read on.
+    pub failure: Option<Error>,
+}
+
+impl Examined {
+    /// What people must know of a file that was not read to its end.
+    pub(crate) fn remark(&self) -> Option<String> {
+        let is_partial = !self.is_complete && self.failure.is_none();
+        is_partial.then(|| format!("only the first {} MiB were read", MAX_BYTES >> 20))
+    }
+}
+
+/// Opens a file and its processors and reads it; `None` if it is empty. `linked` is its place among the goal's linked files.
+///
+/// # Errors
+/// If its header cannot be read, or a processor refuses its columns.
+pub(crate) fn examine(
+    import: &Import<'_>,
+    file: &FoundFile,
+    linked: Option<usize>,
+) -> Result<Option<Examined>, Error> {
+    let failed = |error: FileError| Error::File { name: file.name.clone(), error };
+    let Some(open) = import.open(file, file.open().map_err(failed)?, linked)? else { return Ok(None) };
+    let OpenFile { mut reader, columns: columns_after, .. } = open;
+    let columns = reader.header().columns.clone();
+    let (mut bytes_read, mut is_complete, mut failure) = (0, false, None);
+    while bytes_read < MAX_BYTES {
+        match reader.next_batch() {
+            Ok(Some(batch)) => bytes_read = batch.bytes_read,
+            Ok(None) => {
+                (bytes_read, is_complete) = (file.size, true);
+                break;
+            }
+            Err(error) => {
+                failure = Some(failed(error));
+                break;
+            }
+        }
+    }
+    Ok(Some(Examined { columns, columns_after, bytes_read, is_complete, failure }))
+}
+
+/// The set to preview: the first that is not imported yet. Where large files would have to be compared with the ledger to find it,
+/// the last set, which is likely to be new.
+///
+/// # Errors
+/// If the store fails.
+pub(crate) fn first_new<'s>(import: &Import<'_>, sets: &[&'s FileSet]) -> Result<Option<&'s FileSet>, Error> {
+    let mut compared = 0;
+    for set in sets.iter().copied() {
+        compared += set.files().map(|file| file.size).sum::<u64>();
+        if compared > MAX_COMPARED_BYTES {
+            return Ok(sets.last().copied());
+        }
+        if !is_imported(import, set)? {
+            return Ok(Some(set));
+        }
+    }
+    Ok(sets.first().copied())
+}
+
+/// Whether a set is imported. One with a file that cannot be read is not.
+///
+/// # Errors
+/// If the store fails.
+pub(crate) fn is_imported(import: &Import<'_>, set: &FileSet) -> Result<bool, Error> {
+    match import.is_imported(set) {
+        Err(error) if error.ends_goal() => Err(error),
+        imported => Ok(imported.unwrap_or(false)),
+    }
+}

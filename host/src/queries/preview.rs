@@ -1,0 +1,221 @@
+//! The first rows of a goal, before and after its processors.
+
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
+use sluicebox_model::{RecordBatch, Verdict};
+use sluicebox_processors::Session;
+use sluicebox_store::Store;
+use utoipa::ToSchema;
+
+use crate::config::{Config, Connection, ExportGoal, Goal};
+use crate::error::Error;
+use crate::export::Export;
+use crate::import::Import;
+use crate::import::sets::FileSet;
+use crate::plugins;
+use crate::queries::examine::first_new;
+use crate::queries::walk::Selection;
+
+/// The key of the cells of a row that have no column.
+const SURPLUS: &str = "_surplus";
+
+/// The first rows of a goal, before and after its processors.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Preview {
+    /// The next file that would be imported, or the file that would be exported.
+    pub file: Option<String>,
+    pub columns: Vec<String>,
+    /// The columns, then those that processors add.
+    pub columns_after: Vec<String>,
+    pub rows: Vec<PreviewRow>,
+    /// Why the file cannot be read on after these rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The same.
+    #[serde(skip)]
+    pub failure: Option<Error>,
+    /// Why there are no rows.
+    #[serde(skip)]
+    pub warning: Option<String>,
+}
+
+/// A row of a preview.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PreviewRow {
+    /// The line of the file where it begins.
+    pub line: u64,
+    /// Its cells by their columns; cells that have no column, joined, as `_surplus`.
+    #[schema(value_type = Object)]
+    pub before: Json,
+    /// `keep`, `drop` or `reject`.
+    pub verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Its cells after the last processor; null if it is dropped or rejected.
+    #[schema(value_type = Value)]
+    pub after: Json,
+    /// Its cells after each processor, until it is dropped or rejected.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
+    pub steps: Vec<Json>,
+}
+
+/// The first rows of a goal, also after each processor if `steps`.
+///
+/// # Errors
+/// If the file cannot be opened, or a processor fails.
+pub(crate) fn preview(
+    config: &Config,
+    connection: &Connection,
+    goal: Goal<'_>,
+    store: &Store,
+    rows: usize,
+    steps: bool,
+) -> Result<Preview, Error> {
+    let processors = plugins::load(config, goal.processors(), &plugins::runtime(config, false)?)?;
+    let opened = connection.open(&config.root)?;
+    let mut preview = match goal {
+        Goal::Import(goal) => {
+            first_rows(&Import::new(config, connection, goal, &opened, &processors, store), rows, steps)?
+        }
+        Goal::Export(goal) => {
+            let export = Export::new(config, connection, goal, &opened, &processors, store);
+            exported_rows(&export, goal, rows, steps)?
+        }
+    };
+    preview.rows.truncate(rows);
+    Ok(preview)
+}
+
+fn first_rows(import: &Import<'_>, rows: usize, steps: bool) -> Result<Preview, Error> {
+    let none = |file: Option<String>, warning: String| Preview {
+        file,
+        columns: Vec::new(),
+        columns_after: Vec::new(),
+        rows: Vec::new(),
+        error: None,
+        failure: None,
+        warning: Some(warning),
+    };
+    let found = import.sets()?;
+    found.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let complete: Vec<&FileSet> = found.sets.iter().flatten().collect();
+    let first = first_new(import, &complete)?.map(|set| &set.root);
+    // A root file without its linked files can be previewed all the same.
+    let incomplete = found.sets.iter().find_map(|set| set.as_ref().err()).map(|set| &set.root);
+    let Some(file) = first.or(incomplete) else {
+        return Ok(none(None, format!("no file matches `{}`", import.goal.pattern)));
+    };
+    let failed = |error| Error::File { name: file.name.clone(), error };
+    let source = file.open().map_err(failed)?;
+    let Some(mut open) = import.open_with(file, source, None, rows)? else {
+        return Ok(none(Some(file.name.clone()), format!("{} is empty", file.name)));
+    };
+    let columns = open.reader.header().columns.clone();
+    let (mut shown, mut failure) = (Vec::new(), None);
+    while shown.len() < rows {
+        let batch = match open.reader.next_batch() {
+            Ok(Some(batch)) => batch,
+            Ok(None) => break,
+            Err(error) => {
+                failure = Some(failed(error));
+                break;
+            }
+        };
+        let failed = |error| Error::Processor { file: file.name.clone(), batch: Some(1), error };
+        let batch = process(batch, &mut open.sessions, (&open.columns, columns.len()), steps, &mut shown)
+            .map_err(failed)?;
+        shown.extend(batch.rejected.iter().map(|row| PreviewRow {
+            line: row.line,
+            before: by_column(&columns, &row.cells),
+            verdict: "reject",
+            code: Some(row.code.as_str().to_owned()),
+            reason: Some(row.reason.clone()),
+            after: Json::Null,
+            steps: Vec::new(),
+        }));
+    }
+    shown.sort_by_key(|row| row.line);
+    Ok(Preview {
+        file: Some(file.name.clone()),
+        columns,
+        columns_after: open.columns,
+        rows: shown,
+        error: failure.as_ref().map(Error::to_string),
+        failure,
+        warning: None,
+    })
+}
+
+/// The cells of a row that could not be read as one, by their columns.
+fn by_column(columns: &[String], cells: &[String]) -> Json {
+    let names = columns.iter().map(String::as_str).chain(std::iter::once(SURPLUS));
+    Json::Object(names.zip(cells).map(|(name, cell)| (name.to_owned(), cell.as_str().into())).collect())
+}
+
+/// The first rows that an export would have.
+fn exported_rows(export: &Export<'_>, goal: &ExportGoal, rows: usize, steps: bool) -> Result<Preview, Error> {
+    let own: Vec<String> = goal.columns.iter().map(|column| column.header.clone()).collect();
+    let (mut sessions, columns) = export.open(&goal.file)?;
+    let mut shown = Vec::new();
+    export.pages(&Selection::All(None), &export.store.names(), jiff::Timestamp::now(), |page| {
+        let file = goal.file.clone();
+        let failed = |error| Error::Processor { file, batch: Some(1), error };
+        process(page.batch, &mut sessions, (&columns, own.len()), steps, &mut shown).map_err(failed)?;
+        Ok(shown.len() < rows)
+    })?;
+    for (line, row) in (1..).zip(&mut shown) {
+        row.line = line;
+    }
+    Ok(Preview {
+        file: Some(goal.file.clone()),
+        columns: own,
+        columns_after: columns,
+        rows: shown,
+        error: None,
+        failure: None,
+        warning: None,
+    })
+}
+
+/// Passes a batch through the processors and shows its rows. The first `own` columns are the file's.
+fn process(
+    mut batch: RecordBatch,
+    sessions: &mut [Session],
+    (columns, own): (&[String], usize),
+    steps: bool,
+    shown: &mut Vec<PreviewRow>,
+) -> Result<RecordBatch, sluicebox_processors::PluginError> {
+    let rows = batch.rows();
+    let before: Vec<Json> = (0..rows).map(|row| cells(&batch, row, columns, own)).collect();
+    let mut after_each: Vec<Vec<Json>> = vec![Vec::new(); rows];
+    for session in sessions {
+        session.process(&mut batch)?;
+        for (row, after_each) in after_each.iter_mut().enumerate().filter(|_| steps) {
+            if matches!(batch.verdict(row), Verdict::Keep) {
+                after_each.push(cells(&batch, row, columns, columns.len()));
+            }
+        }
+    }
+    for (row, (before, steps)) in before.into_iter().zip(after_each).enumerate() {
+        let (verdict, code, reason, after) = match batch.verdict(row) {
+            Verdict::Keep => ("keep", None, None, cells(&batch, row, columns, columns.len())),
+            Verdict::Drop => ("drop", None, None, Json::Null),
+            Verdict::Reject { code, reason } => {
+                ("reject", Some(code.clone()), Some(reason.clone()), Json::Null)
+            }
+        };
+        shown.push(PreviewRow { line: batch.place(row).1, before, verdict, code, reason, after, steps });
+    }
+    Ok(batch)
+}
+
+/// The cells of a row by the names of its first columns.
+fn cells(batch: &RecordBatch, row: usize, names: &[String], columns: usize) -> Json {
+    let cells = names.iter().take(columns).enumerate();
+    Json::Object(
+        cells.map(|(place, name)| (name.clone(), batch.cell(row, place).into())).collect::<Map<_, _>>(),
+    )
+}

@@ -1,0 +1,77 @@
+//! A report in one line, for people.
+
+use crate::config::EXPORT_PROFILES;
+use crate::output::counted;
+use crate::runs::report::{Events, FileStatus, Report, Status};
+
+impl Report {
+    /// One line that says how a goal run went; the files of an export follow, one a line.
+    pub(crate) fn line(&self) -> String {
+        let status = match self.status {
+            Status::Running => "running",
+            Status::Succeeded => "succeeded",
+            Status::Failed => "FAILED",
+            Status::Skipped => return format!("{} / {}: skipped", self.connection, self.goal),
+        };
+        let (rows, profiles) = (self.rows, self.profiles);
+        if self.kind == EXPORT_PROFILES {
+            let mut line = format!(
+                "{} / {}: {status}: {} selected ({} exported, {} excluded, {} dropped, {} rejected)",
+                self.connection,
+                self.goal,
+                counted(rows.read, "profile"),
+                rows.merged,
+                rows.excluded,
+                rows.dropped,
+                rows.rejected,
+            );
+            if self.events.exported > 0 {
+                line.push_str(&format!("; {}", counted(self.events.exported, "event")));
+            }
+            for file in &self.files {
+                line.push_str(&format!("\n  {}: {}", file.name, counted(file.rows, "row")));
+            }
+            return line;
+        }
+        let mut line = format!(
+            "{} / {}: {status}: {}, {} ({} merged, {} excluded, {} dropped, {} rejected); \
+             {}: {} created, {} updated, {} unchanged",
+            self.connection,
+            self.goal,
+            counted(self.files.len() as u64, "file"),
+            counted(rows.read, "row"),
+            rows.merged,
+            rows.excluded,
+            rows.dropped,
+            rows.rejected,
+            if self.kind == "import_groups" { "groups" } else { "profiles" },
+            profiles.created,
+            profiles.updated,
+            profiles.unchanged,
+        );
+        let events = self.events;
+        if events != Events::default() {
+            line.push_str(&format!(
+                "; events: {} created, {} updated, {} rejected",
+                events.created, events.updated, events.rejected
+            ));
+            if events.expired > 0 {
+                line.push_str(&format!(", {} too old", events.expired));
+            }
+        }
+        if let Some(linked) = self.linked {
+            line.push_str(&format!(
+                "; linked rows: {} ({} orphaned, {} dropped, {} rejected)",
+                linked.read, linked.orphaned, linked.dropped, linked.rejected
+            ));
+        }
+        let known = self.files.iter().filter(|file| file.status == FileStatus::AlreadyImported).count();
+        if known > 0 {
+            line.push_str(&format!("; {known} already imported"));
+        }
+        if self.cells_rejected > 0 {
+            line.push_str(&format!("; {} rejected", counted(self.cells_rejected, "cell")));
+        }
+        line
+    }
+}
