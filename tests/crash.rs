@@ -1,4 +1,4 @@
-//! Exactly once: an import that is killed at any moment and run again leaves what an uninterrupted one leaves.
+//! Exactly once: an import that is killed at any moment and run again gives the same store as an uninterrupted one.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails says where")]
 
 mod workspace;
@@ -6,10 +6,10 @@ mod workspace;
 use serde_json::Value;
 use workspace::{Output, Workspace};
 
-/// Of each kind of import.
+/// Kills of each kind of import.
 const KILLS: u32 = 12;
 
-/// An import and how it is cut into commits.
+/// The size of an import, and of its commits.
 #[derive(Clone, Copy)]
 struct Shape {
     rows: usize,
@@ -50,7 +50,7 @@ fn workspace(shape: Shape) -> Workspace {
     workspace
 }
 
-/// The same with orders in a linked file, and some that belong to nobody.
+/// The same with orders in a linked file, some of which belong to no customer.
 fn with_orders(shape: Shape) -> Workspace {
     let workspace = workspace(shape);
     let schema = std::fs::read_to_string(workspace.path().join("schema.toml")).unwrap();
@@ -71,7 +71,7 @@ fn with_orders(shape: Shape) -> Workspace {
     workspace
 }
 
-/// The profiles without what differs between two stores, in the order of their addresses.
+/// The profiles without their ids and times, in the order of their addresses.
 fn profiles(workspace: &Workspace) -> Vec<String> {
     let Output { stdout, code, .. } = workspace.sluicebox(&["profile", "list", "--json"]);
     assert_eq!(code, 0);
@@ -89,7 +89,7 @@ fn reports(workspace: &Workspace) -> Vec<Value> {
     history.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Rows read and rejected over the whole history, and the rejected rows of the files.
+/// Rows read and rejected according to the history, and the rows in the files of rejected rows.
 fn counted(workspace: &Workspace) -> (u64, u64, usize) {
     let reports = reports(workspace);
     let sum = |field: &str| reports.iter().map(|report| report["rows"][field].as_u64().unwrap()).sum();
@@ -102,19 +102,19 @@ fn killed_imports_lose_and_double_nothing() {
     killed_at_random(|| workspace(Shape { rows: 60_000, customers: 5003, commit_rows: 1000 }));
 }
 
-/// Commits of so many records that each becomes tables of its own.
+/// Commits with enough records to be written as tables.
 #[test]
 fn killed_imports_of_large_commits_lose_and_double_nothing() {
     killed_at_random(|| workspace(Shape { rows: 600_000, customers: 60_000, commit_rows: 30_000 }));
 }
 
-/// People who are new, whose parts are committed together, and some who come again.
+/// Mostly new profiles, so that one commit holds several chunks, and some that occur again.
 #[test]
-fn killed_imports_of_new_people_lose_and_double_nothing() {
+fn killed_imports_of_new_profiles_lose_and_double_nothing() {
     killed_at_random(|| workspace(Shape { rows: 400_000, customers: 370_000, commit_rows: 1_000_000 }));
 }
 
-/// Commits of so many events that each becomes tables of its own.
+/// Commits with enough events to be written as tables.
 #[test]
 fn killed_imports_of_events_lose_and_double_nothing() {
     let profiles =
@@ -123,7 +123,7 @@ fn killed_imports_of_events_lose_and_double_nothing() {
     assert_eq!(events, 20_000);
 }
 
-/// Kills imports at random, and those that go on from there, until some are through: each leaves what `make`'s leaves that nobody killed.
+/// Kills imports at random moments until they complete, and compares each store with that of an import that was not killed.
 fn killed_at_random(make: impl Fn() -> Workspace) -> Vec<String> {
     let whole = make();
     let moved = whole.moved_by(&["run"]);
@@ -134,26 +134,26 @@ fn killed_at_random(make: impl Fn() -> Workspace) -> Vec<String> {
         seed ^= seed << 13;
         seed ^= seed >> 7;
         seed ^= seed << 17;
-        // Some are too late.
+        // Beyond 100, the import ends before the kill.
         seed % 110
     };
-    let (mut cut_short, mut went_on) = (0, false);
-    while cut_short < KILLS || !went_on {
+    let (mut cut_short, mut has_continued) = (0, false);
+    while cut_short < KILLS || !has_continued {
         let killed = make();
         while killed.killed_at(&["run"], moved * share() / 100) {
             cut_short += 1;
+            assert!(cut_short < 20 * KILLS, "no import continued where one was killed");
         }
-        assert!(cut_short < 20 * KILLS, "no import went on from where one was killed");
         let last = killed.sluicebox(&["run"]);
         assert_eq!(last.code, 0, "{}", last.stderr);
         assert_eq!((profiles(&killed), counted(&killed)), expected);
-        went_on |= reports(&killed).iter().filter(|report| report["rows"]["read"] != 0).count() > 1;
+        has_continued |= reports(&killed).iter().filter(|report| report["rows"]["read"] != 0).count() > 1;
     }
     expected.0
 }
 
 #[test]
-fn a_second_process_is_told_who_holds_the_store() {
+fn a_second_process_learns_which_process_uses_the_store() {
     let workspace = workspace(Shape { rows: 10, customers: 3, commit_rows: 10 });
     workspace.write("data/profiles/sluicebox.lock", "");
     let lock = std::fs::File::open(workspace.path().join("data/profiles/sluicebox.lock")).unwrap();

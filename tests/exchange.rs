@@ -13,11 +13,10 @@ mod workspace;
 use std::io::Write;
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Barrier};
 
 use serde_json::Value;
 use servers::gpg::Gpg;
-use servers::proxy::{Fault, Proxy};
+use servers::proxy::{Fault, Gate, Proxy};
 use servers::s3::server;
 use workspace::{Output, Workspace};
 
@@ -190,6 +189,18 @@ fn check_names_the_permission_that_is_missing() {
 }
 
 #[test]
+fn check_says_that_a_bucket_does_not_exist() {
+    let server = server();
+    for key in ["admin", "reader"] {
+        let workspace = workspace(&(server.location("never-made", key, None) + &goal("")));
+        workspace.write("secret", format!("{key}-secret"));
+        let output = workspace.sluicebox(&["check"]);
+        assert_eq!(output.code, 2, "{}", output.stdout);
+        assert!(output.stderr.contains("there is no such bucket"), "{key}: {}", output.stderr);
+    }
+}
+
+#[test]
 fn scan_without_a_goal_shows_buckets_and_folders() {
     let server = server();
     server.bucket("scanned");
@@ -229,7 +240,7 @@ fn cut_connections_and_throttling_are_tried_again() {
 }
 
 #[test]
-fn what_cannot_be_mended_names_the_bucket_and_the_remedy() {
+fn permanent_errors_name_the_bucket_and_the_remedy() {
     let server = server();
     server.bucket("refused");
     server.put("refused", "in/customers_1.csv", rows(10));
@@ -261,8 +272,13 @@ fn what_cannot_be_mended_names_the_bucket_and_the_remedy() {
         "the bucket is in another region; set location.region to \"eu-west-1\"",
     );
     check(None, "admin", "no-such-bucket", "there is no such bucket; check location.bucket");
-    check(None, "nobody", "refused", "the access key is not known to the store; check access_key_id");
-    check(None, "reader", "refused", "the signature does not fit; check secret_access_key");
+    check(None, "unknown", "refused", "the access key is not known to the store; check access_key_id");
+    check(
+        None,
+        "reader",
+        "refused",
+        "the signature is wrong; check that secret_access_key belongs to access_key_id",
+    );
     check(Some(1), "admin", "refused", "the store cannot be reached");
 }
 
@@ -270,21 +286,21 @@ fn what_cannot_be_mended_names_the_bucket_and_the_remedy() {
 fn an_object_that_is_replaced_while_it_is_read_fails_and_is_taken_next() {
     let server = server();
     server.bucket("replaced");
-    // More parts than are asked for at once: the fifth is asked for when the first has been read.
+    // More parts than are requested at once: the fifth is requested when the first has been read.
     server.put("replaced", "in/customers_1.csv", rows(2_500_000));
-    let meet = Arc::new(Barrier::new(2));
-    let proxy = Proxy::start(server.port, Fault::Hold { request: 5, meet: Arc::clone(&meet) });
+    let gate = Gate::default();
+    let proxy = Proxy::start(server.port, Fault::Hold { request: 5, gate: gate.clone() });
     let location = |port| server.location("replaced", "admin", port) + &goal("");
     let workspace = workspace(&location(Some(proxy.port)));
     let child = workspace.command(&["run", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
-    meet.wait();
+    gate.wait_until_reached();
     server.put("replaced", "in/customers_1.csv", rows(100));
-    meet.wait();
+    gate.open();
     let output = Workspace::finish(child);
     let report: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(report["status"], "failed");
     let error = report["error"].as_str().unwrap();
-    assert!(error.contains("in/customers_1.csv: the file changed while it was read"), "{error}");
+    assert!(error.contains("in/customers_1.csv: the file changed while it was being read"), "{error}");
     workspace.write("connections/shop.toml", location(None));
     assert_eq!(run(&workspace).0["rows"]["read"], 100);
 }
@@ -322,14 +338,72 @@ fn files_that_gnupg_encrypted_are_imported() {
         );
         let signed = ["--sign", "--local-user", other];
         workspace.write("in/customers_5.csv.pgp", gpg.encrypt(&[user], &signed, csv.as_bytes()));
+        let bzip2 = gpg.encrypt(&[user], &["--compress-algo", "bzip2"], csv.as_bytes());
+        workspace.write("in/customers_6.csv.pgp", bzip2);
         let (report, output) = run(&workspace);
         assert_eq!(report["status"], "succeeded", "{}", output.stderr);
-        assert_eq!(report["rows"]["merged"], 100_000);
+        assert_eq!(report["rows"]["merged"], 120_000);
         let preview = workspace.sluicebox(&["preview", "shop", "customers", "--rows", "1"]);
         assert!(preview.stdout.contains("c0@x.example"), "{}", preview.stderr);
         let scan = workspace.sluicebox(&["scan", "shop", "customers"]);
         assert!(scan.stdout.contains("fields: email, spent"), "{}", scan.stdout);
     }
+}
+
+#[test]
+fn every_key_of_a_key_file_is_used() {
+    let gpg = Gpg::new();
+    let old = gpg.key("old@x.example", "default", "");
+    let new = gpg.key("new@x.example", "future-default", "");
+    let workspace = workspace(&encrypted_goal(""));
+    workspace.write("private.asc", [old, new].concat());
+    for (number, user) in ["old@x.example", "new@x.example"].into_iter().enumerate() {
+        let name = format!("in/customers_{number}.csv.pgp");
+        workspace.write(&name, gpg.encrypt(&[user], &[], rows(10).as_bytes()));
+    }
+    let (report, output) = run(&workspace);
+    assert_eq!(report["rows"]["merged"], 20, "{}", output.stderr);
+}
+
+#[test]
+fn a_key_of_an_unsupported_algorithm_is_named() {
+    let gpg = Gpg::new();
+    gpg.key("us@x.example", "brainpoolP256r1", "");
+    let key = gpg.encryption_key("us@x.example", "brainpoolP256r1");
+    let workspace = workspace(&encrypted_goal(""));
+    workspace.write("private.asc", key);
+    workspace.write("in/customers_1.csv.pgp", gpg.encrypt(&["us@x.example"], &[], rows(10).as_bytes()));
+    let output = workspace.sluicebox(&["run"]);
+    let shown = output.stdout + &output.stderr;
+    assert!(output.code > 0 && shown.contains("the algorithm of the key is not supported"), "{shown}");
+}
+
+#[test]
+fn a_pgp_message_that_expands_too_far_is_stopped() {
+    let gpg = Gpg::new();
+    let key = gpg.key("us@x.example", "default", "");
+    let workspace = workspace(&encrypted_goal(""));
+    workspace.write("private.asc", key);
+    let bomb = gpg.encrypt(&["us@x.example"], &["--compress-algo", "bzip2"], &vec![b'a'; 80 << 20]);
+    workspace.write("in/customers_1.csv.pgp", bomb);
+    let (report, _) = run(&workspace);
+    assert!(report["error"].as_str().unwrap().contains("expands to more than 250 times"), "{report}");
+}
+
+#[test]
+fn placeholders_of_folders_in_a_bucket_are_no_files() {
+    let server = server();
+    server.bucket("placeholders");
+    server.put("placeholders", "in/", "");
+    server.put("placeholders", "in/2026/", "");
+    server.put("placeholders", "in/._customers_1.csv", "x");
+    server.put("placeholders", "in/customers_1.csv", rows(10));
+    let any = goal("after_import = 'done-suffix'\n").replace("'customers*.csv*'", "'*'");
+    let workspace = workspace(&(server.location("placeholders", "admin", None) + &any));
+    let (report, output) = run(&workspace);
+    assert_eq!(report["files"].as_array().unwrap().len(), 1, "{}", output.stderr);
+    let keys = ["in/", "in/._customers_1.csv", "in/2026/", "in/customers_1.csv.done"];
+    assert_eq!(server.keys("placeholders"), keys);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Every limit has an attack that hits it: the goal fails with the exact message, nothing of it is merged, and the
-//! next goal succeeds.
+//! Every limit has an attack that reaches it. The goal fails with the exact message, nothing of it is merged, and the next
+//! goal succeeds.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,6 +10,10 @@
 mod workspace;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use workspace::Workspace;
@@ -46,8 +50,13 @@ fn check(attack: &str, expected: &str) {
     check_in(&workspace(attack), attack, expected);
 }
 
-/// A plugin in the text format, `attacker.wat` with these changes. The contract is in it as `version`.
+/// A plugin in the text format: `attacker.wat` with these changes, for the contract `version`.
 fn component(version: &str, changes: &[(&str, &str)]) -> Vec<u8> {
+    component_with(version, changes, &[], "")
+}
+
+/// As [`component`], with more imports in its world, of the packages `packages`.
+fn component_with(version: &str, changes: &[(&str, &str)], packages: &[&str], imports: &str) -> Vec<u8> {
     let folder = Workspace::repository().join("tests/hostile");
     let mut text = fs::read_to_string(folder.join("attacker.wat")).unwrap();
     for (from, to) in changes {
@@ -56,8 +65,13 @@ fn component(version: &str, changes: &[(&str, &str)]) -> Vec<u8> {
     }
     let contract = fs::read_to_string(Workspace::repository().join("wit/processor.wit")).unwrap();
     let contract = contract.replace("processor@1.0.0;", &format!("processor@{version};"));
+    let contract =
+        contract.replace("    export processor;", &format!("    {imports}\n    export processor;"));
     let mut module = wat::parse_str(text.replace("@1.0.0", &format!("@{version}"))).unwrap();
     let mut resolve = wit_parser::Resolve::default();
+    for (number, package) in packages.iter().enumerate() {
+        resolve.push_str(format!("{number}.wit"), package).unwrap();
+    }
     let package = resolve.push_str("processor.wit", &contract).unwrap();
     let world = resolve.select_world(&[package], Some("plugin")).unwrap();
     let encoding = wit_component::StringEncoding::UTF8;
@@ -65,14 +79,14 @@ fn component(version: &str, changes: &[(&str, &str)]) -> Vec<u8> {
     wit_component::ComponentEncoder::default().module(&module).unwrap().encode().unwrap()
 }
 
-/// The attack of a plugin in the text format.
+/// An attack of a plugin in the text format.
 fn check_text(changes: &[(&str, &str)], expected: &str) {
     let workspace = workspace("none");
     workspace.write("plugins/attacker.wasm", component("1.0.0", changes));
     check_in(&workspace, &format!("{changes:?}"), expected);
 }
 
-/// What is no plugin is refused before anything runs, and nothing is merged.
+/// A file that is not a plugin is refused before anything runs, and nothing is merged.
 fn check_refused(bytes: impl AsRef<[u8]>, expected: &str) {
     let workspace = workspace("none");
     workspace.write("plugins/attacker.wasm", bytes);
@@ -103,12 +117,9 @@ fn limits_hold() {
     check("stack", "2.csv, batch 1: plugin attacker: its stack overflowed in `process`");
     check(
         "wide-stack",
-        "2.csv, batch 1: plugin attacker: it broke off in `process`: wasm trap: out of bounds memory",
+        "2.csv, batch 1: plugin attacker: it crashed in `process`: wasm trap: out of bounds memory",
     );
-    check(
-        "panic",
-        "2.csv, batch 1: plugin attacker: it broke off in `process`: wasm trap: wasm `unreachable`",
-    );
+    check("panic", "2.csv, batch 1: plugin attacker: it crashed in `process`: wasm trap: wasm `unreachable`");
     check("data", "2.csv, batch 1: plugin attacker: bad data");
     check("config", "2.csv: plugin attacker: configuration: no \\u{1b}[31mgood");
 }
@@ -118,19 +129,19 @@ fn malformed_answers_are_refused() {
     let check = |attack: &str, expected: &str| {
         check(attack, &format!("2.csv, batch 1: plugin attacker: its answer is malformed: {expected}"));
     };
-    check("few-verdicts", "1 verdicts for 2 rows");
+    check("few-verdicts", "verdicts: 1 for 2 rows");
     check("verdict-7", "verdict 7 of row 0, expected 0, 1 or 2");
-    check("no-rejections", "0 rejections for 2 rows with verdict 2");
-    check("rejection-beyond", "1 rejections for 0 rows with verdict 2");
-    check("unknown-column", "changed column 1 is named twice or not one of the session's 1");
-    check("doubled-column", "changed column 0 is named twice or not one of the session's 1");
-    check("offsets-beyond", "the offsets of changed column 0 fall");
-    check("falling-offsets", "the offsets of changed column 0 fall");
-    check("inside-a-character", "the offsets of changed column 0 fall");
-    check("few-offsets", "2 offsets, expected 3");
-    check("not-utf-8", "the values are not UTF-8 (byte 0)");
-    check("other-rows", "values of 1 rows for 2 rows");
-    check("short-validity", "3 bytes of validity, expected 1");
+    check("no-rejections", "rejections: 0 for 2 rows with verdict 2");
+    check("rejection-beyond", "rejections: 1 for 0 rows with verdict 2");
+    check("unknown-column", "changed column 1; the columns of the session: 1");
+    check("doubled-column", "column `email` is changed twice");
+    check("offsets-beyond", "the offsets of column `email` fall");
+    check("falling-offsets", "the offsets of column `email` fall");
+    check("inside-a-character", "the offsets of column `email` fall");
+    check("few-offsets", "offsets: 2, expected 3");
+    check("not-utf-8", "the values of column `email` are not UTF-8 (byte 0)");
+    check("other-rows", "rows of the values: 1, expected 2");
+    check("short-validity", "bytes of validity: 3, expected 1");
 }
 
 #[test]
@@ -138,9 +149,14 @@ fn malformed_columns_are_refused() {
     let check = |attack: &str, expected: &str| {
         check(attack, &format!("2.csv: plugin attacker: its answer to `open` is malformed: {expected}"));
     };
-    check("want-beyond", "it wants column 9; there are 1");
-    check("want-twice", "it wants a column twice");
-    check("add-what-is-there", "it adds a column without a name, or one that is there");
+    check("want-beyond", "it reads column 9, and the file has 1 column");
+    check("want-twice", "it reads column `email` twice");
+    check("want-a-million", "it reads column `email` twice");
+    check("add-what-is-there", "it adds a column `email`, and there is one already");
+    check("add-twice", "it adds a column `new`, and there is one already");
+    check("add-unnamed", "it adds a column without a name");
+    check("add-a-long-name", "it adds a column whose name is longer than 1000 bytes");
+    check("add-thousands", "it adds 60000 columns, more than 10000");
 }
 
 #[test]
@@ -154,7 +170,7 @@ fn a_flood_of_messages_is_cut() {
 }
 
 #[test]
-fn what_a_plugin_says_of_itself_is_escaped() {
+fn a_description_is_escaped() {
     let workspace = workspace("none");
     let shown = workspace.sluicebox(&["plugin", "inspect", "attacker"]);
     assert_eq!(shown.code, 0, "{}", shown.stderr);
@@ -220,17 +236,17 @@ fn answers_beyond_the_memory_are_refused() {
     };
     answer(
         "(drop (i32.div_s (i32.const 1) (i32.const 0)))",
-        "it broke off in `process`: wasm trap: integer divide by zero",
+        "it crashed in `process`: wasm trap: integer divide by zero",
     );
     // A billion rejections.
-    answer("(i32.store (i32.const 4112) (i32.const 1000000000))", "it broke off in `process`");
+    answer("(i32.store (i32.const 4112) (i32.const 1000000000))", "it crashed in `process`");
     // Two rows with verdict 2, and reasons of 2 GiB.
     answer(
         "(i32.store (i32.const 4100) (i32.const 5000)) (i32.store (i32.const 4104) (i32.const 2))
          (i32.store16 (i32.const 5000) (i32.const 0x0202))
          (i32.store (i32.const 4108) (i32.const 6000)) (i32.store (i32.const 4112) (i32.const 2))
          (i32.store (i32.const 6024) (i32.const 0x7fffffff))",
-        "it broke off in `process`",
+        "it crashed in `process`",
     );
     // As many rejections as fit, whose reasons are all the same 64 KiB.
     let shared = "(local $at i32) (local.set $at (i32.const 70000))
@@ -242,12 +258,12 @@ fn answers_beyond_the_memory_are_refused() {
            (br_if $next (i32.lt_u (local.get $at) (i32.const 112000))))";
     check_text(
         &[("(memory (export \"memory\") 2)", "(memory (export \"memory\") 4)"), (";; process", shared)],
-        "2.csv, batch 1: plugin attacker: it answered `process` with more data than the host takes",
+        "2.csv, batch 1: plugin attacker: its answer to `process` is larger than the host accepts",
     );
 }
 
 #[test]
-fn what_is_no_plugin_is_refused() {
+fn files_that_are_not_plugins_are_refused() {
     let whole = component("1.0.0", &[]);
     check_refused(b"", "not a WebAssembly component: it does not begin as one");
     check_refused(b"#!/bin/sh\n", "not a WebAssembly component: it does not begin as one");
@@ -268,7 +284,7 @@ fn what_is_no_plugin_is_refused() {
 }
 
 #[test]
-fn what_no_processor_gets_is_refused_by_its_name() {
+fn imports_that_the_host_does_not_offer_are_refused() {
     let imports =
         ["evil:host/shell", "wasi:http/outgoing-handler@0.2.0", "wasi:nn/graph@0.2.0", "wasi:cli/run@0.3.0"];
     let imports_text: String = imports
@@ -278,8 +294,241 @@ fn what_no_processor_gets_is_refused_by_its_name() {
     let exports = "(instance $none) (export \"sluicebox:processor/processor@1.0.0\" (instance $none))";
     check_refused(
         wat::parse_str(format!("(component {imports_text} {exports})")).unwrap(),
-        &format!("plugin attacker: it imports what no processor gets: {}", imports.join(", ")),
+        &format!(
+            "plugin attacker: it imports interfaces that the host does not offer: {}",
+            imports.join(", ")
+        ),
     );
+    // WASI has no such interface, and no such function.
+    for (import, function) in
+        [("wasi:clocks/no-clock@0.2.0", "now"), ("wasi:random/random@0.2.0", "get-dice")]
+    {
+        let import = format!("(import \"{import}\" (instance (export \"{function}\" (func))))");
+        check_refused(
+            wat::parse_str(format!("(component {import} {exports})")).unwrap(),
+            "plugin attacker: it imports interfaces that the host does not offer: component imports instance",
+        );
+    }
+}
+
+#[test]
+fn exports_of_other_types_are_refused() {
+    check_refused(
+        wat::parse_str(
+            "(component (instance $none) (export \"sluicebox:processor/processor@1.0.0\" (instance $none)))",
+        )
+        .unwrap(),
+        "plugin attacker: its exports do not match sluicebox:processor/processor@1.0.0: ",
+    );
+}
+
+/// The parts of WASI with which a plugin waits and prints.
+const WASI: [&str; 3] = [
+    "package wasi:io@0.2.0;
+     interface error { resource error; }
+     interface poll {
+         resource pollable { ready: func() -> bool; block: func(); }
+         poll: func(pollables: list<borrow<pollable>>) -> list<u32>;
+     }
+     interface streams {
+         use error.{error};
+         variant stream-error { last-operation-failed(error), closed }
+         resource output-stream {
+             blocking-write-and-flush: func(contents: list<u8>) -> result<_, stream-error>;
+         }
+     }",
+    "package wasi:clocks@0.2.0;
+     interface monotonic-clock {
+         use wasi:io/poll@0.2.0.{pollable};
+         subscribe-duration: func(when: u64) -> pollable;
+     }",
+    "package wasi:cli@0.2.0;
+     interface stdout { use wasi:io/streams@0.2.0.{output-stream}; get-stdout: func() -> output-stream; }
+     interface stderr { use wasi:io/streams@0.2.0.{output-stream}; get-stderr: func() -> output-stream; }",
+];
+
+const MEMORY: &str = "(memory (export \"memory\") 2)";
+
+/// The attack of a plugin that imports clocks, in place of a comment of `attacker.wat`.
+fn check_wait(comment: &str, attack: &str, expected: &str) {
+    let imports = "(import \"wasi:clocks/monotonic-clock@0.2.0\" \"subscribe-duration\" (func $wait (param i64) (result i32)))
+         (import \"wasi:io/poll@0.2.0\" \"[method]pollable.block\" (func $block (param i32)))
+         (import \"wasi:io/poll@0.2.0\" \"poll\" (func $poll (param i32 i32 i32)))";
+    let changes = [(MEMORY, format!("{imports}{MEMORY}")), (comment, attack.to_owned())];
+    let changes: Vec<(&str, &str)> = changes.iter().map(|(from, to)| (*from, to.as_str())).collect();
+    let plugin = component_with(
+        "1.0.0",
+        &changes,
+        &WASI,
+        "import wasi:io/poll@0.2.0; import wasi:clocks/monotonic-clock@0.2.0;",
+    );
+    let workspace = workspace("none");
+    workspace.write("plugins/attacker.wasm", plugin);
+    check_in(&workspace, attack, expected);
+}
+
+#[test]
+fn waits_are_stopped_wherever_they_are() {
+    let begun = Instant::now();
+    let block = "(call $block (call $wait (i64.const -1)))";
+    let poll = "(i32.store (i32.const 60000) (call $wait (i64.const -1)))
+         (i32.store (i32.const 60004) (call $wait (i64.const 3600000000000)))
+         (call $poll (i32.const 60000) (i32.const 2) (i32.const 60016))";
+    let in_process = "2.csv, batch 1: plugin attacker: it was stopped after 0.3 s in `process`";
+    check_wait(";; process", block, in_process);
+    check_wait(";; process", poll, in_process);
+    // Many short waits.
+    check_wait(
+        ";; process",
+        "(loop $again (call $block (call $wait (i64.const 1000))) (br $again))",
+        "2.csv, batch 1: ",
+    );
+    check_wait(";; describe", block, "plugin attacker: it was stopped after 0.3 s in `describe`");
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_wait_that_ends_in_time_does_no_harm() {
+    let imports = "(import \"wasi:clocks/monotonic-clock@0.2.0\" \"subscribe-duration\" (func $wait (param i64) (result i32)))
+         (import \"wasi:io/poll@0.2.0\" \"[method]pollable.block\" (func $block (param i32)))";
+    let changes = [(MEMORY, format!("{imports}{MEMORY}"))];
+    let wait = (";; process", "(call $block (call $wait (i64.const 20000000)))");
+    let changes = [(changes[0].0, changes[0].1.as_str()), wait];
+    let imports = "import wasi:io/poll@0.2.0; import wasi:clocks/monotonic-clock@0.2.0;";
+    let workspace = workspace("none");
+    workspace.write("plugins/attacker.wasm", component_with("1.0.0", &changes, &WASI, imports));
+    let run = workspace.sluicebox(&["run"]);
+    assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+}
+
+/// What a run writes to stderr whose plugin does this in `process`, with standard output and error at hand.
+fn printed(attack: &str) -> String {
+    let imports = "(import \"wasi:cli/stdout@0.2.0\" \"get-stdout\" (func $stdout (result i32)))
+         (import \"wasi:cli/stderr@0.2.0\" \"get-stderr\" (func $stderr (result i32)))
+         (import \"wasi:io/streams@0.2.0\" \"[method]output-stream.blocking-write-and-flush\"
+           (func $write (param i32 i32 i32 i32)))";
+    let text = "(data (i32.const 60000) \"one\\0atwo \\1b[2J\\0athree\")";
+    let changes = [(MEMORY, format!("{imports}{MEMORY}{text}")), (";; process", attack.to_owned())];
+    let changes: Vec<(&str, &str)> = changes.iter().map(|(from, to)| (*from, to.as_str())).collect();
+    let imports = "import wasi:io/streams@0.2.0; import wasi:cli/stdout@0.2.0; import wasi:cli/stderr@0.2.0;";
+    let workspace = workspace("none");
+    workspace.write("plugins/attacker.wasm", component_with("1.0.0", &changes, &WASI, imports));
+    let run = workspace.sluicebox(&["run"]);
+    assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+    assert!(!run.stderr.contains('\u{1b}'), "{}", run.stderr);
+    run.stderr
+}
+
+#[test]
+fn printed_lines_are_messages_under_the_same_limits() {
+    // "one", a line with an escape sequence, and a line without an end.
+    let write = "(call $write (call $stderr) (i32.const 60000) (i32.const 18) (i32.const 61000))";
+    let log = printed(write);
+    assert!(
+        log.contains("WARN one ") && log.contains("WARN two \\u{1b}[2J ") && log.contains("WARN three "),
+        "{log}"
+    );
+    let log = printed(&write.replace("$stderr", "$stdout"));
+    assert!(!log.contains("WARN one ") && !log.contains("INFO one "), "{log}");
+    let flood = "(local $turn i32) (local $stream i32) (local.set $stream (call $stderr))
+         (loop $again (call $write (local.get $stream) (i32.const 60000) (i32.const 4) (i32.const 61000))
+           (local.set $turn (i32.add (local.get $turn) (i32.const 1)))
+           (br_if $again (i32.lt_u (local.get $turn) (i32.const 10000))))";
+    let log = printed(flood);
+    assert_eq!(log.matches("WARN one ").count(), 3, "{log}");
+    assert_eq!(log.matches("further messages of the plugin are not shown").count(), 1, "{log}");
+}
+
+/// A plugin with this JSON Schema.
+fn with_schema(schema: &str) -> Vec<u8> {
+    let text = schema.replace('"', "\\22");
+    let data = format!("(data (i32.const 20000) \"{text}\")");
+    let place = "(i32.store (i32.const 3924) (i32.const 113)) (i32.store (i32.const 3928) (i32.const 2))";
+    let other = format!(
+        "(i32.store (i32.const 3924) (i32.const 20000)) (i32.store (i32.const 3928) (i32.const {}))",
+        schema.len()
+    );
+    component("1.0.0", &[(";; start", &data), (place, &other)])
+}
+
+#[test]
+fn a_schema_whose_references_double_is_refused() {
+    let begun = Instant::now();
+    let next = |step: usize| format!(r##"{{"$ref":"#/$defs/{}"}}"##, step + 1);
+    let definitions: Vec<String> =
+        (0..50).map(|step| format!(r#""{step}":{{"allOf":[{0},{0}]}}"#, next(step))).collect();
+    let schema = format!(r##"{{"$ref":"#/$defs/0","$defs":{{{},"50":{{}}}}}}"##, definitions.join(","));
+    assert!(schema.len() < 6000);
+    check_refused(
+        with_schema(&schema),
+        "the JSON Schema of its configuration has more than 20000 parts once its references are followed",
+    );
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_schema_has_a_limit() {
+    // The same byte many times: a plugin needs no large file for a large answer.
+    let place = "(i32.store (i32.const 3924) (i32.const 113)) (i32.store (i32.const 3928) (i32.const 2))";
+    let other =
+        "(i32.store (i32.const 3924) (i32.const 20000)) (i32.store (i32.const 3928) (i32.const 300000))
+         (memory.fill (i32.const 20000) (i32.const 32) (i32.const 300000))";
+    let plugin = component("1.0.0", &[(MEMORY, "(memory (export \"memory\") 8)"), (place, other)]);
+    let workspace = workspace("none");
+    workspace.write("plugins/attacker.wasm", plugin);
+    check_in(
+        &workspace,
+        "a schema of 300,000 bytes",
+        "plugin attacker: the JSON Schema of its configuration has 300000 bytes, more than the 262144 that it may have",
+    );
+}
+
+/// A registry that answers every manifest with a layer of 100 bytes, and sends a component without end. Answers with its
+/// port.
+fn endless_registry() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            thread::spawn(move || {
+                let mut connection = connection.unwrap();
+                let mut lines = BufReader::new(connection.try_clone().unwrap()).lines();
+                let request = lines.next().unwrap().unwrap();
+                lines.map_while(Result::ok).find(String::is_empty);
+                let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n";
+                let digest = format!("sha256:{}", "0".repeat(64));
+                if request.contains("/manifests/") {
+                    let layer =
+                        |kind: &str| format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":100}}"#);
+                    let manifest = format!(
+                        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[{}]}}"#,
+                        layer("application/vnd.wasm.config.v0+json"),
+                        layer("application/wasm")
+                    );
+                    let length = manifest.len();
+                    let kind = "Content-Type: application/vnd.oci.image.manifest.v1+json";
+                    let _ = write!(connection, "{head}{kind}\r\nContent-Length: {length}\r\n\r\n{manifest}");
+                } else if request.contains("/blobs/") {
+                    let _ = write!(connection, "{head}\r\n");
+                    while connection.write_all(&[0; 65536]).is_ok() {}
+                } else {
+                    let _ = write!(connection, "{head}Content-Length: 0\r\n\r\n");
+                }
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn a_registry_that_sends_more_than_it_says_is_cut() {
+    let workspace = Workspace::empty();
+    workspace.write("schema.toml", "");
+    let place = format!("oci://127.0.0.1:{}/team/mail:1.0.0", endless_registry());
+    let installed = workspace.sluicebox(&["plugin", "install", &place]);
+    assert_eq!(installed.code, 1, "{}", installed.stdout);
+    let expected = "the registry sends more than the 100 bytes that the manifest says";
+    assert!(installed.stderr.contains(expected), "{}", installed.stderr);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The result is that of a naive model, which takes one row after the other, whatever the number of threads and the
+//! Imports give the result of a naive model, which takes one row after the other, whatever the number of threads and the
 //! size of batches.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails says where")]
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 use workspace::Workspace;
 
 const COLUMNS: [&str; 7] = ["email", "customer_id", "name", "spent", "tags", "flag", "nick"];
-/// Property, rule and whether it is written at all, in the order of the columns.
+/// Property and rule, in the order of the columns.
 const RULES: [(&str, &str); 6] = [
     ("customer_id", "set"),
     ("name", "set"),
@@ -30,7 +30,7 @@ struct Profile {
     orders: BTreeMap<String, String>,
 }
 
-/// A row of the linked file: id, customer, whether it has a time, total.
+/// A linked row: id, customer, whether it has a time, total.
 type Order = (&'static str, &'static str, bool, u32);
 
 #[derive(Debug, Default, PartialEq)]
@@ -49,13 +49,13 @@ struct Goal {
     on_ambiguous: &'static str,
 }
 
-/// §3 of the design, one row after the other. Sums are of whole cents.
+/// The merge semantics, one row after the other. Numbers are whole.
 fn naive(goal: &Goal, rows: &[Row], orders: &[Order]) -> (Vec<Profile>, Counts) {
     let (mut profiles, mut counts): (Vec<Profile>, Counts) = Default::default();
     let has_row = |order: &&Order| !order.1.is_empty() && rows.iter().any(|row| row[1] == order.1);
     counts.orphaned = orders.iter().filter(|order| !has_row(order)).count() as u64;
     for row in rows {
-        let holder = |profiles: &[Profile], property: &str, value: &String| {
+        let find_holder = |profiles: &[Profile], property: &str, value: &String| {
             profiles
                 .iter()
                 .position(|profile| profile.values.get(property).is_some_and(|held| held.contains(value)))
@@ -64,7 +64,9 @@ fn naive(goal: &Goal, rows: &[Row], orders: &[Order]) -> (Vec<Profile>, Counts) 
             COLUMNS.iter().take(2).copied().zip(row).filter(|(_, cell)| !cell.is_empty()).collect();
         let mut found: Vec<usize> = Vec::new();
         for (property, value) in &identifiers {
-            if let Some(place) = holder(&profiles, property, value).filter(|place| !found.contains(place)) {
+            if let Some(place) =
+                find_holder(&profiles, property, value).filter(|place| !found.contains(place))
+            {
                 found.push(place);
             }
         }
@@ -117,7 +119,7 @@ fn naive(goal: &Goal, rows: &[Row], orders: &[Order]) -> (Vec<Profile>, Counts) 
                 continue;
             }
             let taken = property == "customer_id"
-                && holder(&profiles, property, cell).is_some_and(|place| place != target);
+                && find_holder(&profiles, property, cell).is_some_and(|place| place != target);
             let held = profiles[target].values.entry(property).or_default();
             match rule {
                 _ if taken => counts.cells_rejected += 1,
@@ -277,7 +279,6 @@ proptest! {
         on_ambiguous in prop::sample::select(&["reject", "first", "newest", "merge"][..]),
     ) {
         let goal = Goal { create, on_ambiguous };
-        // A row without any value would be a row of commas, which is no blank line.
         let (expected, counts) = naive(&goal, &rows, &orders);
         let expected = sorted(expected);
         for (threads, batch_rows) in [(1, 1), (1, 7), (1, 4096), (4, 1), (4, 7), (4, 4096)] {
@@ -288,8 +289,8 @@ proptest! {
     }
 }
 
-/// Two files of so many rows that they are merged in shares, with people who are named several times, by either
-/// identifier, and identifiers that change hands; answers with what each run tells and with the profiles.
+/// Imports two files that are large enough to be partitioned. People come several times, by either identifier, and identifiers
+/// change hands. Answers with the report of each run, and the profiles.
 fn two_large_files(on_ambiguous: &str, tuning: &str) -> (Vec<Value>, Vec<String>) {
     let workspace = Workspace::empty();
     workspace.write("sluicebox.toml", tuning);
@@ -319,10 +320,10 @@ fn two_large_files(on_ambiguous: &str, tuning: &str) -> (Vec<Value>, Vec<String>
         seed ^= seed << 17;
         seed % below
     };
-    let mut told = Vec::new();
+    let mut reports = Vec::new();
     for file in 0..2 {
         let mut csv = String::from("email,phone,name,spent,tags,aliases\n");
-        // First come some whom no other row names, and who are committed together.
+        // The first rows are people of one row each. They are committed together.
         let new = if file == 0 { 100_000 } else { 0 };
         for row in 0..new + 40_000 {
             let is_new = row < new;
@@ -347,26 +348,27 @@ fn two_large_files(on_ambiguous: &str, tuning: &str) -> (Vec<Value>, Vec<String>
         let run = workspace.sluicebox(&["run", "--json"]);
         assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
         let report: Value = serde_json::from_str(&run.stdout).unwrap();
-        told.extend(["rows", "profiles", "cells_rejected"].map(|name| report[name].clone()));
+        reports.extend(["rows", "profiles", "cells_rejected"].map(|name| report[name].clone()));
     }
     assert_eq!(workspace.sluicebox(&["store", "verify"]).code, 0);
     let listed = workspace.sluicebox(&["profile", "list", "--json"]).stdout;
     let properties = |line: &str| serde_json::from_str::<Value>(line).unwrap()["properties"].to_string();
     let mut profiles: Vec<String> = listed.lines().map(properties).collect();
     profiles.sort();
-    (told, profiles)
+    (reports, profiles)
 }
 
 #[test]
-fn large_files_are_merged_as_row_after_row() {
+fn large_files_are_merged_as_one_row_after_the_other() {
     for on_ambiguous in ["reject", "first", "newest"] {
-        let (told, profiles) = two_large_files(on_ambiguous, "[import]\nthreads = 1\ncommit_rows = 1000\n");
+        let (reports, profiles) =
+            two_large_files(on_ambiguous, "[import]\nthreads = 1\ncommit_rows = 1000\n");
         assert!(profiles.len() > 20_000, "{}", profiles.len());
         for tuning in ["", "[import]\nthreads = 3\ncommit_rows = 17000\n"] {
-            let in_shares = two_large_files(on_ambiguous, tuning);
-            assert_eq!(in_shares.0, told, "{on_ambiguous} {tuning}");
-            // Not shown if they differ: they are long.
-            assert!(in_shares.1 == profiles, "{on_ambiguous} {tuning}");
+            let partitioned = two_large_files(on_ambiguous, tuning);
+            assert_eq!(partitioned.0, reports, "{on_ambiguous} {tuning}");
+            // Without `assert_eq!`, which would print 20,000 profiles.
+            assert!(partitioned.1 == profiles, "{on_ambiguous} {tuning}");
         }
     }
 }

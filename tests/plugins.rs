@@ -1,5 +1,5 @@
-//! What an author of plugins does, from the folder that `plugin new` makes to a component that the host runs; and the
-//! plugins that must run for ever.
+//! The work of a plugin's author, from the folder that `plugin new` creates to a component that the host runs; and the
+//! plugins that every later version must run.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails says where")]
 
 #[path = "servers/registry.rs"]
@@ -7,11 +7,14 @@ mod registry;
 mod workspace;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use workspace::{Workspace, finish};
 
-/// Runs the samples of a plugin that is built.
+/// Runs the samples of a built plugin.
 fn samples(folder: &str, component: &str) {
     let workspace = Workspace::empty();
     let place = |path: &str| Workspace::repository().join(path).display().to_string();
@@ -21,7 +24,7 @@ fn samples(folder: &str, component: &str) {
 }
 
 #[test]
-fn the_samples_of_bundled_plugins_come_out_as_expected() {
+fn bundled_plugins_pass_their_samples() {
     for name in ["email-normalizer", "field-transform", "phone-normalizer", "pseudonymizer", "row-filter"] {
         samples(&format!("plugins/{name}"), &format!("plugins/built/{name}.wasm"));
     }
@@ -32,7 +35,7 @@ fn plugins_of_every_version_of_the_contract_still_run() {
     samples("tests/frozen/1.0.0", "tests/frozen/1.0.0/processor.wasm");
 }
 
-/// What an author does in a folder, with the languages' tools at hand.
+/// Runs a command of an author, with the tools of the languages in reach.
 fn author(workspace: &Workspace, arguments: &[&str]) -> workspace::Output {
     let tools = std::env::var("SLUICEBOX_COMPONENTIZE").unwrap_or_default();
     let path = format!("{tools}:{}", std::env::var("PATH").unwrap_or_default());
@@ -41,7 +44,7 @@ fn author(workspace: &Workspace, arguments: &[&str]) -> workspace::Output {
     finish(command.env_remove("CARGO_TARGET_DIR").env("CARGO_NET_OFFLINE", "true"))
 }
 
-/// Makes a plugin, builds it with the language's own tools, runs its samples, and imports through it.
+/// Creates a plugin, builds it with the tools of its language, runs its samples, and imports with it.
 fn check(language: &str) {
     let workspace = Workspace::empty();
     let sluicebox = |arguments: &[&str]| author(&workspace, arguments);
@@ -104,10 +107,10 @@ fn a_trap_names_the_line_of_its_source() {
     let tested = author(&workspace, &["plugin", "test", "shout"]);
     assert_eq!(tested.code, 1, "{}{}", tested.stdout, tested.stderr);
     let place = format!("src/lib.rs:{}", line_of(&workspace, "shout/src/lib.rs", "few rows"));
-    let said = format!("{}{}", tested.stdout, tested.stderr);
+    let printed = format!("{}{}", tested.stdout, tested.stderr);
     assert!(
-        said.contains("it broke off in `process`: wasm trap") && said.contains(&place),
-        "{place}: {said}"
+        printed.contains("it crashed in `process`: wasm trap") && printed.contains(&place),
+        "{place}: {printed}"
     );
 }
 
@@ -115,7 +118,7 @@ fn a_trap_names_the_line_of_its_source() {
 fn a_python_program_reaches_no_file_network_or_environment() {
     let workspace = Workspace::empty();
     assert_eq!(author(&workspace, &["plugin", "new", "reach", "--language", "python"]).code, 0);
-    // Each attempt is tried on a row of its own; what it reached stands in the row, or the name of the error.
+    // Each attempt has a row of its own. The row then holds what the attempt reached, or the name of the error.
     let attempts = r#"
 import os, socket, time
 
@@ -174,6 +177,22 @@ fn a_plugin_goes_through_a_registry() {
     assert_eq!(installed.code, 0, "{}", installed.stderr);
     assert_eq!(fs::read(workspace.path().join("plugins/mail.wasm")).unwrap(), fs::read(&built).unwrap());
 
+    assert!(!installed.stderr.contains("the tag says"), "{}", installed.stderr);
+
+    let other = place.replace("1.0.0", "v1.1.0");
+    let pushed = sluicebox(&["plugin", "push", &built.display().to_string(), &other]);
+    assert!(pushed.stderr.contains("the tag says version 1.1.0, the plugin says 1.0.0"), "{}", pushed.stderr);
+    let installed = sluicebox(&["plugin", "install", &other]);
+    assert_eq!(installed.code, 0, "{}", installed.stderr);
+    assert!(
+        installed.stderr.contains("the tag says version 1.1.0, the plugin says 1.0.0"),
+        "{}",
+        installed.stderr
+    );
+    let latest = place.replace("1.0.0", "latest");
+    let pushed = sluicebox(&["plugin", "push", &built.display().to_string(), &latest]);
+    assert_eq!((pushed.code, pushed.stderr.contains("the tag says")), (0, false), "{}", pushed.stderr);
+
     let missing = sluicebox(&["plugin", "install", &place.replace("1.0.0", "2.0.0")]);
     assert_eq!(missing.code, 1, "{}", missing.stdout);
     assert!(
@@ -184,9 +203,114 @@ fn a_plugin_goes_through_a_registry() {
     workspace.write("no.wasm", "no plugin");
     let refused = sluicebox(&["plugin", "push", "no.wasm", &place]);
     assert!(refused.stderr.contains("not a WebAssembly component"), "{}", refused.stderr);
-    let nobody = sluicebox(&["plugin", "install", "oci://127.0.0.1:1/team/mail:1.0.0"]);
-    assert_eq!(nobody.code, 1, "{}", nobody.stdout);
+    let unreachable = sluicebox(&["plugin", "install", "oci://127.0.0.1:1/team/mail:1.0.0"]);
+    assert_eq!(unreachable.code, 1, "{}", unreachable.stdout);
     assert_eq!(sluicebox(&["plugin", "install", "oci://"]).code, 2);
+}
+
+#[test]
+fn a_registry_that_refuses_leads_to_docker_login() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut connection in listener.incoming().map_while(Result::ok) {
+            BufReader::new(&connection).lines().map_while(Result::ok).find(String::is_empty);
+            let _ = connection
+                .write_all(b"HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let workspace = Workspace::empty();
+    workspace.write("schema.toml", "");
+    let refused =
+        workspace.sluicebox(&["plugin", "install", &format!("oci://127.0.0.1:{port}/team/mail:1.0.0")]);
+    assert_eq!(refused.code, 1, "{}", refused.stdout);
+    let expected = format!("no credentials are saved for it; `docker login 127.0.0.1:{port}` saves some");
+    assert!(refused.stderr.contains(&expected), "{}", refused.stderr);
+}
+
+#[test]
+fn a_component_older_than_its_sources_is_not_installed() {
+    let workspace = Workspace::empty();
+    workspace.write("schema.toml", "");
+    let built = Workspace::repository().join("plugins/built/email-normalizer.wasm");
+    workspace.write("mail/mail.wasm", fs::read(built).unwrap());
+    workspace.write("mail/src/lib.rs", "");
+    let changed = |file: &str, time: SystemTime| {
+        fs::File::options()
+            .write(true)
+            .open(workspace.path().join(file))
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
+    };
+    let now = SystemTime::now();
+    changed("mail/src/lib.rs", now);
+    changed("mail/mail.wasm", now - Duration::from_secs(1));
+    for arguments in
+        [&["plugin", "install", "mail"][..], &["plugin", "push", "mail", "oci://127.0.0.1:1/mail:1"]]
+    {
+        let stale = workspace.sluicebox(arguments);
+        assert_eq!(stale.code, 2, "{}", stale.stdout);
+        let older = "mail.wasm is older than ";
+        assert!(
+            stale.stderr.contains(older) && stale.stderr.contains("`sluicebox plugin build "),
+            "{}",
+            stale.stderr
+        );
+    }
+    changed("mail/mail.wasm", now);
+    workspace.write("mail/samples/new.toml", "");
+    let fresh = workspace.sluicebox(&["plugin", "install", "mail"]);
+    assert_eq!(fresh.code, 0, "{}", fresh.stderr);
+}
+
+#[test]
+fn an_installed_plugin_has_a_name_of_its_own() {
+    let workspace = Workspace::empty();
+    workspace.write("schema.toml", "");
+    let built = Workspace::repository().join("plugins/built/email-normalizer.wasm").display().to_string();
+    let install = |name: &[&str]| workspace.sluicebox(&[&["plugin", "install", &built], name].concat());
+    for name in ["row-filter", "my plugin", "a/b", ""] {
+        let refused = install(&["--name", name]);
+        assert_eq!(refused.code, 2, "{name}: {}", refused.stdout);
+    }
+    let bundled = install(&[]);
+    let expected = "`email-normalizer` is the name of a bundled plugin; --name gives it another name";
+    assert!(bundled.stderr.contains(expected), "{}", bundled.stderr);
+    assert!(!workspace.path().join("plugins").exists());
+    assert_eq!(install(&["--name", "mail_2"]).code, 0);
+}
+
+#[test]
+fn a_sample_that_fails_does_not_end_the_others() {
+    let workspace = Workspace::empty();
+    workspace.write("samples/a.csv", "email\nA@X.EXAMPLE\n");
+    workspace.write("samples/b.csv", "email\nb@x.example\n");
+    workspace.write("samples/b.toml", "columns = ['mail']");
+    let rows: Vec<String> = (0..30_000).map(|row| format!("{row}@x.example\n")).collect();
+    workspace.write("samples/c.csv", format!("email\n{}", rows.concat()));
+    workspace.write("samples/c.toml", "columns = ['email']");
+    workspace.write("samples/c.expected.csv", format!("email\n{}{}", rows[..7].concat(), rows[8..].concat()));
+    workspace.write("samples/d.csv", "email\nd@x.example\n");
+    workspace.write("samples/d.toml", "columns = ['email']");
+    workspace.write("samples/d.expected.csv", "email\nd@x.example\n");
+    let built = Workspace::repository().join("plugins/built/email-normalizer.wasm").display().to_string();
+    let tested = workspace.sluicebox(&["plugin", "test", ".", "--component", &built]);
+    assert_eq!(tested.code, 1, "{}", tested.stderr);
+    let lines: Vec<&str> = tested.stdout.lines().collect();
+    let expected = [
+        "failed: samples/a.csv",
+        "samples/a.toml: No such file",
+        "failed: samples/b.csv",
+        "there is no column `mail`; found `email`",
+        "differs: samples/c.csv",
+        "c.expected.csv, an unexpected row before row 8: [\"7@x.example\"]",
+        "ok: samples/d.csv",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{}", tested.stdout);
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.contains(expected), "{expected}: {}", tested.stdout);
+    }
 }
 
 #[test]

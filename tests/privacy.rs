@@ -1,4 +1,4 @@
-//! Who set what, undoing a run, erasing a person, and looking after the store.
+//! Provenance, undo, erasure, and upkeep of the store.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails says where")]
 
 mod workspace;
@@ -33,7 +33,7 @@ fn workspace(more: &str) -> Workspace {
 
 const HEADER: &str = "email,card,name,spent,order,at,total\n";
 
-/// Imports a file; answers with the id of the run.
+/// Imports a file; returns the id of the run.
 fn import(workspace: &Workspace, name: &str, rows: &str) -> String {
     workspace.write(&format!("in/{name}.csv"), format!("{HEADER}{rows}"));
     let output = workspace.sluicebox(&["run", "--json"]);
@@ -42,7 +42,7 @@ fn import(workspace: &Workspace, name: &str, rows: &str) -> String {
     report["run"].as_str().unwrap().to_owned()
 }
 
-/// The profiles, without what differs between two stores.
+/// The profiles, without their ids and times.
 fn profiles(workspace: &Workspace) -> Vec<String> {
     let listed = workspace.sluicebox(&["profile", "list", "--json"]).stdout;
     let shown = |line: &str| {
@@ -63,7 +63,7 @@ fn id(workspace: &Workspace, condition: &str) -> String {
     find(workspace, condition).unwrap()["profile_id"].as_str().unwrap().to_owned()
 }
 
-fn whole(workspace: &Workspace) {
+fn assert_consistent(workspace: &Workspace) {
     let verified = workspace.sluicebox(&["store", "verify"]);
     assert_eq!(verified.code, 0, "{}{}", verified.stdout, verified.stderr);
 }
@@ -75,7 +75,7 @@ fn undo(workspace: &Workspace, run: &str) -> Value {
 }
 
 #[test]
-fn an_undone_run_leaves_what_was_there_before() {
+fn undo_restores_the_profiles_before_the_run() {
     let workspace = workspace("");
     import(&workspace, "1", "ann@x,c1,Ann,10,o1,2026-01-01,5\nbob@x,c2,Bob,1,,,\n");
     let before = profiles(&workspace);
@@ -93,16 +93,16 @@ fn an_undone_run_leaves_what_was_there_before() {
     assert_eq!(profiles(&workspace), before);
     assert!(find(&workspace, "card=c1").is_some() && find(&workspace, "card=c9").is_none());
     assert!(find(&workspace, "email=cid@x").is_none());
-    whole(&workspace);
-    // Asked again there is nothing left to do, and undoing the undoing brings it back.
+    assert_consistent(&workspace);
+    // A second undo has nothing left to do.
     let again = undo(&workspace, &run);
     assert_eq!((&again["restored"], &again["removed"]), (&0.into(), &0.into()));
     assert_eq!(profiles(&workspace), before);
-    whole(&workspace);
+    assert_consistent(&workspace);
 }
 
 #[test]
-fn what_was_changed_since_is_left_alone_and_listed() {
+fn undo_leaves_alone_and_lists_what_changed_since() {
     let workspace = workspace("");
     import(&workspace, "1", "ann@x,c1,Ann,10,,,\nbob@x,c2,Bob,1,,,\n");
     let run = import(&workspace, "2", "ann@x,c5,Anna,5,,,\nbob@x,,Rob,,o1,2026-01-01,5\ncid@x,,Cid,,,,\n");
@@ -120,7 +120,7 @@ fn what_was_changed_since_is_left_alone_and_listed() {
             "another record holds the value that `card` had",
             "`name` was changed since",
             "an event of type `order` was changed since",
-            "it was created by the run, and changed since",
+            "the run created it, and it was changed since",
         ]
     );
     assert_eq!(
@@ -132,11 +132,11 @@ fn what_was_changed_since_is_left_alone_and_listed() {
             r#"{"email":"dee@x","card":"c1","name":"Dee"} []"#,
         ]
     );
-    whole(&workspace);
+    assert_consistent(&workspace);
 }
 
 #[test]
-fn merged_profiles_are_not_undone_and_without_retention_nothing_is() {
+fn undo_keeps_profiles_merged_and_needs_retention() {
     let workspace = workspace("on_ambiguous = 'merge'\n");
     let goals = fs::read_to_string(workspace.path().join("connections/shop.toml")).unwrap();
     let by_card = "[[import_profiles.identifiers]]\ncolumn = 'email'\nproperty = 'email'\n\
@@ -147,7 +147,7 @@ fn merged_profiles_are_not_undone_and_without_retention_nothing_is() {
     let run = import(&workspace, "2", "ann@x,c2,,,,,\n");
     let undone = undo(&workspace, &run);
     assert!(undone["left"][0]["why"].as_str().unwrap().contains("merged"), "{undone}");
-    whole(&workspace);
+    assert_consistent(&workspace);
     workspace.write("sluicebox.toml", "");
     let run = import(&workspace, "3", "eve@x,,Eve,,,,\n");
     let refused = workspace.sluicebox(&["undo", &run]);
@@ -157,7 +157,7 @@ fn merged_profiles_are_not_undone_and_without_retention_nothing_is() {
 }
 
 #[test]
-fn each_property_says_who_set_it() {
+fn explain_names_the_run_and_file_of_each_property() {
     let workspace = workspace("");
     let first = import(&workspace, "1", "ann@x,c1,Ann,10,,,\n");
     let second = import(&workspace, "2", "ann@x,,Anna,,,,\n");
@@ -178,7 +178,7 @@ fn each_property_says_who_set_it() {
 }
 
 #[test]
-fn an_erased_person_is_gone_and_stays_away() {
+fn an_erased_person_is_removed_and_not_imported_again() {
     let workspace = workspace("max_rejected = '100%'\n");
     import(
         &workspace,
@@ -196,12 +196,12 @@ fn an_erased_person_is_gone_and_stays_away() {
     let erased = workspace.sluicebox(&["profile", "erase", &ann]);
     assert_eq!(erased.code, 0, "{}", erased.stderr);
     assert_eq!(workspace.sluicebox(&["profile", "get", &ann]).code, 1);
-    whole(&workspace);
-    // Not a byte of hers is left in any file of the store, nor among the rejected rows.
+    assert_consistent(&workspace);
+    // No file of the store and no rejected row holds a trace of her.
     let traces = workspace.shell("grep -rlE 'ann@x.example|Anna|card-4711' data; true");
     assert_eq!(traces.stdout, "");
 
-    // The files are imported again, for they changed; she stays away, and who is new comes in.
+    // The changed file is imported again: she stays erased, and new persons are imported.
     import(&workspace, "1", "ann@x.example,c7,Ann,10,,,\nbob@x.example,c2,Bob,1,,,\n");
     let report = import(&workspace, "3", "ann@x.example,,Ann,,,,\neve@x.example,card-4711,Eve,,,,\n");
     assert!(!report.is_empty());
@@ -214,7 +214,7 @@ fn an_erased_person_is_gone_and_stays_away() {
         .write("connections/shop.toml", goals.replace("max_rejected", "restore_erased = true\nmax_rejected"));
     import(&workspace, "4", "ann@x.example,,Ann,,,,\n");
     assert!(find(&workspace, "email=ann@x.example").is_some());
-    whole(&workspace);
+    assert_consistent(&workspace);
 }
 
 #[test]
@@ -224,7 +224,11 @@ fn a_store_is_measured_backed_up_and_restored() {
     let before = profiles(&workspace);
     let backup = workspace.sluicebox(&["store", "backup", "backups/monday"]);
     assert_eq!(backup.code, 0, "{}", backup.stderr);
-    assert_eq!(workspace.sluicebox(&["store", "backup", "backups/monday"]).code, 1, "it is there already");
+    assert_eq!(
+        workspace.sluicebox(&["store", "backup", "backups/monday"]).code,
+        1,
+        "the folder exists already"
+    );
     import(&workspace, "2", "bob@x,c2,Bob,1,,,\n");
     assert_eq!(workspace.sluicebox(&["store", "compact"]).code, 0);
     let stats: Value =
@@ -233,7 +237,7 @@ fn a_store_is_measured_backed_up_and_restored() {
     let restored = workspace.sluicebox(&["store", "restore", "backups/monday"]);
     assert_eq!(restored.code, 0, "{}", restored.stderr);
     assert_eq!(profiles(&workspace), before);
-    whole(&workspace);
+    assert_consistent(&workspace);
     let nothing = workspace.sluicebox(&["store", "restore", "backups/tuesday"]);
     assert_eq!(nothing.code, 1, "{}", nothing.stdout);
     assert_eq!(profiles(&workspace), before);

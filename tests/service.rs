@@ -1,4 +1,4 @@
-//! The service: what is due runs, whoever must be told is told, and nobody gets in who may not.
+//! The service: schedules, notifications, access, limits.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,10 +12,11 @@ mod page;
 mod service;
 mod workspace;
 
-use std::io::{BufRead, BufReader, Lines, Read, Write};
-use std::net::TcpListener;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -24,15 +25,18 @@ use serde_json::{Value, json};
 use service::Service;
 use sha2::Sha256;
 use workspace::Workspace;
+use workspace::wait::{Lines, PATIENCE, wait_for};
 
 /// Rows of a file whose import takes a while where each hundred are a commit.
 const LONG: u64 = 300_000;
-const SCHEMA: &str = "# whom we know\n[properties.email]\nunique = true\n[properties.name]\n[properties.spent]\ntype = 'number'\n";
+const SCHEMA: &str = "# our customers\n[properties.email]\nunique = true\n[properties.name]\n[properties.spent]\ntype = 'number'\n";
+
+const TOKEN: &str = "0123456789abcdef-anna";
 
 fn connection(more: &str) -> String {
     format!(
         "# ours\nname = 'Shop' # as people say\n{more}\n[location]\nkind = 'directory'\npath = 'exchange'\n\
-         [[import_profiles]]\nname = 'customers'\nfiles = '*.csv'\n\
+         [[import_profiles]]\nname = 'customers'\nfiles = '*.csv'\nsettle = '0s'\n\
          [[import_profiles.identifiers]]\ncolumn = 'email'\nproperty = 'email'\n\
          [[import_profiles.fields]]\ncolumn = 'name' # given and family\n\
          [[import_profiles.fields]]\ncolumn = 'spent'\nrule = 'sum'\n"
@@ -71,21 +75,19 @@ fn a_connection_runs_when_it_is_due_and_a_missed_run_is_made_up_once() {
     assert_eq!(find(&runs, "missed").len(), 1, "{runs:?}");
     assert_eq!(service.stop().0, Some(0));
 
-    // One that was made up is not made up again.
+    // A missed run is made up once.
     let service = Service::start_at(&workspace, "2026-03-04 13:00:00");
     let next = service.get("/api/v1/schedule?count=1").json();
     assert_eq!(next[0]["at"], "2026-03-05T02:00:00Z");
     assert_eq!(service.runs().len(), 2);
 }
 
-/// The history, when it has so many runs and all have ended.
+/// The history, once it has this many runs and all have ended.
 fn wait_for_runs(service: &Service, count: usize) -> Vec<Value> {
-    loop {
+    wait_for(&format!("{count} runs to end"), || {
         let runs = service.runs();
-        if runs.len() >= count && runs.iter().all(|run| run["status"] != "running") {
-            return runs;
-        }
-    }
+        (runs.len() >= count && runs.iter().all(|run| run["status"] != "running")).then_some(runs)
+    })
 }
 
 #[test]
@@ -144,7 +146,7 @@ fn a_service_that_is_killed_ten_times_in_a_scheduled_run_counts_nothing_twice() 
     let read: u64 = runs.iter().map(|run| run["rows"]["read"].as_u64().unwrap()).sum();
     assert_eq!(read, ROWS as u64, "{runs:?}");
     assert!(runs.len() > 5, "only {} of 10 kills met a run", runs.len() - 1);
-    // Each run ended once: one succeeded, those before it were cut off, and each goes on with the one before it.
+    // Each run ended once: the last succeeded, those before were interrupted, and each continues the one before.
     let (last, before) = runs.split_last().unwrap();
     assert_eq!((&last["status"], &last["interrupted"]), (&json!("succeeded"), &json!(false)), "{runs:?}");
     assert!(before.iter().all(|run| run["status"] == "failed" && run["interrupted"] == true), "{runs:?}");
@@ -156,7 +158,7 @@ fn a_service_that_is_killed_ten_times_in_a_scheduled_run_counts_nothing_twice() 
 }
 
 #[test]
-fn a_run_that_sigterm_cuts_off_goes_on_at_the_next_start() {
+fn a_run_that_sigterm_interrupts_continues_at_the_next_start() {
     let workspace = workspace("");
     workspace.write("sluicebox.toml", "[import]\ncommit_rows = 100\nbatch_rows = 100\n");
     let rows: String = (0..LONG).map(|row| format!("c{row}@x.example,N,1\n")).collect();
@@ -177,14 +179,14 @@ fn a_run_that_sigterm_cuts_off_goes_on_at_the_next_start() {
     assert_eq!((runs.len(), read), (2, LONG), "{runs:?}");
     assert_eq!((&runs[0]["interrupted"], &runs[1]["status"]), (&json!(true), &json!("succeeded")));
     assert_eq!(runs[1]["continues"], runs[0]["run"]);
-    // Whoever went through is counted once.
+    // A profile is counted once.
     let exchanged = service.get("/api/v1/connections/shop").json()["exchanged"].clone();
     let imported = exchanged["imported"].as_f64().unwrap();
     assert!((imported / 300_000.0 - 1.0).abs() < 0.03, "{exchanged}");
 }
 
 #[test]
-fn somebody_may_stop_a_run_and_what_waits() {
+fn a_user_stops_the_current_run_and_a_queued_one() {
     let workspace = workspace("");
     workspace.write("sluicebox.toml", "[import]\ncommit_rows = 100\nbatch_rows = 100\n");
     let rows: String = (0..LONG).map(|row| format!("c{row}@x.example,N,1\n")).collect();
@@ -208,16 +210,16 @@ fn somebody_may_stop_a_run_and_what_waits() {
     assert_eq!((&runs[0]["run"], &runs[0]["error"]), (&json!(first), &json!("interrupted")));
     assert_eq!(service.ask("DELETE", &format!("/api/v1/runs/{first}"), &[], None).status, 404);
     drop(service);
-    // What somebody stopped does not go on by itself.
+    // A stopped run does not continue.
     let service = Service::start(&workspace);
     assert_eq!(service.get("/api/v1/status").json()["queue"], json!([]));
 }
 
-/// aiosmtpd, as a mail server that asks for TLS and a password.
+/// aiosmtpd, as a mail server that requires TLS and a password.
 struct Mail {
     process: Child,
     port: u16,
-    lines: Lines<BufReader<ChildStdout>>,
+    lines: Lines,
 }
 
 impl Mail {
@@ -230,13 +232,13 @@ impl Mail {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let port = lines.next().unwrap().unwrap().parse().unwrap();
+        let mut lines = Workspace::lines("the output of the mail server", process.stdout.take().unwrap());
+        let port = lines.next().unwrap().parse().unwrap();
         Self { process, port, lines }
     }
 
     fn next(&mut self) -> Value {
-        serde_json::from_str(&self.lines.next().unwrap().unwrap()).unwrap()
+        serde_json::from_str(&self.lines.next().unwrap()).unwrap()
     }
 }
 
@@ -252,17 +254,18 @@ fn mailed(mode: &str) {
     let workspace = workspace(notify);
     let mut mail = Mail::start(&workspace, mode);
     workspace.write("mail-password", "mail-secret-1234\n");
+    workspace.write("token", TOKEN);
     workspace.write(
         "sluicebox.toml",
         format!(
             "[smtp]\nhost = 'localhost'\nport = {}\nsecurity = '{mode}'\nuser = 'sluicebox'\n\
              password = {{ file = 'mail-password' }}\nfrom = 'Sluicebox <sluicebox@example.com>'\nca = 'ca.pem'\n\
-             [server]\nurl = 'https://cdp.example.com/'\n",
+             [server]\nurl = 'https://cdp.example.com/'\ntoken = {{ file = 'token' }}\n",
             mail.port
         ),
     );
     workspace.write("exchange/a.csv", "email,name,spent\nann@example.com,Ann,1.50\nragged\n");
-    let service = Service::start(&workspace);
+    let service = Service::start(&workspace).with_token(TOKEN);
     let run = service.post("/api/v1/connections/shop/runs", &json!({})).json()["run"].clone();
     let sent = mail.next();
     assert_eq!(sent["subject"], "Sluicebox: Shop succeeded");
@@ -284,18 +287,18 @@ fn mailed(mode: &str) {
     service.post("/api/v1/connections/shop/runs", &json!({}));
     let sent = mail.next();
     assert_eq!(sent["subject"], "Sluicebox: Shop failed");
-    assert!(sent["text"].as_str().unwrap().contains("Why: b.csv: the file has no column `name`"), "{sent}");
+    assert!(sent["text"].as_str().unwrap().contains("Error: b.csv: the file has no column `name`"), "{sent}");
     let (_, log) = service.stop();
     assert!(!log.concat().contains("mail-secret"), "{log:?}");
 }
 
 #[test]
-fn people_are_told_by_mail_through_starttls() {
+fn mail_is_sent_through_starttls() {
     mailed("starttls");
 }
 
 #[test]
-fn people_are_told_by_mail_through_tls() {
+fn mail_is_sent_through_tls() {
     mailed("tls");
 }
 
@@ -310,7 +313,7 @@ fn a_webhook_is_called_again_and_signed() {
     let service = Service::start(&workspace);
     let run = service.post("/api/v1/connections/shop/runs", &json!({})).json()["run"].clone();
     let answer = |status: &str| {
-        let (mut stream, _) = listener.accept().unwrap();
+        let mut stream = Workspace::accept(&listener, "the webhook");
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let mut headers = Vec::new();
         loop {
@@ -322,10 +325,10 @@ fn a_webhook_is_called_again_and_signed() {
                 None => {}
             }
         }
-        let header = |wanted: &str| {
+        let header = |searched: &str| {
             headers
                 .iter()
-                .find(|(name, _)| name == wanted)
+                .find(|(name, _)| name == searched)
                 .map(|(_, value)| value.clone())
                 .unwrap_or_default()
         };
@@ -350,21 +353,26 @@ fn a_webhook_is_called_again_and_signed() {
     let mut mac = Hmac::<Sha256>::new_from_slice(&key).unwrap();
     mac.update(format!("{second}.{at}.{body}").as_bytes());
     assert_eq!(signature, format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())));
-    let told: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!((&told["type"], &told["data"]["run"]), (&json!("run.succeeded"), &run));
-    assert_eq!(told["data"]["goals"][0]["rows"]["merged"], 2);
+    let sent: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((&sent["type"], &sent["data"]["run"]), (&json!("run.succeeded"), &run));
+    assert_eq!(sent["data"]["goals"][0]["rows"]["merged"], 2);
     let (_, log) = service.stop();
     assert!(log.iter().any(|line| line.contains("webhook not sent: it answered 503")), "{log:?}");
     assert!(!log.concat().contains("in-the-address"), "{log:?}");
 }
 
 #[test]
-fn whoever_may_not_gets_nothing() {
+fn requests_without_a_token_are_refused() {
     let workspace = workspace("");
     workspace.write("token", "0123456789abcdef-anna\n");
     let refused = workspace.sluicebox(&["serve", "--address", "0.0.0.0:0"]);
     assert_eq!(refused.code, 2, "{}", refused.stderr);
     assert!(refused.stderr.contains("needs a `token`"), "{}", refused.stderr);
+    // A proxy that the address leads to would open the service to everyone.
+    workspace.write("sluicebox.toml", "[server]\nurl = 'https://cdp.example.com'\n");
+    let refused = workspace.sluicebox(&["serve", "--address", "127.0.0.1:0"]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stderr.contains("`url`"), "{}", refused.stderr);
 
     workspace.write(
         "sluicebox.toml",
@@ -386,23 +394,32 @@ fn whoever_may_not_gets_nothing() {
     let sign_in = |token: &str, next: &str| {
         service.ask("POST", "/sign-in", &form, Some(&format!("token={token}&next={next}")))
     };
-    let signed_in = sign_in("0123456789abcdef-anna", "//evil.example");
-    assert_eq!((signed_in.status, &signed_in.headers["location"]), (303, &"/".parse().unwrap()));
+    // A sign-in leads only to pages of the service; browsers remove tabs and line breaks from an address.
+    for next in ["//evil.example", "/%09/evil.example", "/%0A/evil.example", "/%5Cevil.example"] {
+        let signed_in = sign_in(TOKEN, next);
+        assert_eq!(
+            (signed_in.status, &signed_in.headers["location"]),
+            (303, &"/".parse().unwrap()),
+            "{next}"
+        );
+    }
+    let signed_in = sign_in(TOKEN, "/plugins");
+    assert_eq!((signed_in.status, &signed_in.headers["location"]), (303, &"/plugins".parse().unwrap()));
     let cookie = signed_in.headers["set-cookie"].to_str().unwrap();
     for word in ["HttpOnly", "SameSite=Strict", "Secure", "Path=/"] {
         assert!(cookie.contains(word), "{cookie}");
     }
     let session = ("cookie", cookie.split(';').next().unwrap());
     assert_eq!(status("/plugins", &[session]), 200);
-    // A page of somebody else does nothing in a browser that is signed in.
+    // A page of another site changes nothing in a browser that is signed in.
     for site in [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")] {
         let asked = service.ask("POST", "/connections/shop/run", &[session, form[0], site], Some("goal="));
         assert_eq!(asked.status, 403, "{}", asked.text);
     }
     assert_eq!(service.ask("POST", "/sign-out", &[session, form[0]], Some("")).status, 303);
     assert_eq!(status("/plugins", &[session]), 303);
-    // Whoever guesses waits.
-    let tries: Vec<u16> = (0..15).map(|_| sign_in("no-token-of-anybody", "/").status).collect();
+    // Guesses are slowed down.
+    let tries: Vec<u16> = (0..15).map(|_| sign_in("not-a-valid-token", "/").status).collect();
     assert!(tries.starts_with(&[403]) && tries.ends_with(&[429]), "{tries:?}");
 
     let policy = &page.headers["content-security-policy"];
@@ -439,9 +456,9 @@ fn a_change_keeps_the_file_and_a_wrong_one_is_refused() {
     assert_eq!((on.status, &on.json()["schedule"]), (200, &Value::Null), "{}", on.text);
     assert!(file().contains("# as people say") && !file().contains("[schedule]"), "{}", file());
 
-    let kept = file();
+    let before_errors = file();
     let wrong = change("/api/v1/connections/shop", "PATCH", json!({ "schedule": { "every": "9 bananas" } }));
-    assert_eq!((wrong.status, file()), (422, kept.clone()), "{}", wrong.text);
+    assert_eq!((wrong.status, file()), (422, before_errors.clone()), "{}", wrong.text);
     assert!(wrong.json()["detail"].as_str().unwrap().contains("connections/shop.toml:"), "{}", wrong.text);
 
     let mapping = service.get("/api/v1/connections/shop/goals/customers/mapping").json();
@@ -456,7 +473,7 @@ fn a_change_keeps_the_file_and_a_wrong_one_is_refused() {
         { "column": "email", "property": "address", "rule": "set" },
     ]);
     let unknown = put(fields.clone(), false, &mapping["version"]);
-    assert_eq!((unknown.status, file()), (422, kept), "{}", unknown.text);
+    assert_eq!((unknown.status, file()), (422, before_errors), "{}", unknown.text);
     let put_it = put(fields.clone(), true, &mapping["version"]);
     assert_eq!(put_it.status, 200, "{}", put_it.text);
     assert!(file().contains("column = 'name' # given and family\nrule = \"set-if-empty\""), "{}", file());
@@ -465,10 +482,10 @@ fn a_change_keeps_the_file_and_a_wrong_one_is_refused() {
             .unwrap()
             .contains("[properties.address]")
     );
-    // Somebody else was faster.
+    // The file was changed meanwhile.
     assert_eq!(put(fields, true, &mapping["version"]).status, 409);
 
-    // Whoever edits by hand is heard; what is wrong is told, and what was read before stays.
+    // An edit by hand takes effect; an error is reported, and the last valid configuration stays.
     workspace.write("connections/shop.toml", file().replace("'Shop'", "'Shoes'"));
     assert_eq!(service.get("/api/v1/connections/shop").json()["name"], "Shoes");
     workspace.write("connections/shop.toml", file() + "nonsense = 1\n");
@@ -481,6 +498,25 @@ fn a_change_keeps_the_file_and_a_wrong_one_is_refused() {
     let actions: Vec<&str> =
         audit.as_array().unwrap().iter().map(|entry| entry["action"].as_str().unwrap()).collect();
     assert_eq!(actions, ["change mapping", "add properties", "change enabled, schedule", "change enabled"]);
+}
+
+#[test]
+fn a_change_writes_through_no_link() {
+    let workspace = workspace("");
+    workspace.write("outside", "untouched");
+    std::os::unix::fs::symlink(
+        workspace.path().join("outside"),
+        workspace.path().join("connections/.shop.toml.new"),
+    )
+    .unwrap();
+    let service = Service::start(&workspace);
+    let json_body = [("content-type", "application/json")];
+    let changed = service.ask("PATCH", "/api/v1/connections/shop", &json_body, Some("{\"enabled\":false}"));
+    assert_eq!(changed.status, 200, "{}", changed.text);
+    assert_eq!(std::fs::read_to_string(workspace.path().join("outside")).unwrap(), "untouched");
+    let file = workspace.path().join("connections/shop.toml");
+    assert!(std::fs::symlink_metadata(&file).unwrap().is_file());
+    assert!(std::fs::read_to_string(file).unwrap().contains("enabled = false"));
 }
 
 #[test]
@@ -607,7 +643,7 @@ fn traces_go_where_the_environment_says() {
     service.post("/api/v1/connections/shop/runs", &json!({}));
     service.wait_until_idle();
     let stopped = thread::spawn(move || service.stop());
-    let (mut stream, _) = listener.accept().unwrap();
+    let mut stream = Workspace::accept(&listener, "the traces");
     let mut seen = Vec::new();
     let mut part = [0; 65536];
     let has = |seen: &[u8], words: &str| seen.windows(words.len()).any(|window| window == words.as_bytes());
@@ -653,7 +689,7 @@ fn readers_are_answered_while_an_import_runs() {
     let url = service.url.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let failed = runtime.block_on(async {
-        let client = reqwest::Client::new();
+        let client = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
         let paths = [
             "/",
             "/connections/shop",
@@ -682,4 +718,272 @@ fn readers_are_answered_while_an_import_runs() {
     assert_eq!(failed, 0);
     service.wait_until_idle();
     assert_eq!(service.runs()[0]["profiles"]["created"], 200_000);
+}
+
+#[test]
+fn wrong_tokens_slow_down_guesses_and_not_the_right_token() {
+    let workspace = workspace("");
+    workspace.write("token", TOKEN);
+    workspace.write("sluicebox.toml", "[server]\ntoken = { file = 'token' }\n");
+    let service = Service::start(&workspace);
+    let bearer = |token: &str| {
+        let header = format!("Bearer {token}");
+        service.ask("GET", "/api/v1/status", &[("authorization", &header)], None).status
+    };
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let sign_in =
+        |token: &str| service.ask("POST", "/sign-in", &form, Some(&format!("token={token}"))).status;
+    for guess in 0..9 {
+        assert_eq!(sign_in(&format!("wrong-token-number-{guess}")), 403);
+        assert_eq!(bearer(&format!("wrong-bearer-number-{guess}")), 401);
+    }
+    for _ in 0..30 {
+        assert_eq!((sign_in(TOKEN), bearer(TOKEN)), (303, 200));
+    }
+    let guesses: Vec<u16> = (0..1500).map(|guess| bearer(&format!("another-wrong-token-{guess}"))).collect();
+    let refused = guesses.iter().filter(|status| **status == 429).count();
+    assert!(refused > 300, "{refused} of {} guesses were refused", guesses.len());
+}
+
+#[test]
+fn clients_that_do_not_finish_take_nothing_from_the_others() {
+    const CLIENTS: u64 = 1100;
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum.map(|most| most.min(4096)), maximum }).unwrap();
+
+    let workspace = workspace("");
+    let serve = format!(
+        "ulimit -Sn 256 && exec {} serve --address 127.0.0.1:0 --log-format json",
+        env!("CARGO_BIN_EXE_sluicebox")
+    );
+    let mut command = Command::new("sh");
+    command.args(["-c", &serve]).current_dir(workspace.path()).stdin(Stdio::null());
+    command.env_clear().env("SLUICEBOX_STRICT", "1");
+    let service = Service::start_with(command);
+    let address = service.url.strip_prefix("http://").unwrap();
+    let half_sent = |words: &str| {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(words.as_bytes()).unwrap();
+        client
+    };
+    let head = "POST /connections/shop/run HTTP/1.1\r\nhost: localhost\r\n";
+    let body = "content-type: application/x-www-form-urlencoded\r\ncontent-length: 100\r\n\r\ngoal=";
+    let clients: Vec<TcpStream> = (0..CLIENTS)
+        .map(|number| match number % 3 {
+            0 => half_sent(head),
+            1 => half_sent(&format!("{head}{body}")),
+            _ => half_sent(""),
+        })
+        .collect();
+    let run = service.post("/api/v1/connections/shop/runs", &json!({}));
+    assert_eq!(run.status, 202, "{}", run.text);
+    service.wait_until_idle();
+    assert_eq!(service.runs()[0]["rows"]["merged"], 2);
+    // They are all disconnected.
+    for mut client in clients {
+        client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let _ = client.read_to_end(&mut Vec::new());
+        let left = client.read(&mut [0]).map_err(|error| error.kind());
+        assert!(!matches!(left, Err(ErrorKind::WouldBlock | ErrorKind::TimedOut)), "{left:?}");
+    }
+}
+
+#[test]
+fn a_webhook_reaches_no_private_address_unless_it_is_allowed() {
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // An address of this machine that is not loopback, if it has one.
+    let own = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    let own = own.ok().map(|address| address.ip()).filter(|address| !address.is_loopback());
+    let mut refused = vec![
+        "http://169.254.169.254/latest/meta-data?key=in-the-address".to_owned(),
+        "http://[::ffff:169.254.169.254]/".to_owned(),
+        "http://2852039166/".to_owned(),
+        "http://[fe80::1]/".to_owned(),
+        "http://0.0.0.0:1/".to_owned(),
+    ];
+    refused.extend(own.map(|own| format!("http://{own}:{port}/hook")));
+    for url in &refused {
+        let workspace = workspace(&format!("[notify]\nwebhook = '{url}'\non = 'every-run'"));
+        let service = Service::start(&workspace);
+        service.post("/api/v1/connections/shop/runs", &json!({}));
+        service.wait_until_idle();
+        let (_, log) = service.stop();
+        assert!(log.iter().any(|line| line.contains("which is not a public address")), "{url}: {log:?}");
+        assert!(!log.concat().contains("in-the-address"), "{log:?}");
+    }
+    let Some(own) = own else { return };
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err(), "a refused webhook was called");
+    listener.set_nonblocking(false).unwrap();
+
+    let workspace = workspace(&format!("[notify]\nwebhook = 'http://{own}:{port}/hook'\non = 'every-run'"));
+    workspace.write("sluicebox.toml", format!("[server]\negress_allow = ['{own}/32', 'hooks.internal']\n"));
+    let service = Service::start(&workspace);
+    service.post("/api/v1/connections/shop/runs", &json!({}));
+    let mut stream = Workspace::accept(&listener, "the webhook");
+    let mut first = [0; 10];
+    stream.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"POST /hook");
+
+    workspace.write("sluicebox.toml", "[server]\negress_allow = ['10.0.0.0/99']\n");
+    let wrong = workspace.sluicebox(&["check"]);
+    assert!(wrong.stderr.contains("`egress_allow`: expected networks or host names"), "{}", wrong.stderr);
+}
+
+#[test]
+fn readiness_names_missing_secrets_and_neither_files_nor_values() {
+    let workspace = workspace(
+        "[pgp]\nprivate_key = { file = 'keys/private.asc' }\npassphrase = { env = 'KEY_PASSPHRASE' }",
+    );
+    let service = Service::start(&workspace);
+    let ready = service.get("/readyz");
+    assert_eq!(ready.status, 503, "{}", ready.text);
+    for key in ["pgp.private_key of connection shop", "pgp.passphrase of connection shop"] {
+        assert!(ready.text.contains(key), "{}", ready.text);
+    }
+    for detail in ["private.asc", "KEY_PASSPHRASE", ".toml", "/"] {
+        assert!(!ready.text.contains(detail), "{}", ready.text);
+    }
+    workspace.write("connections/shop.toml", connection("") + "nonsense = 1\n");
+    let ready = service.get("/readyz");
+    assert_eq!((ready.status, ready.text.as_str()), (503, "not ready: the configuration has errors\n"));
+    workspace.write("connections/shop.toml", connection(""));
+    assert_eq!(service.get("/readyz").status, 200);
+}
+
+#[test]
+fn an_event_stream_ends_with_its_session() {
+    let workspace = workspace("");
+    workspace.write("token", TOKEN);
+    workspace.write("sluicebox.toml", "[server]\ntoken = { file = 'token' }\n");
+    let service = Service::start(&workspace);
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let signed_in = service.ask("POST", "/sign-in", &[form], Some(&format!("token={TOKEN}")));
+    let cookie = signed_in.headers["set-cookie"].to_str().unwrap();
+    let session = ("cookie", cookie.split(';').next().unwrap());
+
+    let mut events = TcpStream::connect(service.url.strip_prefix("http://").unwrap()).unwrap();
+    events.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let request = format!("GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\ncookie: {}\r\n\r\n", session.1);
+    events.write_all(request.as_bytes()).unwrap();
+    let mut reader = BufReader::new(events);
+    let mut line = String::new();
+    while !line.starts_with("data:") {
+        line.clear();
+        assert!(reader.read_line(&mut line).unwrap() > 0, "the stream ended early");
+    }
+    assert_eq!(service.ask("POST", "/sign-out", &[session, form], Some("")).status, 303);
+    // The last chunk of the answer has no bytes.
+    let ended = reader.lines().map(|line| line.expect("the stream goes on")).any(|line| line == "0");
+    assert!(ended);
+}
+
+#[test]
+fn a_run_without_a_goal_that_is_on_is_refused_in_words() {
+    let workspace = workspace("");
+    let service = Service::start(&workspace);
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let run = |goal: &str| service.ask("POST", "/connections/shop/run", &form, Some(&format!("goal={goal}")));
+    let off = service.ask("POST", "/connections/shop/goals/customers/enabled", &form, Some("enabled=false"));
+    assert_eq!(off.status, 303);
+    let page = run("");
+    assert_eq!(page.status, 409);
+    assert!(page.text.contains("all goals are off"), "{}", page.text);
+    assert!(run("customers").text.contains("goal `customers` is off"));
+    let answer = service.post("/api/v1/connections/shop/runs", &json!({}));
+    assert_eq!((answer.status, &answer.json()["detail"]), (409, &json!("all goals are off")));
+    for path in ["/", "/connections/shop"] {
+        assert!(service.get(path).text.contains("Cannot run: all goals are off."), "{path}");
+    }
+}
+
+#[test]
+fn the_last_groups_of_a_run_lead_to_their_pages() {
+    let workspace = workspace("");
+    workspace.write(
+        "schema.toml",
+        format!("{SCHEMA}[groups.store.properties.code]\nunique = true\n[groups.store.properties.town]\n"),
+    );
+    workspace.write(
+        "connections/stores.toml",
+        "name = 'Stores'\n[location]\nkind = 'directory'\npath = 'stores'\n[[import_groups]]\nname = 'stores'\n\
+         group = 'store'\nfiles = '*.csv'\n[[import_groups.identifiers]]\ncolumn = 'code'\nproperty = 'code'\n\
+         [[import_groups.fields]]\ncolumn = 'town'\n",
+    );
+    workspace.write("stores/s.csv", "code,town\ns1,Ghent\n");
+    let service = Service::start(&workspace);
+    let run = service.post("/api/v1/connections/stores/runs", &json!({})).json()["run"].clone();
+    service.wait_until_idle();
+    for path in [format!("/runs/{}", run.as_str().unwrap()), "/runs".to_owned()] {
+        let page = service.get(&path).text;
+        let link = page
+            .split("href=\"")
+            .find_map(|rest| rest.split('"').next().filter(|path| path.starts_with("/groups/")));
+        let group = service.get(link.unwrap_or_else(|| panic!("{path}: {page}")));
+        assert_eq!(group.status, 200, "{}", group.text);
+        assert!(group.text.contains("Ghent") && group.text.contains("Stores / stores"), "{}", group.text);
+    }
+}
+
+#[test]
+fn a_stopped_run_is_shown_as_stopped_and_its_page_says_what_is_so_now() {
+    let workspace = workspace("");
+    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 100\nbatch_rows = 100\n");
+    let rows: String = (0..LONG).map(|row| format!("c{row}@x.example,N,1\n")).collect();
+    workspace.write("exchange/a.csv", format!("email,name,spent\n{rows}"));
+    let service = Service::start(&workspace);
+    let started = service.post("/api/v1/connections/shop/runs", &json!({})).json();
+    let run = started["run"].as_str().unwrap();
+    service.wait_until(|status| status["live"]["rows"].as_u64().unwrap() > 200);
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    assert_eq!(service.ask("POST", &format!("/runs/{run}/stop"), &form, Some("")).status, 303);
+    service.wait_until_idle();
+    for path in [
+        "/".to_owned(),
+        "/connections/shop".to_owned(),
+        "/runs".to_owned(),
+        format!("/runs/{run}?done=queued"),
+    ] {
+        let page = service.get(&path).text;
+        assert!(page.contains("badge stopped") && !page.contains("badge failed"), "{path}: {page}");
+        assert!(!page.contains("The run is in the queue"), "{path}");
+    }
+}
+
+#[test]
+fn mail_without_a_mail_server_is_not_saved_silently() {
+    let workspace = workspace("");
+    let service = Service::start(&workspace);
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let body = "email=ops%40example.com&every_run=true";
+    let saved = service.ask("POST", "/connections/shop/notify", &form, Some(body));
+    assert_eq!(saved.status, 303, "{}", saved.text);
+    let page = service.get(saved.headers["location"].to_str().unwrap()).text;
+    assert!(page.contains("No e-mail is sent: sluicebox.toml has no <code>[smtp]</code>"), "{page}");
+    assert!(page.contains("notice bad"), "{page}");
+}
+
+#[test]
+fn a_large_file_of_rejected_rows_is_not_read_into_memory() {
+    let workspace = workspace("");
+    workspace.write("exchange/a.csv", "email,name,spent\nann@example.com,Ann,1\nragged\n");
+    let service = Service::start(&workspace);
+    service.post("/api/v1/connections/shop/runs", &json!({}));
+    service.wait_until_idle();
+    let run = service.runs()[0]["run"].as_str().unwrap().to_owned();
+    let path = workspace.path().join("data/rejected").join(&run).join("customers.csv");
+    let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+    let line = [b'x'; 1 << 20];
+    (0..200).for_each(|_| file.write_all(&line).unwrap());
+    let length = file.metadata().unwrap().len();
+    let before = service.peak_memory();
+    let answer = service.get(&format!("/api/v1/runs/{run}/rejected/customers.csv"));
+    assert_eq!((answer.status, answer.text.len() as u64), (200, length));
+    let grown = service.peak_memory() - before;
+    assert!(grown < 64 << 20, "{grown} bytes more");
 }

@@ -1,5 +1,5 @@
-;; A plugin that keeps every row, in the text format of WebAssembly. Tests put an attack in place of a comment.
-;; The answer of `open` lies at 4000, that of `process` at 4096, that of `describe` at 3900.
+;; A plugin that keeps every row, in the text format of WebAssembly. Tests replace a comment with an attack.
+;; `open` answers with the memory at 4000, `process` at 4096, `describe` at 3900.
 (module
   (import "[export]sluicebox:processor/processor@1.0.0" "[resource-new]session"
     (func $new (param i32) (result i32)))

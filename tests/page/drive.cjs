@@ -1,4 +1,4 @@
-// Drives the page as an operator does. drive.cjs URL FOLDER PICTURES
+// Uses the page as an operator does. drive.cjs URL FOLDER PICTURES
 "use strict";
 const assert = require("node:assert/strict");
 const fs = require("node:fs");
@@ -20,7 +20,7 @@ fs.mkdirSync(pictures, { recursive: true });
   page.on("console", (message) => message.type() === "error" && wrong.push(message.text()));
   page.on("pageerror", (error) => wrong.push(String(error)));
 
-  // In both colour schemes, and no wider than a narrow window.
+  // Accessible in both colour schemes, and no wider than a narrow window.
   const judge = async (name) => {
     for (const colorScheme of ["light", "dark"]) {
       await page.emulateMedia({ colorScheme });
@@ -43,7 +43,7 @@ fs.mkdirSync(pictures, { recursive: true });
   assert.match(await page.title(), /Connections/);
   await judge("connections");
 
-  // By keyboard alone: the first thing is the way past the navigation.
+  // By keyboard: the first link skips the navigation.
   await page.keyboard.press("Tab");
   assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to the content");
   await page.keyboard.press("Enter");
@@ -59,7 +59,7 @@ fs.mkdirSync(pictures, { recursive: true });
   assert.equal(await page.textContent("mark >> nth=1"), "Ann@example.com");
   await judge("preview");
 
-  // A dry run says what a run would do.
+  // A dry run shows what a run would change.
   await page.click("text=Dry run");
   assert.match(await page.textContent("main"), /119995 created/);
   await judge("dry-run");
@@ -71,15 +71,16 @@ fs.mkdirSync(pictures, { recursive: true });
   await page.waitForFunction(() => Number(document.getElementById("live-progress").value) > 0);
   assert.match(await page.textContent("#live-what"), /shop/);
   await page.screenshot({ path: path.join(pictures, "progress-light.png") });
-  // The page shows its end by itself.
+  // The page shows the end of the run without a click.
   await page.waitForSelector("h2:has-text('newsletter') .badge.succeeded", { timeout: 120000 });
   const run = page.url().split("?")[0];
+  assert.doesNotMatch(await page.textContent("main"), /in the queue/);
   const counts = await page.textContent("section[aria-label=customers] .counts");
   assert.match(counts, /Rejected6/);
   assert.match(counts, /Created119.995/);
   await judge("run");
 
-  // A rejected row is found and downloaded.
+  // Rejected rows are shown and downloaded.
   await page.click("a:text-is('customers.csv')");
   assert.match(await page.textContent("table"), /too/);
   await judge("rejected");
@@ -90,7 +91,7 @@ fs.mkdirSync(pictures, { recursive: true });
   assert.equal(text.trim().split("\n").length, 7);
   assert.match(text.split("\n")[0], /^email,name,city,spent,note,_file,_line,_code,_reason/);
 
-  // The last profiles lead to a profile, with where its values are from.
+  // The last profiles lead to a profile, which shows who set its values.
   await page.goto(run);
   await page.click("section[aria-label=customers] a[href^='/profiles/'] >> nth=0");
   assert.match(await page.textContent("table"), /Shop \/ customers/);
@@ -99,7 +100,7 @@ fs.mkdirSync(pictures, { recursive: true });
   assert.match(await page.textContent(".timeline"), /order.*total: 20.*order.*total: 9\.95/s);
   await judge("profile");
 
-  // A mapping is changed and saved; a wrong one is refused, and what was typed stays.
+  // A mapping is changed and saved; a wrong one is refused, and the form keeps it.
   await page.goto(`${url}/connections/shop/goals/customers`);
   await page.selectOption("[aria-label='Rule of mapping 1']", "set-if-empty");
   await page.fill("[aria-label='Property of mapping 1']", "nmae");
@@ -119,7 +120,7 @@ fs.mkdirSync(pictures, { recursive: true });
   assert.equal(await page.inputValue("[aria-label='Property of mapping 4']"), "note");
   await judge("mapping");
 
-  // Switches and the schedule write the file.
+  // Switches and the schedule change the file.
   await page.goto(`${url}/connections/shop`);
   await page.click("[role=switch][aria-label='newsletter is on']");
   assert.equal(await page.getAttribute("[role=switch][aria-label='newsletter is on']", "aria-checked"), "false");
@@ -131,9 +132,12 @@ fs.mkdirSync(pictures, { recursive: true });
   assert.match(await page.textContent("section[aria-labelledby=exchange]"), /Importedabout (119|120|121|118)/);
   await judge("connection");
 
-  // A failed run is understood; it ended before the page first heard of what runs.
+  // A failed run says why. It ended before the first event of the page.
   await page.route("**/api/v1/events", async (route) => {
-    while ((await (await fetch(`${url}/api/v1/status`)).json()).queue.length > 0);
+    const deadline = Date.now() + 300_000;
+    while ((await (await fetch(`${url}/api/v1/status`)).json()).queue.length > 0) {
+      assert.ok(Date.now() < deadline, "waited 300 s for the queue to be empty");
+    }
     await route.continue();
   });
   await page.goto(`${url}/connections/broken`);
@@ -142,6 +146,15 @@ fs.mkdirSync(pictures, { recursive: true });
   assert.match(await page.textContent(".notice.bad"), /no column `e-mail`; found `email`, `name`; did you mean `email`/);
   assert.match(await page.textContent(".notice.bad"), /Compare the file's columns/);
   await judge("failed");
+
+  // With all goals off, the buttons say why they are disabled.
+  await page.goto(`${url}/connections/broken`);
+  await page.click("[role=switch][aria-label='stores is on']");
+  assert.ok(await page.isDisabled("button.main:has-text('Run now')"));
+  assert.match(await page.textContent("#cannot-run"), /all goals are off/);
+
+  // Mail without [smtp] is not saved silently.
+  assert.match(await page.textContent("section[aria-labelledby=notify]"), /No e-mail is sent: sluicebox\.toml has no \[smtp\]/);
 
   for (const [place, name] of [["plugins", "plugins"], ["audit", "audit"], ["runs", "history"]]) {
     await page.goto(`${url}/${place}`);

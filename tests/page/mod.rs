@@ -1,13 +1,23 @@
-//! The page in a browser, and the API held against its own description.
+//! The page in a browser, and the API compared with its description.
 
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use crate::service::Service;
 use crate::workspace::Workspace;
+use crate::workspace::wait::wait_with_output;
 
 const TOKEN: &str = "0123456789abcdef-anna";
 
-/// What an operator has: a goal that fails, one that rejects rows, linked orders, processors, people with names of all kinds.
+/// How long a browser or schemathesis may take.
+const PATIENCE: Duration = Duration::from_secs(1200);
+
+fn finish(command: &mut Command, what: &str) -> Output {
+    let process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_with_output(process, what, PATIENCE)
+}
+
+/// A goal that fails, one that rejects rows, linked orders, processors, groups.
 fn workspace() -> Workspace {
     let workspace = Workspace::empty();
     workspace.write("sluicebox.toml", "[import]\ncommit_rows = 100\nbatch_rows = 100\n");
@@ -20,7 +30,7 @@ fn workspace() -> Workspace {
         "connections/shop.toml",
         "# ours\nname = 'Shop'\n[schedule]\nweekday_of_month = 'second tuesday'\ntime = '02:30'\n\
          timezone = 'Europe/Amsterdam'\n[location]\nkind = 'directory'\npath = 'exchange'\n\
-         [[import_profiles]]\nname = 'customers'\nfiles = 'customers*.csv'\n\
+         [[import_profiles]]\nname = 'customers'\nfiles = 'customers*.csv'\nsettle = '0s'\n\
          [[import_profiles.processors]]\nplugin = 'email-normalizer'\nconfig = { columns = ['email'] }\n\
          [[import_profiles.linked]]\nname = 'orders'\nfiles = 'orders*.csv'\ncolumn = 'email'\nparent = 'root'\nparent_column = 'email'\n\
          [[import_profiles.identifiers]]\ncolumn = 'email'\nproperty = 'email'\n\
@@ -33,7 +43,7 @@ fn workspace() -> Workspace {
     workspace.write(
         "connections/broken.toml",
         "name = 'Broken'\n[location]\nkind = 'directory'\npath = 'exchange'\n[[import_profiles]]\nname = 'stores'\n\
-         files = 'stores.csv'\n[[import_profiles.identifiers]]\ncolumn = 'e-mail'\nproperty = 'email'\n\
+         files = 'stores.csv'\nsettle = '0s'\n[[import_profiles.identifiers]]\ncolumn = 'e-mail'\nproperty = 'email'\n\
          [[import_profiles.fields]]\ncolumn = 'name'\n",
     );
     workspace.write("exchange/stores.csv", "email,name\nx@example.com,X\n");
@@ -53,17 +63,17 @@ fn workspace() -> Workspace {
 }
 
 #[test]
-fn an_operator_finds_the_way() {
+fn the_page_works_in_a_browser() {
     let workspace = workspace();
     let service = Service::start(&workspace);
     let pictures = std::env::var_os("SLUICEBOX_SCREENSHOTS").expect("`cargo xtask test` sets it");
     let modules = std::env::var_os("SLUICEBOX_BROWSER").expect("`cargo xtask test` sets it");
-    let driven = Command::new("node")
+    let mut browser = Command::new("node");
+    browser
         .arg(Workspace::repository().join("tests/page/drive.cjs"))
         .args([service.url.as_ref(), workspace.path().as_os_str(), &pictures])
-        .env("NODE_PATH", modules)
-        .output()
-        .unwrap();
+        .env("NODE_PATH", modules);
+    let driven = finish(&mut browser, "the browser");
     let said =
         String::from_utf8_lossy(&driven.stdout).into_owned() + &String::from_utf8_lossy(&driven.stderr);
     assert!(driven.status.success(), "{said}");
@@ -73,9 +83,9 @@ fn an_operator_finds_the_way() {
 }
 
 #[test]
-fn the_api_is_as_it_is_described() {
+fn the_api_matches_its_description() {
     let workspace = workspace();
-    // Nothing of it takes long, however often it is asked.
+    // Small files: each request is sent many times.
     workspace.write(
         "exchange/customers.csv",
         "email,name,city,spent,note\nann@example.com,Ann,Ghent,1.50,\nfew\n",
@@ -85,19 +95,19 @@ fn the_api_is_as_it_is_described() {
     let service = Service::start(&workspace);
     let python = std::env::var_os("SLUICEBOX_SERVICE_PYTHON").expect("`cargo xtask test` sets it");
     let schemathesis = std::path::Path::new(&python).with_file_name("schemathesis");
-    // What a schema of JSON cannot say, such as which properties there are, is refused with 422.
+    // A JSON Schema cannot say, for example, which properties there are: such values are refused with 422.
     let settings =
         "[checks]\npositive_data_acceptance.expected-statuses = ['2xx', '401', '403', '404', '409', '422']\n";
     workspace.write("schemathesis.toml", settings);
-    let tried = Command::new(schemathesis)
+    let mut schemathesis = Command::new(schemathesis);
+    schemathesis
         .args(["run", &format!("{}/api/openapi.json", service.url), "--header"])
         .arg(format!("Authorization: Bearer {TOKEN}"))
         .args(["--checks", "all", "--seed", "7", "--max-examples", "15", "--workers", "2", "--no-color"])
-        // It does not end by itself.
+        // It does not end.
         .args(["--exclude-path", "/api/v1/events"])
-        .current_dir(workspace.path())
-        .output()
-        .unwrap();
+        .current_dir(workspace.path());
+    let tried = finish(&mut schemathesis, "schemathesis");
     let said = String::from_utf8_lossy(&tried.stdout).into_owned() + &String::from_utf8_lossy(&tried.stderr);
     assert!(tried.status.success(), "{said}");
 }

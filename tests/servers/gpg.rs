@@ -1,9 +1,12 @@
-//! GnuPG with a home folder of its own.
+//! GnuPG with its own home folder.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
+
+use crate::workspace::finish;
+use crate::workspace::wait::{PATIENCE, wait_with_output};
 
 pub(crate) struct Gpg {
     home: TempDir,
@@ -38,20 +41,29 @@ impl Gpg {
         let mut stdin = child.stdin.take().unwrap();
         let input = input.to_vec();
         let feed = std::thread::spawn(move || stdin.write_all(&input));
-        let output = child.wait_with_output().unwrap();
-        // Who has heard enough closes its input.
+        let output = wait_with_output(child, &format!("gpg {arguments:?}"), PATIENCE);
+        // A program may close its input early.
         let _ = feed.join().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     }
 
-    /// Makes a key and gives its private form, armored. `kind` is an algorithm of GnuPG's.
+    /// Makes a key and returns its private form, armored. `kind` is an algorithm of GnuPG.
     pub(crate) fn key(&self, user: &str, kind: &str, passphrase: &str) -> Vec<u8> {
         self.run(&["--passphrase", passphrase, "--quick-generate-key", user, kind, "default", "never"], b"");
         self.run(&["--passphrase", passphrase, "--armor", "--export-secret-keys", user], b"")
     }
 
-    /// Encrypts for some users.
+    /// Adds a key for encryption to that of a user, which has no passphrase, and returns the private form of both, armored.
+    pub(crate) fn encryption_key(&self, user: &str, kind: &str) -> Vec<u8> {
+        let listed = String::from_utf8(self.run(&["--with-colons", "--list-keys", user], b"")).unwrap();
+        let fingerprint = listed.lines().find_map(|line| line.strip_prefix("fpr:")).unwrap();
+        let fingerprint = fingerprint.trim_matches(':');
+        self.run(&["--passphrase", "", "--quick-add-key", fingerprint, kind, "encr", "never"], b"");
+        self.run(&["--passphrase", "", "--armor", "--export-secret-keys", user], b"")
+    }
+
+    /// Encrypts a text for some users.
     pub(crate) fn encrypt(&self, users: &[&str], options: &[&str], text: &[u8]) -> Vec<u8> {
         let mut arguments = options.to_vec();
         for user in users {
@@ -61,12 +73,12 @@ impl Gpg {
         self.run(&arguments, text)
     }
 
-    /// The public form of a key, armored.
+    /// The public key of a user, armored.
     pub(crate) fn public_key(&self, user: &str) -> Vec<u8> {
         self.run(&["--armor", "--export", user], b"")
     }
 
-    /// The text of a message, which one of its keys must open.
+    /// Decrypts a message with one of the keys.
     pub(crate) fn decrypt(&self, passphrase: &str, message: &[u8]) -> Vec<u8> {
         self.run(&["--passphrase", passphrase, "--decrypt"], message)
     }
@@ -74,7 +86,10 @@ impl Gpg {
 
 impl Drop for Gpg {
     fn drop(&mut self) {
-        let mut end = Command::new("gpgconf");
-        let _ = end.arg("--homedir").arg(self.home.path()).args(["--kill", "gpg-agent"]).status();
+        // A test that fails already must not panic once more: the agent then ends when it misses its folder.
+        if !std::thread::panicking() {
+            let mut end = Command::new("gpgconf");
+            finish(end.arg("--homedir").arg(self.home.path()).args(["--kill", "gpg-agent"]));
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! Real servers and programs that tests talk to: SeaweedFS as S3, GnuPG as the other side of OpenPGP, and a proxy that
-//! breaks what passes through it.
+//! Real servers and programs that tests work with: SeaweedFS as S3, GnuPG as the partner's OpenPGP, and a proxy that
+//! injects faults.
 
 pub(crate) mod gpg;
 pub(crate) mod proxy;

@@ -1,26 +1,52 @@
-//! Stands between a client and a server and breaks what it is told to.
+//! A proxy between a client and a server that injects faults.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::thread;
+
+use crate::workspace::wait::{patient, wait_for};
 
 /// What goes wrong.
 #[derive(Clone)]
 pub(crate) enum Fault {
-    /// The connection is cut after so many bytes of an answer, so many times.
+    /// Cuts the connection after `after` bytes of a response, `times` times.
     Cut { after: usize, times: i64 },
-    /// So many requests get this answer: status line and headers, body.
+    /// Answers `times` requests with this response: status line and headers, body.
     Answer { head: &'static str, body: String, times: i64 },
-    /// Of the requests for a range, this one, counted from 1, waits twice: until the test has come so far, and until
-    /// it has done what it does meanwhile.
-    Hold { request: i64, meet: Arc<Barrier> },
+    /// Holds range request number `request`, from 1, at the gate.
+    Hold { request: i64, gate: Gate },
+}
+
+/// Where a request waits until the test lets it through.
+#[derive(Clone, Default)]
+pub(crate) struct Gate {
+    reached: Arc<AtomicBool>,
+    open: Arc<AtomicBool>,
+}
+
+impl Gate {
+    /// Waits until the request is at the gate.
+    pub(crate) fn wait_until_reached(&self) {
+        wait_for("the request at the gate", || self.reached.load(Ordering::SeqCst).then_some(()));
+    }
+
+    /// Lets the request through.
+    pub(crate) fn open(&self) {
+        self.open.store(true, Ordering::SeqCst);
+    }
+
+    /// The request is there, and waits until the gate is open.
+    fn pass(&self) {
+        self.reached.store(true, Ordering::SeqCst);
+        wait_for("the test to open the gate", || self.open.load(Ordering::SeqCst).then_some(()));
+    }
 }
 
 pub(crate) struct Proxy {
     pub(crate) port: u16,
-    /// How often it went wrong.
+    /// How many faults there were.
     pub(crate) faults: Arc<AtomicU64>,
 }
 
@@ -45,14 +71,9 @@ impl Proxy {
     }
 }
 
-/// Passes requests on, one after the other. None of those that are tested has a body.
-fn pass(
-    mut client: TcpStream,
-    server: u16,
-    fault: &Fault,
-    left: &AtomicI64,
-    faults: &AtomicU64,
-) -> Option<()> {
+/// Passes requests on, one after the other. No request has a body. `None`: the connection has ended.
+fn pass(client: TcpStream, server: u16, fault: &Fault, left: &AtomicI64, faults: &AtomicU64) -> Option<()> {
+    let mut client = patient(client);
     loop {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -72,11 +93,10 @@ fn pass(
             client.write_all(answer.as_bytes()).ok()?;
             continue;
         }
-        if let (Fault::Hold { meet, .. }, true) = (fault, hit) {
-            meet.wait();
-            meet.wait();
+        if let (Fault::Hold { gate, .. }, true) = (fault, hit) {
+            gate.pass();
         }
-        let mut upstream = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).ok()?;
+        let mut upstream = patient(TcpStream::connect((Ipv4Addr::LOCALHOST, server)).ok()?);
         let text = String::from_utf8_lossy(&head).replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
         upstream.write_all(text.as_bytes()).ok()?;
         let mut rest = match fault {

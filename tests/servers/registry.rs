@@ -1,9 +1,10 @@
-//! The registry of the Distribution project, which Docker's own is, for one test.
+//! A registry of plugins for one test: Docker's own, of the Distribution project.
 
-use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
+
+use crate::workspace::Workspace;
 
 pub(crate) struct Registry {
     pub(crate) port: u16,
@@ -28,13 +29,13 @@ impl Registry {
             .stdout(Stdio::null())
             .spawn()
             .expect("`cargo xtask test` installs docker-registry");
-        let mut log = BufReader::new(server.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let mut log = Workspace::lines("the log of docker-registry", server.stderr.take().unwrap());
         let port = log.find_map(|line| {
             let (_, after) = line.split_once("listening on 127.0.0.1:")?;
             after.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
         });
-        std::thread::spawn(move || log.for_each(drop));
-        Self { port: port.unwrap(), _folder: folder, server }
+        let port = port.expect("docker-registry has ended");
+        Self { port, _folder: folder, server }
     }
 }
 

@@ -1,19 +1,21 @@
-//! SeaweedFS, an object store that speaks S3, one for all tests of a program.
+//! SeaweedFS, an object store that speaks S3. All tests of a program share one.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::primitives::ByteStream;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-/// Identities: `admin` may do all; the others what their names say, in every bucket.
+use crate::workspace::wait::{PATIENCE, wait_for};
+
+/// Identities, for every bucket: `admin` may do everything, `reader` may list and read, `lister` may list.
 const IDENTITIES: &str = r#"{"identities": [
   {"name": "admin", "credentials": [{"accessKey": "admin", "secretKey": "admin-secret"}],
    "actions": ["Admin", "Read", "Write", "List", "Tagging"]},
@@ -31,15 +33,15 @@ pub(crate) struct S3 {
     _server: Child,
 }
 
-/// Ports that nobody listens on.
+/// Free ports.
 fn free_ports<const N: usize>() -> [u16; N] {
-    // SeaweedFS takes port + 10000 for each of its ports too.
+    // For each of its ports, SeaweedFS also listens on port + 10000.
     let free = || {
         let high = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let low = high.local_addr().unwrap().port() - 10_000;
         TcpListener::bind((Ipv4Addr::LOCALHOST, low)).ok().map(|listener| (low, listener, high))
     };
-    let found = [(); N].map(|()| (0..).find_map(|_| free()).unwrap());
+    let found = [(); N].map(|()| (0..1000).find_map(|_| free()).unwrap());
     found.map(|(port, ..)| port)
 }
 
@@ -49,7 +51,7 @@ fn program() -> PathBuf {
         .into()
 }
 
-/// The server, started by the first test that asks for it.
+/// The server. The first test that needs it starts it.
 pub(crate) fn server() -> &'static S3 {
     static SERVER: OnceLock<S3> = OnceLock::new();
     SERVER.get_or_init(S3::start)
@@ -63,7 +65,7 @@ impl S3 {
         let [s3, master, volume, filer] = free_ports();
         // The shell ends the server when this program's end of its input is closed, however the program ends.
         let script = "\"$0\" \"$@\" & server=$!; read -r _; kill -9 $server";
-        let mut server = Command::new("sh")
+        let server = Command::new("sh")
             .arg("-c")
             .arg(script)
             .arg(program())
@@ -83,18 +85,11 @@ impl S3 {
             .arg(format!("-s3.config={}", folder.path().join("identities.json").display()))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // It says what it does on stderr, which is read until it listens and drained from then on.
-        let mut log = BufReader::new(server.stderr.take().unwrap()).lines();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, s3));
-        for _ in log.by_ref() {
-            if TcpStream::connect(address).is_ok() {
-                break;
-            }
-        }
-        std::thread::spawn(move || log.for_each(drop));
+        wait_for("SeaweedFS to accept connections", || TcpStream::connect(address).ok());
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let client = Client::from_conf(
@@ -103,6 +98,7 @@ impl S3 {
                 .region(Region::new("us-east-1"))
                 .endpoint_url(format!("http://127.0.0.1:{s3}"))
                 .force_path_style(true)
+                .timeout_config(TimeoutConfig::builder().operation_timeout(PATIENCE).build())
                 .http_client(aws_smithy_http_client::Builder::new().build_http())
                 .request_checksum_calculation(aws_sdk_s3::config::RequestChecksumCalculation::WhenRequired)
                 .retry_config(aws_sdk_s3::config::retry::RetryConfig::standard().with_max_attempts(20))
@@ -118,12 +114,12 @@ impl S3 {
 
     pub(crate) fn put(&self, bucket: &str, key: &str, content: impl Into<Vec<u8>>) {
         let content = ByteStream::from(content.into());
-        // A server that has just started may have no volume yet: the SDK tries again.
+        // A server that has just started may have no volume yet. The SDK tries again.
         let put = self.client.put_object().bucket(bucket).key(key).body(content);
         self.runtime.block_on(put.send()).unwrap();
     }
 
-    /// Puts a file that is too large for memory, in parts.
+    /// Uploads a file in parts.
     pub(crate) fn put_in_parts(&self, bucket: &str, key: &str, parts: impl Iterator<Item = Vec<u8>>) {
         self.runtime.block_on(async {
             let begun = self.client.create_multipart_upload().bucket(bucket).key(key).send().await.unwrap();
@@ -150,14 +146,14 @@ impl S3 {
         })
     }
 
-    /// The keys of a bucket, sorted.
+    /// The keys in a bucket, sorted.
     pub(crate) fn keys(&self, bucket: &str) -> Vec<String> {
         let listed = self.client.list_objects_v2().bucket(bucket).send();
         let listed = self.runtime.block_on(listed).unwrap();
         listed.contents().iter().map(|object| object.key().unwrap().to_owned()).collect()
     }
 
-    /// Uploads in parts that have begun and not ended, by key and id.
+    /// Uploads in parts that have begun and not ended: key and id.
     pub(crate) fn uploads(&self, bucket: &str) -> Vec<(String, String)> {
         let listed = self.client.list_multipart_uploads().bucket(bucket).send();
         let listed = self.runtime.block_on(listed).unwrap();
@@ -167,13 +163,13 @@ impl S3 {
         listed.uploads().iter().map(name).collect()
     }
 
-    /// How many parts of an upload are there; 0 if it has ended.
+    /// The number of parts that an upload has; 0 if it has ended.
     pub(crate) fn parts(&self, bucket: &str, (key, id): &(String, String)) -> usize {
         let listed = self.client.list_parts().bucket(bucket).key(key).upload_id(id).send();
         self.runtime.block_on(listed).map_or(0, |listed| listed.parts().len())
     }
 
-    /// `[location]` of a connection to a bucket, by way of another port where there is a proxy.
+    /// The `[location]` of a connection to a bucket. `port` is that of a proxy, if there is one.
     pub(crate) fn location(&self, bucket: &str, key: &str, port: Option<u16>) -> String {
         format!(
             "[location]\nkind = 's3'\nbucket = '{bucket}'\nregion = 'us-east-1'\npath_style = true\n\

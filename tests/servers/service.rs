@@ -1,27 +1,25 @@
-//! The service itself, started for one test, and an HTTP client that asks it.
+//! A service that is started for one test, and an HTTP client.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::workspace::{Workspace, kill_when, moved_so_far};
+use crate::workspace::wait::{Lines, PATIENCE, wait_for_exit};
+use crate::workspace::{Workspace, finish, kill_when, moved_so_far};
 
-/// Longer than anything that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(120);
-
+/// A running service. It is killed at the end.
 pub(crate) struct Service {
     pub(crate) url: String,
     process: Child,
-    log: Receiver<String>,
+    log: Lines,
+    /// Sent with each request that has no other.
+    token: Option<String>,
     runtime: Runtime,
     client: reqwest::Client,
 }
 
+/// The answer to a request.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: reqwest::header::HeaderMap,
@@ -40,31 +38,44 @@ impl Service {
         Self::start_with(workspace.command(&["serve", "--address", "127.0.0.1:0", "--log-format", "json"]))
     }
 
-    /// As if it were then, by the clock of the wall.
+    /// Starts with the wall clock at a time.
     pub(crate) fn start_at(workspace: &Workspace, time: &str) -> Self {
         let mut command = workspace.command(&["serve", "--address", "127.0.0.1:0", "--log-format", "json"]);
         let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
         assert!(std::path::Path::new(&library).exists(), "`cargo xtask test` installs faketime");
-        // Only the clock of the wall: what waits, waits as long as it says.
+        // Only the wall clock: pauses keep their length.
         command.env("LD_PRELOAD", library).env("FAKETIME", format!("@{time}")).env("TZ", "UTC");
         command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         Self::start_with(command)
     }
 
     pub(crate) fn start_with(mut command: Command) -> Self {
-        // TLS of one kind for all; the second call finds it there.
+        // One TLS provider for all clients; it may be installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let log = follow(process.stderr.take().unwrap());
-        let mut line = String::new();
-        let mut stdout = BufReader::new(process.stdout.take().unwrap());
-        stdout.read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listening on ").map(str::to_owned);
-        let url = url.unwrap_or_else(|| panic!("{line}{}", log.iter().collect::<Vec<_>>().join("\n")));
-        thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
+        let log = Workspace::lines("the log of the service", process.stderr.take().unwrap());
+        let mut stdout = Workspace::lines("the output of the service", process.stdout.take().unwrap());
+        let line = stdout.next().unwrap_or_default();
+        let Some(url) = line.strip_prefix("listening on ").map(str::to_owned) else {
+            let _ = process.kill();
+            panic!("{line}\n{}", log.collect::<Vec<_>>().join("\n"))
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        Self { url, process, log, runtime, client }
+        Self { url, process, log, token: None, runtime, client }
+    }
+
+    /// Sends a token with each request.
+    pub(crate) fn with_token(mut self, token: &str) -> Self {
+        self.token = Some(token.to_owned());
+        self
+    }
+
+    /// The most memory that it has taken so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
@@ -75,6 +86,7 @@ impl Service {
         self.ask("POST", path, &[("content-type", "application/json")], Some(&body.to_string()))
     }
 
+    /// Sends a request and waits for the answer.
     pub(crate) fn ask(
         &self,
         method: &str,
@@ -83,9 +95,13 @@ impl Service {
         body: Option<&str>,
     ) -> Answer {
         self.runtime.block_on(async {
-            let mut request = self.client.request(method.parse().unwrap(), format!("{}{path}", self.url));
+            let url = format!("{}{path}", self.url);
+            let mut request = self.client.request(method.parse().unwrap(), url).timeout(PATIENCE);
             for (name, value) in headers {
                 request = request.header(*name, *value);
+            }
+            if let Some(token) = &self.token {
+                request = request.bearer_auth(token);
             }
             let response = request.body(body.unwrap_or_default().to_owned()).send().await.unwrap();
             let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -93,15 +109,19 @@ impl Service {
         })
     }
 
-    /// Follows what the service does until it is so, and answers with what it was then.
+    /// Follows the events until a status matches, and answers with it.
     pub(crate) fn wait_until(&self, is_so: impl Fn(&Value) -> bool) -> Value {
-        self.watch(&is_so).expect("the service ended before it was so")
+        self.watch(&is_so).expect("the service ended before the status matched")
     }
 
-    /// The same; `None` if the service ends first.
+    /// The same; `None` if the events end first.
     pub(crate) fn watch(&self, is_so: &impl Fn(&Value) -> bool) -> Option<Value> {
         let followed = async {
-            let mut events = self.client.get(format!("{}/api/v1/events", self.url)).send().await.ok()?;
+            let mut request = self.client.get(format!("{}/api/v1/events", self.url));
+            if let Some(token) = &self.token {
+                request = request.bearer_auth(token);
+            }
+            let mut events = request.send().await.ok()?;
             let mut text = String::new();
             while let Some(part) = events.chunk().await.ok()? {
                 text.push_str(std::str::from_utf8(&part).unwrap());
@@ -118,35 +138,34 @@ impl Service {
             }
             None
         };
-        // A test that waits for what does not come ends all the same.
         let followed = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, followed).await });
-        followed.expect("what the test waits for did not come")
+        followed.unwrap_or_else(|_| panic!("waited {} s for a status of the service", PATIENCE.as_secs()))
     }
 
-    /// Until nothing runs and nothing waits.
+    /// Waits until the queue is empty.
     pub(crate) fn wait_until_idle(&self) {
         self.wait_until(|status| status["queue"].as_array().unwrap().is_empty());
     }
 
-    /// The goal runs of the history, oldest first.
+    /// The goal runs of the history, the oldest first.
     pub(crate) fn runs(&self) -> Vec<Value> {
         let mut runs = self.get("/api/v1/runs?count=1000").json().as_array().unwrap().clone();
         runs.reverse();
         runs
     }
 
-    /// Kills it when it has read and written so many bytes more.
+    /// Kills it after it has read and written this many bytes more.
     pub(crate) fn kill_after(mut self, bytes: u64) {
         let from = moved_so_far(&self.process);
         kill_when(&mut self.process, |process| moved_so_far(process) >= from + bytes);
     }
 
-    /// SIGTERM; answers with the exit code and the rest of the log.
+    /// Stops the service with SIGTERM. Returns the exit code and the rest of the log.
     pub(crate) fn stop(mut self) -> (Option<i32>, Vec<String>) {
-        let terminated = Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
-        assert!(terminated.success());
-        let code = self.process.wait().unwrap().code();
-        (code, self.log.iter().collect())
+        let terminated = finish(Command::new("kill").arg(self.process.id().to_string()));
+        assert_eq!(terminated.code, 0, "{}", terminated.stderr);
+        let code = wait_for_exit(&mut self.process, "the service").code();
+        (code, self.log.by_ref().collect())
     }
 }
 
@@ -155,15 +174,4 @@ impl Drop for Service {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn follow(stderr: ChildStderr) -> Receiver<String> {
-    let (sender, receiver) = channel();
-    thread::spawn(move || {
-        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            // Nobody may listen any more.
-            let _ = sender.send(line);
-        }
-    });
-    receiver
 }

@@ -1,17 +1,24 @@
-//! A working folder of its own for each test, and the binary that works in it.
+//! A working folder of its own for each test, and the program that works in it.
+
+pub(crate) mod wait;
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use regex::Regex;
 use tempfile::TempDir;
+use wait::{Lines, PATIENCE, wait_for, wait_for_exit, wait_with_output};
 
+/// A working folder. It is deleted at the end.
 pub(crate) struct Workspace {
     folder: TempDir,
 }
 
+/// What a command printed, and its exit code: -1 if a signal ended it.
 pub(crate) struct Output {
     pub stdout: String,
     pub stderr: String,
@@ -24,9 +31,10 @@ impl Workspace {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    pub(crate) fn copy_of(case: &Path) -> Self {
+    /// A copy of a folder, without the files and folders of some names at its top.
+    pub(crate) fn copy_of(folder: &Path, without: &[&str]) -> Self {
         let workspace = Self::empty();
-        copy(case, workspace.path());
+        copy(folder, workspace.path(), without);
         workspace
     }
 
@@ -34,69 +42,89 @@ impl Workspace {
         self.folder.path()
     }
 
+    /// Writes a file, and makes its folder.
     pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         let path = self.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
 
+    /// The program with some arguments, to be run in this folder. It has no environment: none of the tester's settings
+    /// reach it.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sluicebox"));
         command.args(arguments).current_dir(self.path()).stdin(Stdio::null()).env_clear();
+        command.env("SLUICEBOX_STRICT", "1");
         command
     }
 
+    /// Runs the program with some arguments.
     pub(crate) fn sluicebox(&self, arguments: &[&str]) -> Output {
         finish(&mut self.command(arguments))
     }
 
-    /// Bytes that a command reads and writes until it ends: how far a process has come, on a machine of any speed.
+    /// The bytes that a command reads and writes until it ends: a measure of its progress that doesn't depend on the
+    /// speed of the machine.
     pub(crate) fn moved_by(&self, arguments: &[&str]) -> u64 {
-        let mut child = self.silent(arguments);
+        let mut process = self.silent(arguments);
         let mut moved = 0;
-        let status = loop {
-            moved = moved.max(moved_so_far(&child));
-            match child.try_wait().unwrap() {
-                Some(status) => break status,
-                None => std::thread::yield_now(),
-            }
-        };
+        let status = wait_for(&format!("{arguments:?} to end"), || {
+            moved = moved.max(moved_so_far(&process));
+            process.try_wait().unwrap()
+        });
         assert!(status.success(), "{arguments:?}: {status}");
         moved
     }
 
-    /// Kills a command when it has read and written so many bytes; whether it was cut short.
+    /// Kills a command once it has read and written a number of bytes. Returns whether that cut it short.
     pub(crate) fn killed_at(&self, arguments: &[&str], bytes: u64) -> bool {
-        self.killed_when(arguments, |child| moved_so_far(child) >= bytes)
+        self.killed_when(arguments, |process| moved_so_far(process) >= bytes)
     }
 
-    /// Kills a command when it is so; whether it was cut short.
-    pub(crate) fn killed_when(&self, arguments: &[&str], is_so: impl Fn(&Child) -> bool) -> bool {
-        kill_when(&mut self.silent(arguments), is_so)
+    /// Kills a command once `condition` holds. Returns whether that cut it short.
+    pub(crate) fn killed_when(&self, arguments: &[&str], condition: impl Fn(&Child) -> bool) -> bool {
+        kill_when(&mut self.silent(arguments), condition)
     }
 
-    fn silent(&self, arguments: &[&str]) -> Child {
+    /// Starts the program with some arguments. What it prints is lost.
+    pub(crate) fn silent(&self, arguments: &[&str]) -> Child {
         self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
-    /// What a process printed that was started with a pipe.
-    pub(crate) fn finish(child: Child) -> Output {
-        output(child.wait_with_output().unwrap())
+    /// Waits for a process that was started with pipes.
+    pub(crate) fn finish(process: Child) -> Output {
+        output(wait_with_output(process, "the process", PATIENCE))
     }
 
-    /// The root of the repository that cargo runs the tests for.
+    /// Waits until a process has ended.
+    pub(crate) fn exit_of(process: &mut Child, what: &str) -> ExitStatus {
+        wait_for_exit(process, what)
+    }
+
+    /// The lines of a stream. `what` names the stream for the message of a test that waits too long.
+    pub(crate) fn lines(what: &'static str, stream: impl Read + Send + 'static) -> Lines {
+        Lines::of(what, stream)
+    }
+
+    /// Waits until a client connects. Reads and writes of the connection have a deadline.
+    pub(crate) fn accept(listener: &TcpListener, what: &str) -> TcpStream {
+        wait::accept(listener, what)
+    }
+
+    /// The root of the repository.
     pub(crate) fn repository() -> PathBuf {
         Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("..")
     }
 
+    /// Runs a script of the shell in this folder.
     pub(crate) fn shell(&self, script: &str) -> Output {
         let mut shell = Command::new("sh");
         finish(shell.args(["-c", script]).current_dir(self.path()).stdin(Stdio::null()).env("LC_ALL", "C"))
     }
 
-    /// The transcript with times, durations, ids of runs and paths replaced by what they are, and profiles' ids
-    /// by numbers in the order of their appearance.
-    pub(crate) fn without_what_varies(&self, transcript: &str) -> String {
+    /// The transcript with everything replaced that differs from run to run: times, durations, ids of runs and paths by a
+    /// word, and the ids of records by numbers, in the order in which they appear.
+    pub(crate) fn normalized(&self, transcript: &str) -> String {
         let mut text = transcript.replace(&self.path().display().to_string(), "DIR");
         for (pattern, with) in [
             (r#""(created|modified|started)":"[^"]*""#, r#""$1":"TIME""#),
@@ -120,16 +148,16 @@ impl Workspace {
     }
 }
 
-/// Kills a process when it is so; whether it was cut short.
-pub(crate) fn kill_when(process: &mut Child, is_so: impl Fn(&Child) -> bool) -> bool {
-    while process.try_wait().unwrap().is_none() && !is_so(process) {
-        std::thread::yield_now();
-    }
+/// Kills a process once `condition` holds. Returns whether that cut it short.
+pub(crate) fn kill_when(process: &mut Child, condition: impl Fn(&Child) -> bool) -> bool {
+    wait_for("the moment to kill the process", || {
+        (process.try_wait().unwrap().is_some() || condition(process)).then_some(())
+    });
     process.kill().unwrap();
     !process.wait().unwrap().success()
 }
 
-/// What the process has read and written by now (proc(5), `/proc/PID/io`): 0 when there is nothing left of it.
+/// The bytes that a process has read and written so far (proc(5), `/proc/PID/io`); 0 if it has ended.
 pub(crate) fn moved_so_far(process: &Child) -> u64 {
     let account = fs::read_to_string(format!("/proc/{}/io", process.id())).unwrap_or_default();
     let moved =
@@ -137,8 +165,10 @@ pub(crate) fn moved_so_far(process: &Child) -> u64 {
     moved.map(|bytes| bytes.parse::<u64>().unwrap()).sum()
 }
 
+/// Runs a command and waits until it has ended.
 pub(crate) fn finish(command: &mut Command) -> Output {
-    output(command.output().unwrap())
+    let process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    output(wait_with_output(process, &format!("{command:?}"), PATIENCE))
 }
 
 fn output(output: std::process::Output) -> Output {
@@ -149,14 +179,17 @@ fn output(output: std::process::Output) -> Output {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+fn copy(from: &Path, to: &Path, without: &[&str]) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
-        let target: PathBuf = to.join(entry.file_name());
+        let target = to.join(entry.file_name());
+        if without.contains(&entry.file_name().to_str().unwrap()) {
+            continue;
+        }
         if entry.path().is_dir() {
             fs::create_dir_all(&target).unwrap();
-            copy(&entry.path(), &target);
-        } else if !["commands", "expected"].contains(&entry.file_name().to_str().unwrap()) {
+            copy(&entry.path(), &target, &[]);
+        } else {
             fs::copy(entry.path(), target).unwrap();
         }
     }

@@ -1,5 +1,5 @@
-//! Attacks the host in the way that its configuration names. It is written against the bindings, because the SDK
-//! would not let it answer wrongly.
+//! Attacks the host in the way that its configuration names. It uses the bindings, because the SDK does not allow malformed
+//! answers.
 #![cfg(target_arch = "wasm32")]
 #![expect(clippy::panic, reason = "an attack")]
 
@@ -44,10 +44,15 @@ impl GuestSession for Attack {
         let wanted = match name.as_str() {
             "want-beyond" => vec![9],
             "want-twice" => vec![0, 0],
+            "want-a-million" => vec![0; 1_000_000],
             _ => vec![0],
         };
         let added = match name.as_str() {
             "add-what-is-there" => vec!["email".to_owned()],
+            "add-twice" => vec!["new".to_owned(), "new".to_owned()],
+            "add-unnamed" => vec![String::new()],
+            "add-a-long-name" => vec!["x".repeat(2000)],
+            "add-thousands" => (0..60_000).map(|number| number.to_string()).collect(),
             _ => Vec::new(),
         };
         Ok(Opened { session: Session::new(Self { name }), wanted, added })
@@ -140,7 +145,7 @@ fn endless() -> ! {
     }
 }
 
-/// Never set: the compiler does not know.
+/// Never set, which the compiler does not know.
 static STOP: AtomicBool = AtomicBool::new(false);
 
 #[inline(never)]
@@ -151,7 +156,7 @@ fn deeper(number: u64) -> u64 {
     deeper(number.wrapping_add(1)).rotate_left(5) ^ number
 }
 
-/// Each call takes much of the stack that lies in the plugin's memory.
+/// Each call takes much of the stack in the memory of the plugin.
 fn wider(number: u64) -> u64 {
     let held = black_box([number; 64]);
     if STOP.load(Ordering::Relaxed) {
@@ -162,7 +167,7 @@ fn wider(number: u64) -> u64 {
 
 bindings::export!(Attacker with_types_in bindings);
 
-/// Breaks off if the text is anywhere in the memory but where it was made just now.
+/// Panics if the text is anywhere in the memory except where it was made just now.
 #[expect(unsafe_code, reason = "an attack")]
 fn search(text: &[u8]) {
     let end = core::arch::wasm32::memory_size(0) << 16;
