@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use sluicebox_files::{CsvOptions, RowWriter};
+use sluicebox_files::RowWriter;
 use sluicebox_model::RecordId;
 use sluicebox_store::{ErasureKey, Store};
 
@@ -89,7 +89,7 @@ pub(crate) fn erase(config: &Config, id: &str) -> Result<Erased, Error> {
 fn clean_rejected(config: &Config, values: &HashSet<String>) -> Result<u64, Error> {
     let mut removed = 0;
     for file in rejected::files(config)? {
-        removed += clean(&file, &rejected::options(config, &file), values)?;
+        removed += clean(config, &file, values)?;
     }
     Ok(removed)
 }
@@ -104,8 +104,8 @@ pub(crate) type FoundRow = (PathBuf, Vec<(String, String)>);
 pub(crate) fn find_rejected(config: &Config, values: &HashSet<String>) -> Result<Vec<FoundRow>, Error> {
     let mut found = Vec::new();
     for file in rejected::files(config)? {
-        rejected::read(&file, &rejected::options(config, &file), |columns, cells| {
-            if cells.iter().any(|cell| values.contains(cell.trim())) {
+        rejected::read(config, &file, |columns, cells| {
+            if is_of_person(columns, cells, values) {
                 let row = columns.iter().cloned().zip(cells.iter().map(|cell| (*cell).to_owned()));
                 found.push((file.clone(), row.collect()));
             }
@@ -115,20 +115,29 @@ pub(crate) fn find_rejected(config: &Config, values: &HashSet<String>) -> Result
     Ok(found)
 }
 
+/// Whether a cell of a rejected row is one of the values. The bytes of a row that could not be split hold them anywhere.
+fn is_of_person(columns: &[String], cells: &[&str], values: &HashSet<String>) -> bool {
+    let raw = columns.iter().zip(cells).find(|(name, _)| *name == "_raw").map(|(_, cell)| *cell);
+    let raw = raw.filter(|raw| !raw.is_empty()).and_then(rejected::raw_bytes);
+    let raw = raw.map(|raw| String::from_utf8_lossy(&raw).into_owned());
+    cells.iter().any(|cell| values.contains(cell.trim()))
+        || raw.is_some_and(|raw| values.iter().any(|value| !value.is_empty() && raw.contains(value)))
+}
+
 /// Rewrites a file without the rows that hold one of the values; answers with their number.
-fn clean(file: &Path, options: &CsvOptions, values: &HashSet<String>) -> Result<u64, Error> {
+fn clean(config: &Config, file: &Path, values: &HashSet<String>) -> Result<u64, Error> {
     let temporary = file.with_extension("cleaning");
     let out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
     let out = out.map_err(|error| Error::io(&temporary, error))?;
-    let mut writer = RowWriter::new(BufWriter::new(out), options);
+    let mut writer = RowWriter::new(BufWriter::new(out), &rejected::options(config, file)?);
     let (mut removed, mut begun) = (0, false);
     let io = |error| Error::io(&temporary, error);
-    rejected::read(file, options, |columns, cells| {
+    rejected::read(config, file, |columns, cells| {
         if !begun {
             writer.write(columns.iter().map(String::as_str)).map_err(io)?;
             begun = true;
         }
-        if cells.iter().any(|cell| values.contains(cell.trim())) {
+        if is_of_person(columns, cells, values) {
             removed += 1;
             return Ok(());
         }

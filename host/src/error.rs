@@ -55,8 +55,10 @@ pub(crate) enum Error {
     Columns { name: String, message: String, missing: Option<String> },
     /// Several files of a goal failed.
     Files { failed: u64, first: Box<Error> },
-    /// A file, or the files so far, have more rejected rows than `max_rejected` allows.
+    /// The files so far have more rejected rows than `max_rejected` allows.
     TooManyRejected(String),
+    /// Too much of a file is rejected, or all of it: nothing of it was merged.
+    Rejected { name: String, message: String, code: FailureCode },
     /// The store failed.
     Store(StoreError),
     /// Linked rows take too much memory, or cannot be written to the disk.
@@ -85,8 +87,10 @@ pub(crate) enum FailureCode {
     File,
     /// A file lacks a column, or has it twice.
     Columns,
-    /// There are more rejected rows than `max_rejected` allows.
+    /// There are more rejected rows or cells than `max_rejected` or `max_rejected_cells` allows.
     MaxRejected,
+    /// Every row of a file was rejected.
+    AllRejected,
     /// The store failed or is in use.
     Store,
     /// A file or folder of the system cannot be used.
@@ -131,6 +135,7 @@ impl Error {
             Self::Columns { .. } => FailureCode::Columns,
             Self::Files { first, .. } => first.code(),
             Self::TooManyRejected(_) => FailureCode::MaxRejected,
+            Self::Rejected { code, .. } => *code,
             Self::Store(_) => FailureCode::Store,
             Self::LinkedRows(_) | Self::Io { .. } => FailureCode::System,
             Self::Interrupted => FailureCode::Stopped,
@@ -163,6 +168,7 @@ impl Error {
             | Self::Columns { .. }
             | Self::Files { .. }
             | Self::TooManyRejected(_)
+            | Self::Rejected { .. }
             | Self::Store(_)
             | Self::LinkedRows(_)
             | Self::Io { .. } => 1,
@@ -191,7 +197,8 @@ impl Error {
             | Self::File { .. }
             | Self::Columns { .. }
             | Self::Files { .. }
-            | Self::TooManyRejected(_) => 422,
+            | Self::TooManyRejected(_)
+            | Self::Rejected { .. } => 422,
             Self::Store(_) | Self::LinkedRows(_) | Self::Io { .. } => 500,
             Self::Interrupted => 503,
         }
@@ -216,9 +223,10 @@ impl Error {
                             Commands that only read still work";
                 Some(hint.to_owned())
             }
-            Self::TooManyRejected(_) => {
-                Some("each rejected row states its reason; max_rejected sets how many are allowed".to_owned())
-            }
+            Self::TooManyRejected(_) | Self::Rejected { .. } => Some(
+                "each rejected row states its reason; `sluicebox rejected show RUN GOAL` shows them"
+                    .to_owned(),
+            ),
             Self::Permissions { .. } => {
                 Some("allow it in the policy of the identity or of the bucket, then check again".to_owned())
             }
@@ -229,7 +237,7 @@ impl Error {
 
     /// Whether the goal ends at once. Otherwise its next file is imported.
     pub(crate) fn ends_goal(&self) -> bool {
-        !matches!(self, Self::File { .. } | Self::Columns { .. } | Self::Set { .. })
+        !matches!(self, Self::File { .. } | Self::Columns { .. } | Self::Set { .. } | Self::Rejected { .. })
     }
 }
 
@@ -275,7 +283,9 @@ impl fmt::Display for Error {
             // What is wrong with an object says its whole address.
             Self::File { error: FileError::S3(error), .. } => write!(f, "{error}"),
             Self::File { name, error } => write!(f, "{name}: {error}"),
-            Self::Columns { name, message, .. } | Self::Set { name, message } => {
+            Self::Columns { name, message, .. }
+            | Self::Set { name, message }
+            | Self::Rejected { name, message, .. } => {
                 write!(f, "{name}: {message}")
             }
             Self::Store(error) => write!(f, "{error}"),

@@ -17,6 +17,9 @@ use crate::runs::rejected;
 use crate::runs::report::{Report, Run, Status, Trigger};
 use crate::runs::{Runner, select};
 
+/// Kinds of faults that are shown of a goal run.
+const MAX_FAULTS: usize = 5;
+
 /// What to run.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -94,7 +97,10 @@ fn show(config: &Config, report: &Report, arguments: &Arguments) -> Result<(), E
     if let Some(error) = &report.error {
         print(format!("  {error}"))?;
     }
-    if report.rows.rejected > 0 && !arguments.dry_run {
+    for fault in report.faults.iter().take(MAX_FAULTS) {
+        print(format!("  {}", fault.line()))?;
+    }
+    if !report.faults.is_empty() && !arguments.dry_run {
         print(format!("  rejected rows: {}", rejected::folder(config, &report.run).display()))?;
     }
     Ok(())

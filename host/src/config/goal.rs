@@ -39,6 +39,20 @@ pub(crate) enum MaxRejected {
     Share(f64),
 }
 
+/// How many excluded rows of a goal run are recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RecordExcluded {
+    /// At most this many.
+    Rows(u64),
+    All,
+}
+
+impl Default for RecordExcluded {
+    fn default() -> Self {
+        Self::Rows(10_000)
+    }
+}
+
 /// What a goal imports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -109,6 +123,9 @@ pub(crate) struct ImportGoal {
     pub restore_erased: bool,
     pub on_ambiguous: OnAmbiguous,
     pub max_rejected: MaxRejected,
+    /// The same for cells of rows that are merged.
+    pub max_rejected_cells: MaxRejected,
+    pub record_excluded: RecordExcluded,
     pub timezone: TimeZone,
     pub csv: CsvOptions,
     pub encoding: Encoding,
@@ -208,7 +225,10 @@ pub(crate) fn read(schema: &Schema, limits: Limits, kind: Kind, goal: &Section<'
     let create = goal.flag("create", true);
     let restore_erased = goal.flag("restore_erased", false);
     let on_ambiguous = goal.choice("on_ambiguous", &OnAmbiguous::NAMES, OnAmbiguous::default());
-    let (max_rejected, timezone, all_fields) = (max_rejected(goal), timezone(goal), all_fields(goal));
+    let max_rejected_cells = max_rejected(goal, "max_rejected_cells", "cells");
+    let max_rejected = max_rejected(goal, "max_rejected", "rows");
+    let record_excluded = record_excluded(goal);
+    let (timezone, all_fields) = (timezone(goal), all_fields(goal));
     let processors = goal.sections("processors");
     let processors = processors.iter().map(|section| processor(limits, &linked, section)).collect();
     goal.finish();
@@ -226,6 +246,8 @@ pub(crate) fn read(schema: &Schema, limits: Limits, kind: Kind, goal: &Section<'
         restore_erased,
         on_ambiguous,
         max_rejected,
+        max_rejected_cells,
+        record_excluded,
         timezone,
         csv,
         encoding,
@@ -379,8 +401,8 @@ fn group(goal: &Section<'_>, schema: &Schema) -> String {
     name.to_owned()
 }
 
-fn max_rejected(goal: &Section<'_>) -> MaxRejected {
-    let Some(entry) = goal.get("max_rejected") else { return MaxRejected::Unlimited };
+fn max_rejected(goal: &Section<'_>, key: &'static str, what: &str) -> MaxRejected {
+    let Some(entry) = goal.get(key) else { return MaxRejected::Unlimited };
     let read = match entry.value() {
         DeValue::Integer(_) => entry.whole().map(MaxRejected::Rows),
         DeValue::String(text) => match text.strip_suffix('%') {
@@ -395,8 +417,25 @@ fn max_rejected(goal: &Section<'_>) -> MaxRejected {
         _ => None,
     };
     read.unwrap_or_else(|| {
-        entry.problem("`max_rejected`: expected a number of rows, or a share such as \"10%\"");
+        entry.problem(format!("`{key}`: expected a number of {what}, or a share such as \"10%\""));
         MaxRejected::Unlimited
+    })
+}
+
+fn record_excluded(goal: &Section<'_>) -> RecordExcluded {
+    let Some(entry) = goal.get("record_excluded") else { return RecordExcluded::default() };
+    let read = match entry.value() {
+        DeValue::Integer(_) => entry.whole().map(RecordExcluded::Rows),
+        DeValue::String(text) => match text.as_ref() {
+            "all" => Some(RecordExcluded::All),
+            "none" => Some(RecordExcluded::Rows(0)),
+            text => text.parse().ok().map(RecordExcluded::Rows),
+        },
+        _ => None,
+    };
+    read.unwrap_or_else(|| {
+        entry.problem("`record_excluded`: expected a number of rows, \"all\" or \"none\"");
+        RecordExcluded::default()
     })
 }
 

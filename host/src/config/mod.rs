@@ -24,7 +24,8 @@ pub(crate) use connection::{Connection, Goal, Opened};
 pub(crate) use events::{EventEntry, NestedEntry};
 pub(crate) use export::{ColumnSource, EXPORT_PROFILES, ExportGoal, ExportedEvents, ValueFormat, WhenEmpty};
 pub(crate) use goal::{
-    AfterImport, ImportGoal, MaxRejected, ProcessorEntry, Target, ValueEntry, property_settings,
+    AfterImport, ImportGoal, MaxRejected, ProcessorEntry, RecordExcluded, Target, ValueEntry,
+    property_settings,
 };
 pub(crate) use reader::{Problem, nearest};
 pub(crate) use schedule::{in_words, schedule_as_written};

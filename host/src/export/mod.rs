@@ -8,12 +8,12 @@ pub(crate) mod rows;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
-use sluicebox_files::{CsvOptions, FileError, Packing, Unencodable};
-use sluicebox_model::{OrNever, RecordId, RejectedRow, RejectionCode, Verdict};
+use sluicebox_files::{FileError, Packing, Unencodable};
+use sluicebox_model::{RecordId, RejectedRow, RejectionCode, Verdict};
 use sluicebox_processors::Session;
 use sluicebox_store::{Commit, ExportState, Names, Store};
 
-use crate::config::{Config, Connection, EXPORT_PROFILES, ExportGoal, Opened};
+use crate::config::{Config, Connection, EXPORT_PROFILES, ExportGoal, Opened, RecordExcluded};
 use crate::error::Error;
 use crate::export::files::Files;
 use crate::export::rows::{Page, Rows};
@@ -25,7 +25,7 @@ use crate::runs::distinct_profiles::{Direction, DistinctProfiles};
 use crate::runs::fingerprint::Fingerprint;
 use crate::runs::goal_run::GoalRun;
 use crate::runs::progress::{Progress, Watch};
-use crate::runs::rejected::{self, RejectedRows};
+use crate::runs::rejected::{self, RejectedRows, Source};
 use crate::runs::report::{HistoryEntry, ProcessorReport, Report, Run};
 
 /// Where more than one in four records changed, reading all of them is faster than looking up those that did.
@@ -103,7 +103,8 @@ impl Export<'_> {
         let mut rejected = RejectedRows::new(
             rejected::folder(self.config, &self.run.id),
             &self.goal.name,
-            &CsvOptions { delimiter: self.goal.csv.delimiter, ..CsvOptions::default() },
+            RecordExcluded::default(),
+            self.dry,
         );
         let (mut batches, mut with_separator) = (0, 0);
         let result = self.pages(&selection, &names, started, |mut page| {
@@ -119,7 +120,7 @@ impl Export<'_> {
         if let Err(error) = &result {
             entry.report.count_trap(error);
         }
-        entry.rejected_files.clone_from(&rejected.written);
+        rejected.report(entry);
         result?;
         self.warn_of_separators(with_separator + files.with_separator());
         entry.report.files = files.finish(self)?;
@@ -239,10 +240,8 @@ impl Export<'_> {
         rows.rejected += refused.len() as u64;
         // The line that the row would have if no row before it were dropped.
         refused.iter_mut().for_each(|row| row.line += rows_before);
-        if !self.dry {
-            let own = columns.get(..self.goal.columns.len()).or_never("a column of the goal");
-            rejected.append(own, files.name(), &refused)?;
-        }
+        let source = Source { linked: None, columns, width: self.goal.columns.len(), file: files.name() };
+        rejected.record(&source, &refused)?;
         Ok(exported)
     }
 

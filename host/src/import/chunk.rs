@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sluicebox_files::{FileError, FoundFile};
-use sluicebox_matching::{Applied, ChunkRows, Context, Plan};
+use sluicebox_matching::{Applied, ChunkRows, Context, Counts, Plan};
 use sluicebox_model::{IdentifierHash, RecordId, RejectedRow, never};
 use sluicebox_store::{Changed, Commit, FileState, FinishedWriter, Packer, ReadPoint, Writer, WriterHints};
 
@@ -11,13 +11,14 @@ use crate::config::MaxRejected;
 use crate::error::Error;
 use crate::import::Import;
 use crate::import::diff;
+use crate::import::judgement::{self, Tally};
 use crate::import::linked::LinkedFiles;
 use crate::import::stage_times::{StageTimes, timed};
 use crate::import::stored_events::StoredEvents;
 use crate::output::counted;
 use crate::runs::distinct_profiles::DistinctProfiles;
 use crate::runs::goal_run::GoalRun;
-use crate::runs::rejected::RejectedRows;
+use crate::runs::rejected::{RejectedRows, Source};
 use crate::runs::report::LinkedRows;
 
 /// How often a chunk is partitioned again because partitions turned out to share a record.
@@ -41,7 +42,22 @@ pub(crate) struct ImportChunk<'a> {
     pub serial_bytes: usize,
     /// Bytes that may be kept of chunks without stored records, until one commit writes several of them; `None` if each is a commit.
     pub pending_bytes: Option<usize>,
+    /// The file's columns, then those that processors add.
     pub columns: Vec<String>,
+    /// How many columns the file has.
+    pub width: usize,
+    /// Whether the file was judged: a file that is merged in part was.
+    pub is_judged: bool,
+    /// Rows that were merged, dropped or excluded.
+    pub taken: u64,
+    /// Linked rows that belong to no row, once the file is read.
+    pub orphaned: u64,
+    /// What is rejected of the file, as far as it is read.
+    pub tally: &'a Tally,
+    /// Whether all of the file is read.
+    pub is_read: &'a AtomicBool,
+    /// Rejected rows of files that failed before their first commit.
+    pub unmerged: &'a mut u64,
     pub unchanged: &'a dyn Fn() -> Result<(), FileError>,
     pub linked: &'a LinkedFiles,
     /// The linked rows that the first commit counts.
@@ -63,6 +79,11 @@ pub(crate) struct ImportChunk<'a> {
     pub packer: Packer,
     /// What is merged and not yet committed.
     pub pending: Option<Pending<'a>>,
+}
+
+/// Rows that were merged, dropped or excluded.
+fn taken(counts: &Counts) -> u64 {
+    counts.merged + counts.dropped + counts.excluded
 }
 
 /// Chunks that are merged and written, but not yet committed.
@@ -142,22 +163,71 @@ impl<'a> ImportChunk<'a> {
         if has_room && !is_worth_a_commit { Ok(()) } else { self.commit_pending(false) }
     }
 
-    /// Commits what is left once all chunks were read, and that the file is imported. After a failure of the file, commits the rows
-    /// before it and answers with the failure.
+    /// Commits what is left once all chunks were read, and that the file is imported. A run that was stopped commits what it
+    /// merged of a file that is judged.
+    ///
+    /// # Errors
+    /// If the file failed, or every row of it was rejected.
     pub(crate) fn finish(&mut self, streamed: Result<(), Error>) -> Result<(), Error> {
         match streamed {
             Ok(()) => (self.unchanged)().map_err(|error| self.failed(error))?,
-            Err(error @ (Error::Store(_) | Error::LinkedRows(_))) => return Err(error),
-            Err(error) => return self.commit_pending(false).and(Err(error)),
+            Err(Error::Interrupted) if self.is_judged => {
+                return self.commit_pending(false).and(Err(Error::Interrupted));
+            }
+            Err(error) => return Err(error),
         }
+        self.judge()?;
+        let counts = self.pending.as_ref().map(|pending| pending.applied.counts).unwrap_or_default();
+        if self.from == 0 && self.tally.rows() > 0 && self.taken + taken(&counts) == 0 {
+            self.commit_pending(false)?;
+            return Err(judgement::none_taken(self.file, self.tally.rows(), ""));
+        }
+        self.orphaned = self.linked.record_orphans(self.import, self.rejected)?;
         match self.pending {
             Some(_) => self.commit_pending(true),
             None => self.commit(0, Applied::default(), (Vec::new(), None), None, true),
         }
     }
 
+    /// Judges the file before its first commit. If it is not yet read to its end, it is read for that alone.
+    fn judge(&mut self) -> Result<(), Error> {
+        if self.is_judged {
+            return Ok(());
+        }
+        self.is_judged = true;
+        let examined;
+        let tally = match self.is_read.load(Ordering::Acquire) {
+            true => self.tally,
+            false => {
+                examined = self.import.examine_whole(self.file, self.plan)?;
+                &examined
+            }
+        };
+        let report = &mut self.run.entry.report;
+        let before = (report.rows.without_rejected(*self.unmerged), report.cells_rejected);
+        let judged = tally.judge(self.import, self.file, before, self.plan.mapped_cells());
+        if judged.is_err() {
+            let first = tally.first_rejected();
+            let source =
+                Source { linked: None, columns: &self.columns, width: self.width, file: &self.file.name };
+            self.rejected.record(&source, &first)?;
+            let rejected = first.len() as u64;
+            *self.unmerged += rejected;
+            let entry = &mut self.run.entry;
+            entry.report.rows.read += rejected;
+            entry.report.rows.rejected += rejected;
+            self.rejected.report(entry);
+            let report = Some(entry.encode());
+            self.import.store.commit(Commit { lease: Some(&self.run.lease), report, ..Commit::default() })?;
+        }
+        judged
+    }
+
     /// Commits what is merged.
     fn commit_pending(&mut self, complete: bool) -> Result<(), Error> {
+        if self.pending.is_some() {
+            self.judge()?;
+        }
         let Some(Pending { writer, read_point, applied, end, .. }) = self.pending.take() else {
             return Ok(());
         };
@@ -240,6 +310,7 @@ impl<'a> ImportChunk<'a> {
     /// Applies a chunk row by row and commits it in parts, because rows take more memory that way.
     fn apply_serially(&mut self, chunk: ChunkRows) -> Result<(), Error> {
         self.commit_pending(false)?;
+        self.judge()?;
         self.bytes_read = chunk.bytes_read();
         for part in chunk.parts(self.serial_bytes) {
             let read_point = self.import.store.read_point();
@@ -301,15 +372,16 @@ impl<'a> ImportChunk<'a> {
         let entry = &mut self.run.entry;
         entry.report.add(&applied.counts);
         let counts = self.linked_counts.take().unwrap_or_default();
-        let orphaned = if complete { self.linked.orphans()? } else { 0 };
+        let orphaned = if complete { self.orphaned } else { 0 };
         if let Some(linked) = &mut entry.report.linked {
             *linked += LinkedRows { orphaned, ..counts };
         }
         entry.remember(applied.last_changed());
-        if !self.import.dry {
-            self.rejected.append(&self.columns, &self.file.name, &applied.rejected)?;
-            entry.rejected_files.clone_from(&self.rejected.written);
-        }
+        self.taken += taken(&applied.counts);
+        let source =
+            Source { linked: None, columns: &self.columns, width: self.width, file: &self.file.name };
+        self.rejected.record(&source, &applied.rejected)?;
+        self.rejected.report(entry);
         let is_over_limit = applied.too_many_rejected;
         let position = if is_over_limit { applied.position } else { end.max(self.position) };
         self.position = position;
@@ -347,7 +419,7 @@ impl<'a> ImportChunk<'a> {
     }
 
     fn context(&self) -> Context {
-        let rejected = self.run.entry.report.rows.rejected;
+        let rejected = self.run.entry.report.rows.without_rejected(*self.unmerged).rejected;
         let rejections_left = match self.import.goal.max_rejected {
             MaxRejected::Rows(max) => max.saturating_sub(rejected),
             MaxRejected::Unlimited | MaxRejected::Share(_) => u64::MAX,
@@ -357,6 +429,7 @@ impl<'a> ImportChunk<'a> {
             now: self.run.lease.time(),
             from: self.from,
             rejections_left,
+            records_excluded: self.rejected.records_excluded(),
         }
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct ChunkBuilder<'a> {
     pub forecast: Forecast,
     /// Whether rows of the file have found stored records.
     pub found_records: &'a AtomicBool,
+    /// Set when all batches of the file are here.
+    pub is_read: &'a AtomicBool,
     pub progress: Progress<'a>,
     pub times: &'a StageTimes,
     pub waiting: Waiting,
@@ -109,6 +111,7 @@ impl BatchConsumer for ChunkBuilder<'_> {
     }
 
     fn finish(&mut self) -> Option<ChunkRows> {
+        self.is_read.store(true, Ordering::Release);
         self.chunk(usize::MAX)
     }
 }

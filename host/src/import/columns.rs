@@ -55,6 +55,11 @@ impl LinkedColumns {
         columns.iter().filter(move |name| self.has_bulk && !name.is_empty() && !self.has(name))
     }
 
+    /// How many they are.
+    pub(crate) fn len(&self) -> usize {
+        self.columns.len()
+    }
+
     /// Whether a column is among these.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.columns.iter().any(|(column, _)| column == name)

@@ -5,17 +5,23 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use sluicebox_files::FoundFile;
+use sluicebox_files::{FoundFile, Reader, decode};
 use sluicebox_linked_rows::{LinkedRowIndex, LinkedRowsError};
-use sluicebox_model::{Column, LinkedRow, LinkedRows, OrNever, RecordBatch, RejectedRow, Verdict, never};
+use sluicebox_matching::{Plan, rejected_linked_cells};
+use sluicebox_model::{
+    Column, LinkedRow, LinkedRows, OrNever, RecordBatch, RejectedCell, RejectedRow, RejectionCode, Verdict,
+    never,
+};
 
 use crate::error::Error;
 use crate::import::Import;
 use crate::import::columns::{Link, LinkedColumns};
+use crate::import::judgement::none_taken;
 use crate::import::plan::Resolver;
 use crate::import::sets::FileSet;
 use crate::import::stage_times::StageTimes;
 use crate::import::stream::{BatchConsumer, QUEUE};
+use crate::runs::rejected::{RejectedRows, Source};
 use crate::runs::report;
 
 const SCRATCH: &str = "sluicebox-scratch-";
@@ -41,6 +47,8 @@ pub(crate) struct LinkedFiles {
     max_bytes: usize,
     /// Rows read, dropped and rejected, and as orphaned those whose link is empty.
     counts: report::LinkedRows,
+    /// Where each row is from: its file's place and name, by the number that its hidden cell begins with.
+    files: Vec<(usize, FoundFile)>,
 }
 
 /// A batch of a linked file, and the rows of it that are kept.
@@ -48,24 +56,27 @@ struct Loaded {
     batch: RecordBatch,
     kept: Vec<usize>,
     counts: report::LinkedRows,
+    /// What is not taken: rejected rows, those without a link, and rows with cells that do not fit.
     rejected: Vec<RejectedRow>,
 }
 
 impl LinkedFiles {
-    /// Reads the linked files of a set through their processors. `rejected` gets the rejected rows of each.
+    /// Reads the linked files of a set through their processors. `rejected` gets what is not taken of each.
     ///
     /// # Errors
     /// If one cannot be read, or lacks a column.
     pub(crate) fn load(
         import: &Import<'_>,
         resolver: &Resolver<'_>,
+        plan: &Plan,
         set: &FileSet,
         times: &StageTimes,
-        mut rejected: impl FnMut(&FoundFile, &[String], &[RejectedRow]) -> Result<(), Error>,
+        mut rejected: impl FnMut(&Source<'_>, &[RejectedRow]) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let columns: Vec<LinkedColumns> = (0..set.linked.len()).map(|file| resolver.linked(file)).collect();
         let max_bytes = import.config.settings.tuning.joined_bytes;
-        let mut linked = Self { scratch: None, columns, max_bytes, counts: report::LinkedRows::default() };
+        let counts = report::LinkedRows::default();
+        let mut linked = Self { scratch: None, columns, max_bytes, counts, files: Vec::new() };
         if set.linked.is_empty() {
             return Ok(linked);
         }
@@ -76,7 +87,10 @@ impl LinkedFiles {
         for (place, files) in set.linked.iter().enumerate() {
             let Some(columns) = linked.columns.get(place) else { continue };
             for file in files {
-                linked.counts += load_file(import, &mut scratch, file, place, columns, times, &mut rejected)?;
+                let number = linked.files.len();
+                linked.files.push((place, file.clone()));
+                let loaded = Loading { import, plan, file, number, place, columns, times };
+                linked.counts += loaded.load(&mut scratch, &mut rejected)?;
             }
         }
         scratch.complete()?;
@@ -89,14 +103,39 @@ impl LinkedFiles {
         report::LinkedRows { orphaned: 0, ..self.counts }
     }
 
-    /// The number of rows that belong to no row of their parent file. It is known once the root file is read.
+    /// Records the rows that belong to no row of their parent file, and answers with their number, those without a link included.
+    /// They are known once the root file is read.
     ///
     /// # Errors
-    /// If the disk fails.
-    pub(crate) fn orphans(&self) -> Result<u64, LinkedRowsError> {
+    /// If the disk or a linked file fails.
+    pub(crate) fn record_orphans(
+        &self,
+        import: &Import<'_>,
+        rejected: &mut RejectedRows,
+    ) -> Result<u64, Error> {
         let Some(scratch) = &self.scratch else { return Ok(0) };
-        let orphans = (0..).zip(&self.columns).map(|(file, _)| scratch.orphans(file));
-        Ok(self.counts.orphaned + orphans.sum::<Result<u64, _>>()?)
+        // The numbers of the orphans in each file.
+        let mut orphans: Vec<Vec<u64>> = vec![Vec::new(); self.files.len()];
+        for (file, columns) in (0..).zip(&self.columns) {
+            scratch.each_orphan(file, |cells| {
+                let place = row_place(cells.cell(columns.len()));
+                if let Some((of_file, row)) =
+                    place.and_then(|(file, row)| Some((orphans.get_mut(file)?, row)))
+                {
+                    of_file.push(row);
+                }
+            })?;
+        }
+        let mut count = self.counts.orphaned;
+        for ((place, file), mut rows) in self.files.iter().zip(orphans) {
+            if rows.is_empty() {
+                continue;
+            }
+            count += rows.len() as u64;
+            rows.sort_unstable();
+            record_orphans_of(import, file, *place, &rows, rejected)?;
+        }
+        Ok(count)
     }
 
     /// The linked rows of each row of a batch of the root file; empty without linked files.
@@ -182,67 +221,146 @@ fn number(file: usize) -> u32 {
     u32::try_from(file).or_never("the number of a linked file")
 }
 
-/// Stores the rows of a linked file; answers with their counts.
-fn load_file(
+/// The cell after those that the goal uses: the number of the row's file, and of the row in it.
+fn hidden_cell(file: usize, row: u64) -> String {
+    format!("{file}:{row}")
+}
+
+fn row_place(hidden: &str) -> Option<(usize, u64)> {
+    let (file, row) = hidden.split_once(':')?;
+    Some((file.parse().ok()?, row.parse().ok()?))
+}
+
+/// Why a linked row is orphaned.
+const ORPHANED: &str = "no row of the parent file has the linking value";
+
+/// Reads a linked file again, and records those of its rows.
+fn record_orphans_of(
     import: &Import<'_>,
-    scratch: &mut LinkedRowIndex,
     file: &FoundFile,
     place: usize,
-    columns: &LinkedColumns,
-    times: &StageTimes,
-    rejected: &mut impl FnMut(&FoundFile, &[String], &[RejectedRow]) -> Result<(), Error>,
-) -> Result<report::LinkedRows, Error> {
-    let mut counts = report::LinkedRows::default();
+    orphans: &[u64],
+    rejected: &mut RejectedRows,
+) -> Result<(), Error> {
     let failed = |error| Error::File { name: file.name.clone(), error };
     let source = file.open().map_err(failed)?;
-    let mut progress = import.progress(file);
-    let unchanged = source.unchanged();
-    let Some(mut open) = import.open(file, source, Some(place))? else {
-        import.warn(&format!("{} is empty", file.name));
-        return Ok(counts);
-    };
-    let places = columns.places(&file.name, &open.columns).map_err(|error| open.explain(error))?;
-    for name in columns.skipped(&open.columns) {
-        import.warn(&format!(
-            "{}: column `{name}` is skipped: its event has no such property in schema.toml",
-            file.name
-        ));
+    let opened = decode(source, &import.decoding).and_then(|(text, read)| {
+        Reader::open(text, read, import.goal.csv.clone(), import.config.settings.tuning.batch_rows)
+    });
+    let Some(mut reader) = opened.map_err(failed)? else { return Ok(()) };
+    let columns = reader.header().columns.clone();
+    let linked = import.goal.linked.get(place).map(|linked| linked.name.as_str());
+    let source = Source { linked, columns: &columns, width: columns.len(), file: &file.name };
+    let mut orphans = orphans;
+    while let (false, Some(batch)) = (orphans.is_empty(), reader.next_batch().map_err(failed)?) {
+        let (own, later) = orphans.split_at(orphans.partition_point(|row| *row < batch.end));
+        orphans = later;
+        let rows = own.iter().filter_map(|row| batch.row_of(*row));
+        let rows = rows.map(|row| batch.reject(row, RejectionCode::Orphaned, ORPHANED.to_owned()));
+        rejected.record(&source, &rows.collect::<Vec<_>>())?;
     }
-    let mut filter = RowFilter { link: places.get(columns.link).copied().flatten() };
-    import.stream(
-        file,
-        &mut open,
-        times,
-        |batch, _| Ok(batch),
-        &mut filter,
-        |Loaded { batch, kept, counts: more, rejected: rows }| {
-            progress.advance(batch.bytes_read, more.read);
-            counts += more;
-            rejected(file, &batch.header().columns, &rows)?;
-            let cell = |row: usize, place: Option<usize>| place.map_or("", |column| batch.cell(row, column));
-            let link = |row: usize, place: usize| cell(row, places.get(place).copied().flatten());
-            let rows = kept
-                .iter()
-                .map(|row| (link(*row, columns.link), places.iter().map(move |place| cell(*row, *place))));
-            scratch.put(number(place), rows)?;
-            for below in &columns.links {
-                let values = (0..batch.rows()).map(|row| link(row, below.column));
-                scratch.claim(number(below.file), values.filter(|value| !value.is_empty()))?;
-            }
-            Ok(())
-        },
-    )?;
-    unchanged().map_err(failed)?;
-    Ok(counts)
+    Ok(())
+}
+
+/// A linked file that is read.
+struct Loading<'a> {
+    import: &'a Import<'a>,
+    plan: &'a Plan,
+    file: &'a FoundFile,
+    /// Its number among all linked files of the set.
+    number: usize,
+    /// Its place in the goal.
+    place: usize,
+    columns: &'a LinkedColumns,
+    times: &'a StageTimes,
+}
+
+impl Loading<'_> {
+    /// Stores the rows of the file; answers with their counts.
+    fn load(
+        &self,
+        scratch: &mut LinkedRowIndex,
+        rejected: &mut impl FnMut(&Source<'_>, &[RejectedRow]) -> Result<(), Error>,
+    ) -> Result<report::LinkedRows, Error> {
+        let Self { import, plan, file, number: file_number, place, columns, times } = *self;
+        let mut counts = report::LinkedRows::default();
+        let failed = |error| Error::File { name: file.name.clone(), error };
+        let source = file.open().map_err(failed)?;
+        let mut progress = import.progress(file);
+        let unchanged = source.unchanged();
+        let Some(mut open) = import.open(file, source, Some(place))? else {
+            import.warn(&format!("{} is empty", file.name));
+            return Ok(counts);
+        };
+        let places = columns.places(&file.name, &open.columns).map_err(|error| open.explain(error))?;
+        for name in columns.skipped(&open.columns) {
+            import.warn(&format!(
+                "{}: column `{name}` is skipped: its event has no such property in schema.toml",
+                file.name
+            ));
+        }
+        let mut filter = RowFilter { columns, places: &places, plan, place };
+        let linked = import.goal.linked.get(place).map(|linked| linked.name.as_str());
+        let all_columns = open.columns.clone();
+        let width = open.reader.header().columns.len();
+        let source = Source { linked, columns: &all_columns, width, file: &file.name };
+        import.stream(
+            file,
+            &mut open,
+            times,
+            |batch, _| Ok(batch),
+            &mut filter,
+            |Loaded { batch, kept, counts: more, rejected: rows }| {
+                progress.advance(batch.bytes_read, more.read);
+                counts += more;
+                rejected(&source, &rows)?;
+                let cell =
+                    |row: usize, place: Option<usize>| place.map_or("", |column| batch.cell(row, column));
+                let link = |row: usize, place: usize| cell(row, places.get(place).copied().flatten());
+                let hidden = kept.iter().map(|row| hidden_cell(file_number, batch.place(*row).0));
+                let hidden: Vec<String> = hidden.collect();
+                let rows = kept.iter().zip(&hidden).map(|(row, hidden)| {
+                    let cells = places.iter().map(move |place| cell(*row, *place));
+                    (link(*row, columns.link), cells.chain(std::iter::once(hidden.as_str())))
+                });
+                scratch.put(number(place), rows)?;
+                for below in &columns.links {
+                    let values = (0..batch.rows()).map(|row| link(row, below.column));
+                    scratch.claim(number(below.file), values.filter(|value| !value.is_empty()))?;
+                }
+                Ok(())
+            },
+        )?;
+        unchanged().map_err(failed)?;
+        if counts.read > 0 && counts.rejected == counts.read {
+            return Err(none_taken(file, counts.read, ""));
+        }
+        Ok(counts)
+    }
 }
 
 /// Separates the rows of a linked file that are kept from those that are dropped, rejected or orphaned.
-struct RowFilter {
-    /// The column of the linking value.
-    link: Option<usize>,
+struct RowFilter<'a> {
+    columns: &'a LinkedColumns,
+    /// Where the file has those columns.
+    places: &'a [Option<usize>],
+    plan: &'a Plan,
+    /// The file's place in the goal.
+    place: usize,
 }
 
-impl BatchConsumer for RowFilter {
+impl RowFilter<'_> {
+    /// A row with cells that do not fit.
+    fn with_misfits(&self, batch: &RecordBatch, row: usize) -> Option<RejectedRow> {
+        let place = |column: usize| self.places.get(column).copied().flatten();
+        let cell = |column: usize| place(column).map_or("", |column| batch.cell(row, column));
+        let misfits = rejected_linked_cells(self.plan, self.place, &cell).into_iter();
+        let misfits = misfits.filter_map(|cell| Some(RejectedCell { column: place(cell.column)?, ..cell }));
+        batch.reject_cells(row, misfits.collect())
+    }
+}
+
+impl BatchConsumer for RowFilter<'_> {
     type Input = RecordBatch;
     type Output = Loaded;
 
@@ -252,23 +370,30 @@ impl BatchConsumer for RowFilter {
 
     fn accept(&mut self, batch: RecordBatch) -> Result<Option<Loaded>, Error> {
         let mut counts = report::LinkedRows::default();
+        let link = self.places.get(self.columns.link).copied().flatten();
         let mut rejected = batch.rejected.clone();
-        let mut kept = Vec::with_capacity(batch.rows());
+        let (mut kept, mut others) = (Vec::with_capacity(batch.rows()), Vec::new());
         for row in 0..batch.rows() {
             match batch.verdict(row) {
                 Verdict::Drop => counts.dropped += 1,
                 Verdict::Reject { code, reason } => {
-                    let code = sluicebox_model::RejectionCode::Processor(code.clone());
+                    let code = RejectionCode::Processor(code.clone());
                     rejected.push(batch.reject(row, code, reason.clone()));
                 }
-                Verdict::Keep if self.link.is_none_or(|link| batch.cell(row, link).is_empty()) => {
+                Verdict::Keep if link.is_none_or(|link| batch.cell(row, link).is_empty()) => {
                     counts.orphaned += 1;
+                    let reason = "the linking value is empty".to_owned();
+                    others.push(batch.reject(row, RejectionCode::Orphaned, reason));
                 }
-                Verdict::Keep => kept.push(row),
+                Verdict::Keep => {
+                    kept.push(row);
+                    others.extend(self.with_misfits(&batch, row));
+                }
             }
         }
-        rejected.sort_by_key(|row| row.number);
         counts.rejected = rejected.len() as u64;
+        rejected.extend(others);
+        rejected.sort_by_key(|row| row.number);
         counts.read = (batch.rows() + batch.rejected.len()) as u64;
         Ok(Some(Loaded { batch, kept, counts, rejected }))
     }

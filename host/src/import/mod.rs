@@ -6,6 +6,7 @@ mod chunk_builder;
 pub(crate) mod columns;
 pub(crate) mod diff;
 mod identity;
+mod judgement;
 pub(crate) mod linked;
 pub(crate) mod plan;
 pub(crate) mod reader;
@@ -30,6 +31,7 @@ use crate::import::chunk::ImportChunk;
 use crate::import::chunk_builder::{ChunkBuilder, Waiting};
 use crate::import::diff::Diff;
 use crate::import::identity::Identified;
+use crate::import::judgement::Tally;
 use crate::import::linked::LinkedFiles;
 use crate::import::plan::{Resolved, Resolver};
 use crate::import::sets::{FileSet, FoundSets, Uses};
@@ -83,6 +85,8 @@ pub(crate) struct Import<'a> {
 struct RunningImport {
     run: GoalRun,
     rejected: RejectedRows,
+    /// Rejected rows of files that failed before their first commit: they count for no other file.
+    unmerged: u64,
     times: StageTimes,
 }
 
@@ -137,10 +141,11 @@ impl Import<'_> {
             ..Report::of(&self.run.id, &self.connection.name, &self.goal.name, self.goal.target.kind().key())
         };
         let folder = rejected::folder(self.config, &self.run.id);
-        let rejected = RejectedRows::new(folder, &self.goal.name, &self.goal.csv);
+        let rejected = RejectedRows::new(folder, &self.goal.name, self.goal.record_excluded, self.dry);
         Ok(RunningImport {
             run: GoalRun::begin(self.store, self.run, report)?,
             rejected,
+            unmerged: 0,
             times: StageTimes::default(),
         })
     }
@@ -218,7 +223,7 @@ impl Import<'_> {
         unfinished: &Unfinished<'_>,
         running: &mut RunningImport,
     ) -> Result<(), Error> {
-        let RunningImport { run, rejected, times } = running;
+        let RunningImport { run, rejected, unmerged, times } = running;
         let (file, times) = (&set.root, &*times);
         let Identified { key, state, digests } = identified;
         let source = file.open().map_err(|error| Error::File { name: file.name.clone(), error })?;
@@ -240,8 +245,8 @@ impl Import<'_> {
         let Resolved { plan, warnings, links, .. } = resolved.map_err(|error| open.explain(error))?;
         warnings.iter().for_each(|warning| self.warn(warning));
         let is_resumed = state.position > 0;
-        let linked = LinkedFiles::load(self, &resolver, set, times, |file, columns, rows| {
-            if self.dry || is_resumed { Ok(()) } else { rejected.append(columns, &file.name, rows) }
+        let linked = LinkedFiles::load(self, &resolver, &plan, set, times, |source, rows| {
+            if is_resumed { Ok(()) } else { rejected.record(source, rows) }
         })?;
         let distinct_profiles = match self.goal.target {
             Target::Profiles(_) => {
@@ -253,7 +258,8 @@ impl Import<'_> {
             self.store.read_ahead(rows)?;
         }
         let budget = Budget::of(self, file, &plan)?;
-        let found_records = AtomicBool::new(false);
+        let (found_records, is_read, tally) =
+            (AtomicBool::new(false), AtomicBool::new(false), Tally::default());
         let mut chunks = ImportChunk {
             import: self,
             distinct_profiles,
@@ -262,7 +268,14 @@ impl Import<'_> {
             plan: &plan,
             serial_bytes: budget.serial,
             pending_bytes: budget.pending,
-            columns: open.reader.header().columns.clone(),
+            columns: open.columns.clone(),
+            width: open.reader.header().columns.len(),
+            is_judged: is_resumed,
+            taken: 0,
+            orphaned: 0,
+            tally: &tally,
+            is_read: &is_read,
+            unmerged,
             unchanged: &unchanged,
             linked: &linked,
             linked_counts: (!is_resumed).then(|| linked.counts()),
@@ -280,7 +293,9 @@ impl Import<'_> {
         let join_and_prepare = |batch, buffers: &mut Buffers| {
             timed(&times.match_and_merge, || {
                 let linked = linked.join(&links, &batch)?;
-                Ok(prepare(&plan, batch, &linked, state.position, buffers))
+                let prepared = prepare(&plan, batch, &linked, state.position, buffers);
+                tally.add(&prepared);
+                Ok(prepared)
             })
         };
         let mut builder = ChunkBuilder {
@@ -289,6 +304,7 @@ impl Import<'_> {
             budget,
             forecast: Forecast::new(file.size),
             found_records: &found_records,
+            is_read: &is_read,
             progress: self.progress(file),
             times,
             waiting: Waiting::default(),
@@ -337,7 +353,7 @@ impl Import<'_> {
 
     /// Checks the share of rejected rows at the end of each file.
     fn judge_rejected(&self, running: &RunningImport) -> Result<(), Error> {
-        let rows = running.run.entry.report.rows;
+        let rows = running.run.entry.report.rows.without_rejected(running.unmerged);
         match self.goal.max_rejected {
             #[expect(clippy::cast_precision_loss, reason = "a share of rows needs no more")]
             MaxRejected::Share(share) if rows.rejected as f64 > share * rows.read as f64 => {

@@ -46,7 +46,7 @@ impl Import<'_> {
     /// processing and consuming run ahead on other threads.
     ///
     /// # Errors
-    /// If the file cannot be read on or a processor fails, after `take` got everything before that; or if `take` fails.
+    /// If the file cannot be read on, a processor fails, or `take` fails.
     pub(crate) fn stream<C: BatchConsumer>(
         &self,
         file: &FoundFile,
@@ -114,22 +114,15 @@ fn in_turn<C: BatchConsumer>(
     mut take: impl FnMut(C::Output) -> Result<(), Error>,
     is_stopped: impl Fn() -> bool,
 ) -> Result<(), Error> {
-    let (mut buffers, mut failure) = (Buffers::default(), None);
+    let mut buffers = Buffers::default();
     for batch in read {
-        let batch = batch.and_then(|batch| process.process(batch));
+        let batch = process.process(batch?)?;
         if is_stopped() {
             return Err(Error::Interrupted);
         }
-        match batch {
-            Ok(batch) => consumer.accept(prepare(batch, &mut buffers)?)?.map_or(Ok(()), &mut take)?,
-            Err(error) => {
-                failure = Some(error);
-                break;
-            }
-        }
+        consumer.accept(prepare(batch, &mut buffers)?)?.map_or(Ok(()), &mut take)?;
     }
-    consumer.finish().map_or(Ok(()), take)?;
-    failure.map_or(Ok(()), Err)
+    consumer.finish().map_or(Ok(()), take)
 }
 
 /// Runs each stage on a thread of its own.
@@ -216,7 +209,7 @@ impl<I> Processed<I> {
     }
 }
 
-/// Consumes batches and sends the outputs; after a failure, the output of the batches before it comes first.
+/// Consumes batches and sends the outputs. A failure is the last of them.
 fn consume<C: BatchConsumer>(
     processed: &Receiver<Result<Processed<C::Input>, Error>>,
     consumer: &mut C,
@@ -224,23 +217,17 @@ fn consume<C: BatchConsumer>(
     to: &SyncSender<Result<C::Output, Error>>,
 ) {
     let mut buffers = Buffers::default();
-    let send = |output: Option<Result<C::Output, Error>>| output.is_none_or(|output| to.send(output).is_ok());
-    let mut failure = None;
     for batch in processed {
         let input = batch.and_then(|batch| batch.prepare(prepare, &mut buffers));
-        match input.and_then(|input| consumer.accept(input)) {
-            Ok(output) => {
-                if !send(output.map(Ok)) {
-                    return;
-                }
-            }
-            Err(error) => {
-                failure = Some(error);
-                break;
-            }
+        let output = input.and_then(|input| consumer.accept(input)).transpose();
+        let is_last = output.as_ref().is_some_and(Result::is_err);
+        let is_sent = output.is_none_or(|output| to.send(output).is_ok());
+        if is_last || !is_sent {
+            return;
         }
     }
-    if send(consumer.finish().map(Ok)) {
-        send(failure.map(Err));
+    if let Some(output) = consumer.finish() {
+        // The receiver is gone only if it failed, and says why.
+        let _ = to.send(Ok(output));
     }
 }

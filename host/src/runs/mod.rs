@@ -1,6 +1,7 @@
 //! Runs the goals of connections on an open store, for the command and for the service.
 
 pub(crate) mod distinct_profiles;
+pub(crate) mod faults;
 pub(crate) mod fingerprint;
 pub(crate) mod goal_run;
 pub(crate) mod progress;
@@ -10,6 +11,7 @@ mod report_line;
 pub(crate) mod schedule;
 pub(crate) mod undo;
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 
 use jiff::Timestamp;
@@ -190,7 +192,7 @@ pub(crate) fn recover(config: &Config, store: &Store, dry: bool) -> Result<(), E
     if let Some(mut entry) = HistoryEntry::decode(&bytes) {
         if !dry {
             let folder = rejected::folder(config, &entry.report.run);
-            rejected::truncate(&folder, &entry.report.goal, &entry.rejected_files)?;
+            rejected::truncate(&folder, &entry.rejected_files, &files_of_other_goals(store, &entry)?)?;
         }
         entry.report.status = Status::Failed;
         entry.report.error = Some("interrupted: the process ended before the run did".to_owned());
@@ -200,6 +202,21 @@ pub(crate) fn recover(config: &Config, store: &Store, dry: bool) -> Result<(), E
     }
     store.commit(commit)?;
     Ok(())
+}
+
+/// The files of rejected rows of the other goals of a run.
+fn files_of_other_goals(store: &Store, entry: &HistoryEntry) -> Result<HashSet<String>, StoreError> {
+    let mut files = HashSet::new();
+    for other in store.history() {
+        let Some(other) = HistoryEntry::decode(&other?.1) else { continue };
+        if other.report.run != entry.report.run {
+            break;
+        }
+        if other.report.goal != entry.report.goal {
+            files.extend(other.rejected_files.into_iter().map(|(name, _)| name));
+        }
+    }
+    Ok(files)
 }
 
 /// Removes the events that are older than the retention of their type, once a day.

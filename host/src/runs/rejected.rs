@@ -1,6 +1,8 @@
-//! The files of rejected rows: the columns of the source file, then the place and the reason of each row.
+//! The files of rows that were not taken: the columns of the source file, then the place and the reason of each row. Whatever the
+//! dialect of the source, they are UTF-8 with commas and a header.
 
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{BufReader, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -8,66 +10,166 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use sluicebox_files::{CsvOptions, Reader, RowWriter};
-use sluicebox_model::RejectedRow;
+use sluicebox_model::{OrNever, RejectedRow, RejectedScope};
 
-use crate::config::Config;
+use crate::config::{Config, RecordExcluded};
 use crate::error::Error;
+use crate::runs::faults::Faults;
+use crate::runs::report::HistoryEntry;
 
 /// Beside the store.
 const FOLDER: &str = "rejected";
+
+/// The columns after those of the source file.
+pub(crate) const OWN_COLUMNS: [&str; 7] =
+    ["_file", "_line", "_scope", "_columns", "_code", "_reason", "_raw"];
+
+/// Those of files that older versions wrote, in the dialect of the goal's files.
+const OLD_COLUMNS: [&str; 4] = ["_file", "_line", "_code", "_reason"];
 
 /// The folder of a run's rejected rows.
 pub(crate) fn folder(config: &Config, run: &str) -> PathBuf {
     config.data().join(FOLDER).join(run)
 }
 
-/// The rejected rows of one goal run. The first row creates a file; rows with other columns begin another.
+/// Where rows come from.
+pub(crate) struct Source<'a> {
+    /// The name of the linked file in the goal; `None` = the root file.
+    pub linked: Option<&'a str>,
+    /// The file's columns, then those that processors add.
+    pub columns: &'a [String],
+    /// How many columns the file has.
+    pub width: usize,
+    /// The file's name.
+    pub file: &'a str,
+}
+
+impl Source<'_> {
+    fn own_columns(&self) -> &[String] {
+        self.columns.get(..self.width).unwrap_or(self.columns)
+    }
+
+    fn column(&self, place: usize) -> &str {
+        self.columns.get(place).map_or("", String::as_str)
+    }
+}
+
+/// The rows of one goal run that were not taken. The first row of a root or linked file creates a file; rows with other columns
+/// begin another.
 pub(crate) struct RejectedRows {
     folder: PathBuf,
     goal: String,
-    options: CsvOptions,
-    open: Option<Open>,
+    /// Whether rows are only counted.
+    dry: bool,
+    record_excluded: RecordExcluded,
+    /// Excluded rows that were recorded.
+    excluded: u64,
+    /// Excluded rows that were not recorded, because there are so many.
+    excluded_unrecorded: u64,
+    /// By the name of the linked file.
+    open: HashMap<Option<String>, Open>,
     /// The name and length of each file.
-    pub written: Vec<(String, u64)>,
+    written: Vec<(String, u64)>,
+    /// What was not taken, by kind.
+    faults: Faults,
 }
 
 struct Open {
     columns: Vec<String>,
     path: PathBuf,
+    /// Its place in `written`.
+    place: usize,
     writer: RowWriter<BufWriter<File>>,
 }
 
 impl RejectedRows {
-    /// Writes to the run's folder, in the goal's dialect.
-    pub(crate) fn new(folder: PathBuf, goal: &str, options: &CsvOptions) -> Self {
-        Self { folder, goal: goal.to_owned(), options: options.clone(), open: None, written: Vec::new() }
+    /// Writes to the run's folder, or only counts.
+    pub(crate) fn new(folder: PathBuf, goal: &str, record_excluded: RecordExcluded, dry: bool) -> Self {
+        Self {
+            folder,
+            goal: goal.to_owned(),
+            dry,
+            record_excluded,
+            excluded: 0,
+            excluded_unrecorded: 0,
+            open: HashMap::new(),
+            written: Vec::new(),
+            faults: Faults::default(),
+        }
     }
 
-    /// Appends rows of a file. They are on the disk when this returns.
+    /// Whether the next excluded row is recorded with its cells.
+    pub(crate) fn records_excluded(&self) -> bool {
+        match self.record_excluded {
+            RecordExcluded::Rows(most) => self.excluded < most,
+            RecordExcluded::All => true,
+        }
+    }
+
+    /// Counts and appends rows of a file. They are on the disk when this returns.
     ///
     /// # Errors
     /// If they cannot be written.
-    pub(crate) fn append(
-        &mut self,
-        columns: &[String],
-        file: &str,
-        rows: &[RejectedRow],
-    ) -> Result<(), Error> {
-        if rows.is_empty() {
-            return Ok(());
+    pub(crate) fn record(&mut self, source: &Source<'_>, rows: &[RejectedRow]) -> Result<(), Error> {
+        let mut recorded = Vec::with_capacity(rows.len());
+        for row in rows {
+            self.count(source, row);
+            let is_recorded = match row.scope {
+                RejectedScope::Excluded if self.records_excluded() => {
+                    self.excluded += 1;
+                    true
+                }
+                RejectedScope::Excluded => {
+                    self.excluded_unrecorded += 1;
+                    false
+                }
+                RejectedScope::Row | RejectedScope::Cells(_) => true,
+            };
+            if is_recorded {
+                recorded.push(row);
+            }
         }
-        if self.open.as_ref().is_none_or(|open| open.columns != columns) {
-            self.open = Some(self.begin(columns)?);
+        if self.dry || recorded.is_empty() { Ok(()) } else { self.append(source, &recorded) }
+    }
+
+    /// Puts into a history entry what was recorded so far.
+    pub(crate) fn report(&self, entry: &mut HistoryEntry) {
+        entry.rejected_files.clone_from(&self.written);
+        entry.report.faults = self.faults.most_frequent();
+        entry.report.excluded_unrecorded = self.excluded_unrecorded;
+    }
+
+    fn count(&mut self, source: &Source<'_>, row: &RejectedRow) {
+        match &row.scope {
+            RejectedScope::Row | RejectedScope::Excluded => {
+                self.faults.add(row.code.as_str(), None, source.file, row.line);
+            }
+            RejectedScope::Cells(cells) => {
+                for cell in cells {
+                    let column = Some(source.column(cell.column));
+                    self.faults.add(cell.code.as_str(), column, source.file, row.line);
+                }
+            }
         }
-        let Some(open) = &mut self.open else { return Ok(()) };
-        let (path, delimiter) = (open.path.clone(), self.options.delimiter);
+    }
+
+    fn append(&mut self, source: &Source<'_>, rows: &[&RejectedRow]) -> Result<(), Error> {
+        let key = source.linked.map(str::to_owned);
+        let columns = source.own_columns();
+        let mut open = match self.open.remove(&key) {
+            Some(open) if open.columns == columns => open,
+            _ => self.begin(source)?,
+        };
+        let path = open.path.clone();
         let mut write = || {
             for row in rows {
-                let line = row.line.to_string();
-                let place = [file, &line, row.code.as_str(), &row.reason];
-                let cells = join_surplus(&row.cells, columns.len(), delimiter);
-                open.writer.write(cells.iter().map(|cell| &**cell).chain(place))?;
+                let place = own_cells(source, row);
+                let cells = join_surplus(&row.cells, columns.len());
+                open.writer
+                    .write(cells.iter().map(|cell| &**cell).chain(place.iter().map(String::as_str)))?;
             }
             let writer = open.writer.get_mut();
             writer.flush()?;
@@ -75,63 +177,113 @@ impl RejectedRows {
             writer.get_ref().metadata()
         };
         let length = write().map_err(|error| Error::io(&path, error))?.len();
-        if let Some((_, written)) = self.written.last_mut() {
+        if let Some((_, written)) = self.written.get_mut(open.place) {
             *written = length;
         }
+        self.open.insert(key, open);
         Ok(())
     }
 
-    fn begin(&mut self, columns: &[String]) -> Result<Open, Error> {
+    fn begin(&mut self, source: &Source<'_>) -> Result<Open, Error> {
         // A person who may not read the store may not read the rejected rows either.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
         made.map_err(|error| Error::io(&self.folder, error))?;
-        let name = match self.written.len() {
-            0 => format!("{}.csv", self.goal),
-            more => format!("{}-{}.csv", self.goal, more + 1),
+        let stem = match source.linked {
+            None => self.goal.clone(),
+            Some(linked) => format!("{}.{}", self.goal, file_name(linked)),
         };
-        let path = self.folder.join(&name);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let file = file.map_err(|error| Error::io(&path, error))?;
-        let mut writer = RowWriter::new(BufWriter::new(file), &self.options);
-        let place = ["_file", "_line", "_code", "_reason"];
-        let header = columns.iter().map(String::as_str).chain(place);
+        let (name, path, file) = self.create(&stem)?;
+        let mut writer = RowWriter::new(BufWriter::new(file), &CsvOptions::default());
+        let columns = source.own_columns();
+        let header = columns.iter().map(String::as_str).chain(OWN_COLUMNS);
         writer.write(header).map_err(|error| Error::io(&path, error))?;
         self.written.push((name, 0));
-        Ok(Open { columns: columns.to_owned(), path, writer })
+        Ok(Open { columns: columns.to_owned(), path, place: self.written.len() - 1, writer })
+    }
+
+    /// Creates a file with a name that no file of the run has: rows with other columns, or a goal whose name is that of another
+    /// with a linked file.
+    fn create(&self, stem: &str) -> Result<(String, PathBuf, File), Error> {
+        let mut number = 1_u32;
+        loop {
+            let name = if number == 1 { format!("{stem}.csv") } else { format!("{stem}~{number}.csv") };
+            let path = self.folder.join(&name);
+            match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+                Ok(file) => return Ok((name, path, file)),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(Error::io(&path, error)),
+            }
+        }
     }
 }
 
+/// The cells that say where and why a row was not taken.
+fn own_cells(source: &Source<'_>, row: &RejectedRow) -> [String; OWN_COLUMNS.len()] {
+    let (scope, columns, reason) = match &row.scope {
+        RejectedScope::Row | RejectedScope::Excluded => ("row", String::new(), row.reason.clone()),
+        RejectedScope::Cells(cells) => {
+            let (mut names, mut reasons): (Vec<&str>, Vec<String>) = (Vec::new(), Vec::new());
+            for cell in cells {
+                let name = source.column(cell.column);
+                let reason = format!("`{name}` {}", cell.code.of_cell());
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+                if !reasons.contains(&reason) {
+                    reasons.push(reason);
+                }
+            }
+            let names = serde_json::to_string(&names).or_never("the JSON of names");
+            ("cells", names, reasons.join("; "))
+        }
+    };
+    let raw = row.raw.as_ref().map(|raw| BASE64.encode(raw)).unwrap_or_default();
+    let (file, line) = (source.file.to_owned(), row.line.to_string());
+    [file, line, scope.to_owned(), columns, row.code.as_str().to_owned(), reason, raw]
+}
+
+/// A name as a part of a file name.
+fn file_name(name: &str) -> String {
+    let fits = |character: char| character.is_alphanumeric() || "_.- ".contains(character);
+    name.chars().map(|character| if fits(character) { character } else { '_' }).collect()
+}
+
 /// The cells of a row, as many as there are columns: missing ones are empty, and the surplus is joined to the last.
-fn join_surplus(cells: &[String], columns: usize, delimiter: char) -> Vec<Cow<'_, str>> {
+fn join_surplus(cells: &[String], columns: usize) -> Vec<Cow<'_, str>> {
     let (own, surplus) = cells.split_at_checked(columns).unwrap_or((cells, &[]));
     let mut row: Vec<Cow<'_, str>> = own.iter().map(|cell| Cow::Borrowed(cell.as_str())).collect();
     row.resize(columns, Cow::Borrowed(""));
     if let Some(last) = row.last_mut() {
         for cell in surplus {
-            last.to_mut().extend([delimiter]);
+            last.to_mut().push(',');
             last.to_mut().push_str(cell);
         }
     }
     row
 }
 
-/// Removes the rows that a goal run whose process died had written after its last commit.
+/// Removes the rows that a goal run whose process died had written after its last commit. `committed` has its files as of that
+/// commit, `others` the names of the files of the run's other goals.
 ///
 /// # Errors
 /// If a file cannot be cut or removed.
-pub(crate) fn truncate(folder: &Path, goal: &str, committed: &[(String, u64)]) -> Result<(), Error> {
+pub(crate) fn truncate(
+    folder: &Path,
+    committed: &[(String, u64)],
+    others: &HashSet<String>,
+) -> Result<(), Error> {
     let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
     for entry in entries.flatten() {
         let (path, name) = (entry.path(), entry.file_name());
-        let of_goal = name.to_str().and_then(|name| name.strip_prefix(goal)?.strip_suffix(".csv"));
-        let of_goal = of_goal.is_some_and(|rest| {
-            rest.is_empty() || rest.strip_prefix('-').is_some_and(|number| number.parse::<u32>().is_ok())
-        });
-        let done = match committed.iter().find(|(committed, _)| name == committed.as_str()) {
+        let name = name.to_string_lossy();
+        if others.contains(&*name) {
+            continue;
+        }
+        let done = match committed.iter().find(|(committed, _)| *name == **committed) {
             Some((_, length)) => {
                 OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(*length))
             }
-            None if of_goal => fs::remove_file(&path),
+            None if name.ends_with(".csv") => fs::remove_file(&path),
             None => Ok(()),
         };
         done.map_err(|error| Error::io(&path, error))?;
@@ -156,16 +308,45 @@ pub(crate) fn files(config: &Config) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-/// The dialect of a file of rejected rows, which is that of the goal's files. The file has the goal's name, with a number
-/// where there are several.
-pub(crate) fn options(config: &Config, file: &Path) -> CsvOptions {
+/// The dialect of all files of rejected rows. Cells are read as they are.
+fn dialect() -> CsvOptions {
+    let (max_cell, max_row) = (usize::MAX, 1 << 30);
+    CsvOptions { trim: false, null_values: Vec::new(), max_cell, max_row, ..CsvOptions::default() }
+}
+
+/// How many of a file's last columns are not the source file's.
+pub(crate) fn own_columns(columns: &[String]) -> usize {
+    [&OWN_COLUMNS[..], &OLD_COLUMNS].into_iter().find(|own| ends_with(columns, own)).map_or(0, <[_]>::len)
+}
+
+fn ends_with(columns: &[String], names: &[&str]) -> bool {
+    let end = columns.len().checked_sub(names.len()).and_then(|from| columns.get(from..));
+    end.is_some_and(|end| end.iter().zip(names).all(|(column, name)| column == name))
+}
+
+/// The dialect of a file of rejected rows. Older versions wrote that of the goal's files; such a file has the goal's name, with a
+/// number where there are several.
+///
+/// # Errors
+/// If the file cannot be read.
+pub(crate) fn options(config: &Config, file: &Path) -> Result<CsvOptions, Error> {
+    let opened = open(file, dialect())?;
+    if opened.is_none_or(|reader| ends_with(&reader.header().columns, &OWN_COLUMNS)) {
+        return Ok(dialect());
+    }
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     let numbered = stem.rsplit_once('-').filter(|(_, number)| number.parse::<u32>().is_ok());
     let names = [Some(stem.as_ref()), numbered.map(|(name, _)| name)];
     let goals = || config.connections.iter().flat_map(|connection| &connection.goals);
     let goal = names.into_iter().flatten().find_map(|name| goals().find(|goal| goal.name == name));
     let own = goal.map(|goal| goal.csv.clone()).unwrap_or_default();
-    CsvOptions { header: true, skip_rows: 0, trim: false, null_values: Vec::new(), ..own }
+    Ok(CsvOptions { header: true, skip_rows: 0, trim: false, null_values: Vec::new(), ..own })
+}
+
+fn open(file: &Path, options: CsvOptions) -> Result<Option<Reader>, Error> {
+    let input = File::open(file).map_err(|error| Error::io(file, error))?;
+    let opened = Reader::open(Box::new(BufReader::new(input)), Arc::new(AtomicU64::new(0)), options, 1024);
+    opened.map_err(|error| Error::File { name: file.display().to_string(), error })
 }
 
 /// Calls `row` with the columns and cells of each row of a file of rejected rows.
@@ -173,15 +354,12 @@ pub(crate) fn options(config: &Config, file: &Path) -> CsvOptions {
 /// # Errors
 /// If the file cannot be read, or `row` fails.
 pub(crate) fn read(
+    config: &Config,
     file: &Path,
-    options: &CsvOptions,
     mut row: impl FnMut(&[String], &[&str]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let failed = |error| Error::File { name: file.display().to_string(), error };
-    let input = File::open(file).map_err(|error| Error::io(file, error))?;
-    let input = Box::new(BufReader::new(input));
-    let reader = Reader::open(input, Arc::new(AtomicU64::new(0)), options.clone(), 1024).map_err(failed)?;
-    let Some(mut reader) = reader else { return Ok(()) };
+    let Some(mut reader) = open(file, options(config, file)?)? else { return Ok(()) };
     let columns = reader.header().columns.clone();
     while let Some(batch) = reader.next_batch().map_err(failed)? {
         for place in 0..batch.rows() {
@@ -194,4 +372,9 @@ pub(crate) fn read(
         }
     }
     Ok(())
+}
+
+/// The bytes that a cell of `_raw` stands for.
+pub(crate) fn raw_bytes(cell: &str) -> Option<Vec<u8>> {
+    BASE64.decode(cell).ok()
 }

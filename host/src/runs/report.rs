@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::error::{Error, FailureCode};
 use crate::plugins::Processor;
+use crate::runs::faults::Fault;
 
 /// A goal run as `run --json` prints it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -26,6 +27,12 @@ pub(crate) struct Report {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub linked: Option<LinkedRows>,
     pub cells_rejected: u64,
+    /// What was not taken: the most frequent kinds of faults.
+    #[serde(default)]
+    pub faults: Vec<Fault>,
+    /// Excluded rows that were not recorded, because there are more than `record_excluded`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub excluded_unrecorded: u64,
     pub profiles: Profiles,
     pub events: Events,
     /// In the order of the goal.
@@ -93,6 +100,14 @@ pub(crate) struct Rows {
     pub rejected: u64,
     pub excluded: u64,
     pub merged: u64,
+}
+
+impl Rows {
+    /// These rows without some rejected ones.
+    pub(crate) fn without_rejected(self, rejected: u64) -> Self {
+        let without = |count: u64| count.saturating_sub(rejected);
+        Self { read: without(self.read), rejected: without(self.rejected), ..self }
+    }
 }
 
 /// What a processor did in a goal run, and the time and memory that it took.

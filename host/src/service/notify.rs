@@ -1,6 +1,5 @@
 //! Notifications of runs that ended: mail, and a webhook.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -17,14 +16,14 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use reqwest::Url;
 use serde_json::json;
 use sha2::Sha256;
-use sluicebox_model::{RejectionCode, never};
+use sluicebox_model::never;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::egress::{self, EgressError};
 use crate::config::{Config, Connection, EgressRule, Security, Server, Smtp, Webhook};
 use crate::error::Error;
-use crate::runs::rejected;
+use crate::runs::faults::Fault;
 use crate::runs::report::{HistoryEntry, Run, Status};
 
 /// Pauses before the second and further attempts.
@@ -68,7 +67,7 @@ impl Notifier {
         let _inside = self.runtime.enter();
         let link = link(&config.settings.server, &finished.run.id);
         if let Some(smtp) = config.settings.smtp.as_ref().filter(|_| !notify.email.is_empty()) {
-            let mail = mail(config, connection, &finished, &link, smtp, &notify.email);
+            let mail = mail(connection, &finished, &link, smtp, &notify.email);
             let sender = transport(&config.root, smtp);
             match mail.and_then(|mail| Ok((mail, sender?))) {
                 Ok((mail, sender)) => self.send("e-mail", move || {
@@ -188,7 +187,6 @@ struct MailGoal<'a> {
 }
 
 fn mail(
-    config: &Config,
     connection: &Connection,
     finished: &FinishedRun,
     link: &str,
@@ -207,7 +205,7 @@ fn mail(
         } else {
             "failed"
         }),
-        reasons: first_reasons(config, entry),
+        reasons: entry.report.faults.iter().take(MAX_REASONS).map(Fault::line).collect(),
     });
     let text =
         MailText { connection: &connection.name, run: &finished.run, outcome, goals: goals.collect(), link };
@@ -226,40 +224,6 @@ fn mail(
     message
         .multipart(MultiPart::alternative_plain_html(plain, html))
         .map_err(|error| failed(error.to_string()))
-}
-
-/// Where the first rejected rows are, and why they were rejected, never what they hold. The reason of a processor may quote a cell:
-/// its code is given instead.
-fn first_reasons(config: &Config, entry: &HistoryEntry) -> Vec<String> {
-    let own = [
-        RejectionCode::Ragged,
-        RejectionCode::Encoding,
-        RejectionCode::Nul,
-        RejectionCode::CellTooLong,
-        RejectionCode::Quote,
-        RejectionCode::HeaderAgain,
-        RejectionCode::Ambiguous,
-    ];
-    let folder = rejected::folder(config, &entry.report.run);
-    let mut reasons = Vec::new();
-    for (name, _) in &entry.rejected_files {
-        let file = folder.join(name);
-        let enough = || Error::Interrupted;
-        // It ends when there are enough, or if the file was removed.
-        let _ = rejected::read(&file, &rejected::options(config, &file), |columns, cells| {
-            let row: BTreeMap<&str, &str> =
-                columns.iter().map(String::as_str).zip(cells.iter().copied()).collect();
-            let cell = |name| row.get(name).copied().unwrap_or_default();
-            let code = cell("_code");
-            let why = match own.iter().any(|own| own.as_str() == code) {
-                true => cell("_reason").to_owned(),
-                false => format!("rejected by a processor ({code})"),
-            };
-            reasons.push(format!("{}, line {}: {why}", cell("_file"), cell("_line")));
-            if reasons.len() < MAX_REASONS { Ok(()) } else { Err(enough()) }
-        });
-    }
-    reasons
 }
 
 fn transport(root: &Path, smtp: &Smtp) -> Result<AsyncSmtpTransport<Tokio1Executor>, Error> {

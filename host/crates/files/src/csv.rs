@@ -3,7 +3,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memchr::{memchr, memchr2, memchr2_iter, memchr3};
-use sluicebox_model::{Header, OrNever, RecordBatch, RejectedRow, RejectionCode, append, never};
+use sluicebox_model::{
+    Header, OrNever, RecordBatch, RejectedRow, RejectedScope, RejectionCode, append, never,
+};
 use wide::u8x16;
 
 use crate::FileError;
@@ -242,9 +244,8 @@ impl Reader {
             };
             let number = self.number;
             self.number += 1;
-            let raw = row.problem.as_ref().map(|_| without_line_end(self.raw(&row)).to_vec());
-            let problem = match row.problem {
-                Some(code) => Some((code.clone(), reason(&code, &self.options))),
+            let problem = match &row.problem {
+                Some(code) => Some((code.clone(), reason(code, &self.options))),
                 None if self.repeats_header(&row, &text, text_before, &ends, ends_before) => {
                     let code = RejectionCode::HeaderAgain;
                     let reason = reason(&code, &self.options);
@@ -263,7 +264,9 @@ impl Reader {
                     bytes += text.len() - text_before;
                     text.truncate(text_before);
                     ends.truncate(ends_before);
-                    rejected.push(RejectedRow { number, line: row.line, code, reason, cells, raw });
+                    let raw = Some(without_line_end(self.raw(&row)).to_vec());
+                    let (line, scope) = (row.line, RejectedScope::Row);
+                    rejected.push(RejectedRow { number, line, code, reason, scope, cells, raw });
                 }
             }
             bytes = bytes.max(text.len() + ends.len() * 4);

@@ -281,15 +281,20 @@ impl LinkedRowIndex {
         Ok(found)
     }
 
-    /// The number of rows of a linked file whose value no row of the parent file has.
+    /// Calls `take` with the cells of each row of a linked file whose value no row of the parent file has.
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn orphans(&self, file: u32) -> Result<u64, LinkedRowsError> {
-        let Some(Disk { db, .. }) = &self.disk else {
-            return Ok(self.files.get(&file).map_or(0, FileRows::orphans));
+    pub fn each_orphan(&self, file: u32, mut take: impl FnMut(&Column)) -> Result<(), LinkedRowsError> {
+        let mut take = |row: &[u8]| {
+            take(&unpack(row).ok_or(LinkedRowsError::Damaged)?);
+            Ok(())
         };
-        // The links of all entries of a file.
+        let Some(Disk { db, .. }) = &self.disk else {
+            let orphans = self.files.get(&file).map(FileRows::orphans).into_iter().flatten();
+            return orphans.map(|row| self.row(row)).try_for_each(take);
+        };
+        // The links and values of all entries of a file.
         let entries = |kind: u8| {
             let begin = [&[kind][..], &file.to_be_bytes()].concat();
             let mut options = ReadOptions::default();
@@ -297,21 +302,24 @@ impl LinkedRowIndex {
             let entries = db.iterator_opt(IteratorMode::From(&begin, Direction::Forward), options);
             entries
                 .map(move |entry| {
-                    let (key, _) = entry?;
-                    Ok(key.strip_prefix(begin.as_slice()).and_then(|rest| rest.first_chunk::<16>().copied()))
+                    let (key, value) = entry?;
+                    let link = key.strip_prefix(begin.as_slice()).and_then(|rest| rest.first_chunk::<16>());
+                    Ok(link.map(|link| (*link, value)))
                 })
                 .map_while(Result::<_, LinkedRowsError>::transpose)
         };
-        let (mut claims, mut orphans) = (entries(CLAIM).fuse(), 0);
+        let mut claims = entries(CLAIM).fuse();
         let mut claim = claims.next().transpose()?;
-        for link in entries(ROW) {
-            let link = link?;
-            while claim.is_some_and(|claim| claim < link) {
+        for entry in entries(ROW) {
+            let (link, row) = entry?;
+            while claim.as_ref().is_some_and(|(claim, _)| *claim < link) {
                 claim = claims.next().transpose()?;
             }
-            orphans += u64::from(claim != Some(link));
+            if claim.as_ref().is_none_or(|(claim, _)| *claim != link) {
+                take(&row)?;
+            }
         }
-        Ok(orphans)
+        Ok(())
     }
 }
 
@@ -352,7 +360,7 @@ impl FileRows {
     }
 
     /// The rows of each link, with the place of the first of them.
-    fn links(&self) -> impl Iterator<Item = (usize, &[Row])> {
+    fn links(&self) -> impl Iterator<Item = (usize, &[Row])> + '_ {
         let mut next = 0;
         self.rows.chunk_by(|one, next| one.link == next.link).map(move |rows| {
             let first = next;
@@ -386,9 +394,9 @@ impl FileRows {
         }
     }
 
-    fn orphans(&self) -> u64 {
+    fn orphans(&self) -> impl Iterator<Item = &Row> {
         let claimed = |first: usize| self.claimed.get(first).is_some_and(|is| is.load(Ordering::Relaxed));
-        self.links().filter(|(first, _)| !claimed(*first)).map(|(_, rows)| rows.len() as u64).sum()
+        self.links().filter(move |(first, _)| !claimed(*first)).flat_map(|(_, rows)| rows)
     }
 
     /// Bytes of memory that the rows take, now and when they are complete.

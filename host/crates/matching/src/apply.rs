@@ -7,7 +7,8 @@ use sluicebox_model::packed::{
 };
 use sluicebox_model::{
     Class, Event, EventKey, Expected, Identifier, IdentifierHash, MergeRule, OrNever, Property, PropertyId,
-    Record, RecordId, RecordIds, RejectedRow, RejectionCode, Touch, Value, append,
+    Record, RecordId, RecordIds, RejectedCell, RejectedRow, RejectedScope, RejectionCode, Touch, Value,
+    append,
 };
 
 use crate::chunk::{ChunkRows, EntriesById, Loaded};
@@ -29,6 +30,8 @@ pub struct Context {
     pub from: u64,
     /// How many more rows may be rejected before the goal fails.
     pub rejections_left: u64,
+    /// Whether excluded rows are recorded.
+    pub records_excluded: bool,
 }
 
 /// Counts of rows, cells, events and records. Those of records may be negative: a record that one commit counted as
@@ -98,7 +101,7 @@ pub struct Applied {
     pub(crate) others: Vec<(IdentifierHash, Option<RecordId>)>,
     /// Events to write, or to remove. Each key once.
     pub events: Vec<(EventKey, Option<Event>)>,
-    /// Rejected rows in file order.
+    /// Rows that were not taken, or not wholly, in file order: rejected and excluded ones, and those without cells.
     pub rejected: Vec<RejectedRow>,
     /// Counts of all that happened.
     pub counts: Counts,
@@ -412,13 +415,36 @@ impl Applier<'_> {
         }
     }
 
-    /// Counts and keeps a rejected row; answers whether more rows were rejected than allowed.
+    /// Counts and records a rejected row; answers whether more rows were rejected than allowed.
     fn reject(&mut self, row: RejectedRow) -> bool {
         self.applied.position = row.number + 1;
         self.applied.counts.rejected += 1;
         self.applied.rejected.push(row);
         self.applied.too_many_rejected = self.applied.counts.rejected > self.context.rejections_left;
         self.applied.too_many_rejected
+    }
+
+    /// Counts an excluded row, and records it if it has to be.
+    fn exclude(&mut self, row: impl FnOnce() -> Option<RejectedRow>) {
+        self.applied.counts.excluded += 1;
+        if self.context.records_excluded {
+            let row = row().map(|row| RejectedRow { scope: RejectedScope::Excluded, ..row });
+            self.applied.rejected.extend(row);
+        }
+    }
+
+    /// Records the cells of a merged row that were rejected.
+    fn reject_cells(&mut self, batch: &Prepared, row: &Row, by_merging: Vec<RejectedCell>) {
+        let mut line = match (batch.incomplete(row.number), by_merging.first()) {
+            (None, None) => return,
+            (Some(line), _) => line.clone(),
+            (None, Some(first)) => as_read(batch, row, first.code.clone(), String::new()),
+        };
+        match &mut line.scope {
+            RejectedScope::Cells(cells) => cells.extend(by_merging),
+            scope => *scope = RejectedScope::Cells(by_merging),
+        }
+        self.applied.rejected.push(line);
     }
 
     /// Merges a row or excludes it; or answers with the row where it is rejected.
@@ -456,15 +482,20 @@ impl Applier<'_> {
         let target = match (first, self.plan.on_ambiguous) {
             (None, _) if may_create && !lookups.iter().any(is_erased) => None,
             (None, _) => {
-                self.applied.counts.excluded += 1;
+                if lookups.iter().any(is_erased) {
+                    self.exclude(|| Some(without_cells(row, RejectionCode::Erased, "the person was erased")));
+                } else if lookups.is_empty() {
+                    self.exclude(|| batch.incomplete(row.number).cloned());
+                } else {
+                    let reason = "the identifiers find no profile, and the row creates none";
+                    self.exclude(|| Some(as_read(batch, row, RejectionCode::NoMatch, reason.to_owned())));
+                }
                 return None;
             }
             (only, _) if others.is_empty() => only,
             (_, OnAmbiguous::Reject) => {
                 let reason = format!("the identifiers find {} different records", 1 + others.len());
-                let as_read = batch.batch.as_ref().expected("the rows as read")?;
-                let place = as_read.row_of(row.number).expected("the row as read")?;
-                return Some(as_read.reject(place, RejectionCode::Ambiguous, reason));
+                return Some(as_read(batch, row, RejectionCode::Ambiguous, reason));
             }
             (first, OnAmbiguous::First | OnAmbiguous::Merge) => first,
             (first, OnAmbiguous::Newest) => first
@@ -473,7 +504,8 @@ impl Applier<'_> {
                 .reduce(|best, next| if self.modified(next) > self.modified(best) { next } else { best }),
         };
         if !self.plan.objectives.is_empty() && !self.consents(target, batch, row) {
-            self.applied.counts.excluded += 1;
+            let reason = "the person has not consented to an objective of the connection";
+            self.exclude(|| Some(without_cells(row, RejectionCode::NoConsent, reason)));
             self.write_refusals(target, batch, slots, row);
             return None;
         }
@@ -483,7 +515,7 @@ impl Applier<'_> {
             others.iter().for_each(|other| self.merge_records(target, *other));
         }
         let written = is_new && self.write_as_packed(target, batch, slots, row);
-        let rejected = if written { 0 } else { self.write(target, batch, slots, row, |_| true) };
+        let rejected = if written { Vec::new() } else { self.write(target, batch, slots, row, |_| true) };
         for event in slice(&batch.events, &row.events) {
             self.put_event(target, event);
         }
@@ -492,7 +524,8 @@ impl Applier<'_> {
             entry.touched = true;
         }
         self.applied.counts.merged += 1;
-        self.applied.counts.cells_rejected += u64::from(row.rejected_cells) + rejected;
+        self.applied.counts.cells_rejected += u64::from(row.rejected_cells) + rejected.len() as u64;
+        self.reject_cells(batch, row, rejected);
         None
     }
 
@@ -616,7 +649,7 @@ impl Applier<'_> {
         written
     }
 
-    /// Writes the cells of a row whose properties are `wanted`; answers how many were rejected, in whole or in part.
+    /// Writes the cells of a row whose properties are `wanted`; answers with those that were rejected, in whole or in part.
     fn write(
         &mut self,
         target: EntryIndex,
@@ -624,13 +657,13 @@ impl Applier<'_> {
         slots: &[SlotIndex],
         row: &Row,
         wanted: impl Fn(PropertyId) -> bool,
-    ) -> u64 {
-        let Some(entry) = self.entry_mut(target) else { return 0 };
+    ) -> Vec<RejectedCell> {
+        let Some(entry) = self.entry_mut(target) else { return Vec::new() };
         entry.touched = true;
         let mut packed = entry.record.take_packed();
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut writes = batch.writes(self.plan, row);
-        let (mut rejected, mut written) = (0, false);
+        let (mut rejected, mut written) = (Vec::new(), false);
         let mut next = writes.next();
         while next.is_some() {
             // One pass through the record takes writes in the order of properties; a second write of a property takes another pass.
@@ -677,7 +710,7 @@ impl Applier<'_> {
                 let free = if field.unique { self.free_values(target, slots, &write) } else { None };
                 let cell = match &free {
                     Some(free) => {
-                        rejected += 1;
+                        rejected.push(RejectedCell { column: field.column, code: RejectionCode::Taken });
                         if free.is_empty() {
                             continue;
                         }
@@ -690,7 +723,10 @@ impl Applier<'_> {
                 let after = match merge(field.rule, before, cell) {
                     Outcome::Keep => continue,
                     Outcome::Reject => {
-                        rejected += u64::from(free.is_none());
+                        if free.is_none() {
+                            let code = RejectionCode::SumTooLong;
+                            rejected.push(RejectedCell { column: field.column, code });
+                        }
                         continue;
                     }
                     Outcome::Clear => None,
@@ -914,6 +950,22 @@ impl Applier<'_> {
         self.applied.forget_all_but_last();
         Ok(self.applied)
     }
+}
+
+/// A row as the file has it, where the batch keeps that; without its cells otherwise.
+fn as_read(batch: &Prepared, row: &Row, code: RejectionCode, reason: String) -> RejectedRow {
+    let read = batch.batch.as_ref().and_then(|read| Some((read, read.row_of(row.number)?)));
+    match read {
+        Some((read, place)) => read.reject(place, code, reason),
+        None => without_cells(row, code, &reason),
+    }
+}
+
+/// A row whose cells are not recorded.
+fn without_cells(row: &Row, code: RejectionCode, reason: &str) -> RejectedRow {
+    let Row { number, line, .. } = *row;
+    let (reason, cells) = (reason.to_owned(), Vec::new());
+    RejectedRow { number, line, code, reason, scope: RejectedScope::Row, cells, raw: None }
 }
 
 /// How the goal run counts a record after this chunk. `before` is how it counted the record so far.

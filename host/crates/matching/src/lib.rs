@@ -18,6 +18,6 @@ pub use apply::{Applied, Context, Counts, LoadedRecords};
 pub use chunk::ChunkRows;
 pub use partition::{PartitionedChunk, Workers};
 pub use plan::{EventPlan, FieldPlan, IdentifierPlan, NestedPlan, OnAmbiguous, Plan, ValuePlan};
-pub use prepare::{Buffers, Prepared, prepare};
+pub use prepare::{Buffers, Prepared, prepare, rejected_linked_cells};
 pub use segments::{EventSum, Names, Nearest, Needs, Person, Segments, segment_problem};
 pub use timeline::{EventSource, NoEvents};

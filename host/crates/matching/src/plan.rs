@@ -140,4 +140,31 @@ impl Plan {
     pub(crate) fn may_be_ambiguous(&self) -> bool {
         self.on_ambiguous == OnAmbiguous::Reject && self.identifiers.len() > 1
     }
+
+    /// How many cells of a row are mapped to properties and events, once for each mapping.
+    pub fn mapped_cells(&self) -> usize {
+        let events = self.events.iter().map(|event| {
+            1 + event.fields.len() + event.nested.iter().map(|nested| nested.fields.len()).sum::<usize>()
+        });
+        self.identifiers.len() + self.fields.len() + events.sum::<usize>()
+    }
+
+    /// Whether matching may find that a row, or a cell of it, cannot be taken. The row is recorded as the file has it then.
+    pub(crate) fn needs_rows_as_read(&self) -> bool {
+        self.may_be_ambiguous() || self.may_find_nothing() || self.may_lack_unique_values()
+    }
+
+    /// Whether a row with an identifier value may be excluded because it finds no record.
+    fn may_find_nothing(&self) -> bool {
+        !self.create || self.identifiers.iter().any(|identifier| identifier.property.is_none())
+    }
+
+    /// Whether a record may not get a value because another record has it. What identifies a record is its own.
+    fn may_lack_unique_values(&self) -> bool {
+        let identifies = |field: &FieldPlan| match self.identifiers.as_slice() {
+            [only] => only.property == Some(field.property) && only.column == field.column,
+            _ => false,
+        };
+        self.fields.iter().any(|field| field.unique && !identifies(field))
+    }
 }

@@ -8,8 +8,8 @@ use sluicebox_model::packed::{
 };
 use sluicebox_model::{
     CellFormat, Event, EventTouch, EventTypeId, Expected, Identifier, IdentifierHash, LinkedRow, LinkedRows,
-    MergeRule, OrNever, Properties, Property, PropertyId, RecordBatch, RecordId, RejectedRow, RejectionCode,
-    ValueType, Verdict, at_path, split_list,
+    MergeRule, OrNever, Properties, Property, PropertyId, RecordBatch, RecordId, RejectedCell, RejectedRow,
+    RejectedScope, RejectionCode, ValueType, Verdict, at_path, split_list,
 };
 
 use crate::index::{Index, KeyIndex};
@@ -35,10 +35,12 @@ pub struct Prepared {
     rows: Vec<RowStart>,
     /// Where the events of those rows start, if rows carry any.
     row_events: Vec<RowEventsStart>,
-    /// The number in the file of the batch's first row.
-    first: u64,
+    /// The number in the file of the batch's first row, and its line.
+    first: (u64, u64),
     /// Rows that were rejected while reading or by a processor, by number.
     pub(crate) rejected: Vec<RejectedRow>,
+    /// By number: the rows of which cells were rejected, and those without an identifier value.
+    incomplete: Vec<RejectedRow>,
     /// The numbers of rows that a processor dropped.
     pub(crate) dropped: Vec<u64>,
     pub(crate) lookups: Vec<Lookup>,
@@ -65,6 +67,8 @@ pub struct Prepared {
 struct RowStart {
     /// The row's number in the file, counted from the batch's first row.
     number: u32,
+    /// Its line, counted from that of the batch's first row.
+    line: u32,
     first_key: u32,
     lookups: u32,
     writes: u32,
@@ -86,6 +90,8 @@ struct RowEventsStart {
 pub(crate) struct Row {
     /// Its number in the file.
     pub number: u64,
+    /// The physical line where it begins.
+    pub line: u64,
     /// Its keys.
     pub keys: Range<u32>,
     pub lookups: Range<u32>,
@@ -271,7 +277,8 @@ impl Prepared {
         let events = self.row_events.get(place..).and_then(|rows| rows.first_chunk());
         let [events, next_events] = events.copied().unwrap_or_default();
         Some(Row {
-            number: self.first + u64::from(row.number),
+            number: self.first.0 + u64::from(row.number),
+            line: self.first.1 + u64::from(row.line),
             keys: row.first_key..next.first_key,
             lookups: row.lookups..next.lookups,
             writes: row.writes..next.writes,
@@ -281,6 +288,32 @@ impl Prepared {
             rejected_cells: row.rejected_cells,
             events_rejected: events.rejected,
         })
+    }
+
+    /// What reading the cells of a row said of it: that cells of it were rejected, or that no identifier has a value.
+    pub(crate) fn incomplete(&self, number: u64) -> Option<&RejectedRow> {
+        let place = self.incomplete.binary_search_by_key(&number, |row| row.number).ok()?;
+        self.incomplete.get(place)
+    }
+
+    /// How many rows were rejected while reading or by a processor.
+    pub fn rejected_rows(&self) -> u64 {
+        self.rejected.len() as u64
+    }
+
+    /// Those rows.
+    pub fn rejected(&self) -> &[RejectedRow] {
+        &self.rejected
+    }
+
+    /// The rows of which cells were rejected.
+    pub fn rows_without_cells(&self) -> impl Iterator<Item = &RejectedRow> {
+        self.incomplete.iter().filter(|row| matches!(row.scope, RejectedScope::Cells(_)))
+    }
+
+    /// How many cells of the other rows were rejected.
+    pub fn rejected_cells(&self) -> u64 {
+        self.rows.iter().map(|row| u64::from(row.rejected_cells)).sum()
     }
 
     /// The rows that the processors kept.
@@ -322,7 +355,7 @@ impl Prepared {
 
     fn measure(&self) -> usize {
         let events: usize = self.events.iter().map(|event| event.event.memory()).sum();
-        let rejected: usize = self.rejected.iter().map(RejectedRow::memory).sum();
+        let rejected: usize = self.rejected.iter().chain(&self.incomplete).map(RejectedRow::memory).sum();
         self.batch.as_ref().map_or(0, RecordBatch::memory)
             + self.rows.len() * size_of::<RowStart>()
             + self.row_events.len() * size_of::<RowEventsStart>()
@@ -354,8 +387,9 @@ pub fn prepare(
         batch: None,
         rows: Vec::with_capacity(rows + 1),
         row_events: Vec::new(),
-        first: if rows > 0 { batch.place(0).0 } else { 0 },
+        first: if rows > 0 { batch.place(0) } else { (0, 0) },
         rejected: std::mem::take(&mut batch.rejected),
+        incomplete: Vec::new(),
         dropped: Vec::new(),
         lookups: Vec::with_capacity(rows * plan.identifiers.len()),
         events: Vec::new(),
@@ -400,7 +434,7 @@ pub fn prepare(
     buffers.keys = std::mem::replace(&mut prepared.keys, keys);
     buffers.packed = std::mem::replace(&mut prepared.packed, packed);
     buffers.clear();
-    prepared.batch = plan.may_be_ambiguous().then_some(batch);
+    prepared.batch = plan.needs_rows_as_read().then_some(batch);
     prepared.memory = prepared.measure();
     prepared
 }
@@ -426,7 +460,7 @@ impl Prepared {
         linked: &[LinkedRows],
     ) -> RowStart {
         let mut start = self.row_start();
-        let mut rejected_cells = 0;
+        let mut misfits = Misfits::default();
         for (identifier, number) in plan.identifiers.iter().zip(0..) {
             let cell = batch.cell(index, identifier.column);
             if cell.is_empty() {
@@ -441,32 +475,63 @@ impl Prepared {
             };
             match lookup {
                 Some(lookup) => self.lookups.push(lookup),
-                None => rejected_cells += 1,
+                None => misfits.add(
+                    identifier.column,
+                    match identifier.property {
+                        Some(_) => RejectionCode::Type(identifier.format.value_type),
+                        None => RejectionCode::ProfileId,
+                    },
+                ),
             }
         }
         for (number, field) in plan.fields.iter().enumerate() {
             let cell = batch.cell(index, field.column);
-            rejected_cells += u32::from(!self.read_field(plan, number, field, cell, &mut start));
+            if !self.read_field(plan, number, field, cell, &mut start) {
+                misfits.add(field.column, RejectionCode::Type(field.format.value_type));
+            }
         }
         let mut events = self.row_events_start();
-        let mut take = |event: Option<RowEvent>| match event {
-            Some(event) => self.events.push(event),
-            None => events.rejected += 1,
-        };
         for plan in &plan.events {
             if plan.path.is_empty() {
-                take(read_event(plan, &|column| batch.cell(index, column), linked, &mut rejected_cells));
+                match read_event(plan, &|column| batch.cell(index, column), linked, &mut misfits) {
+                    Some(event) => self.events.push(event),
+                    None => {
+                        events.rejected += 1;
+                        misfits
+                            .cells
+                            .push(RejectedCell { column: plan.time, code: RejectionCode::EventTime });
+                    }
+                }
             }
+            // What does not fit in linked rows was recorded when they were read: here it only counts.
+            let mut below = Misfits::default();
             for row in at_path(linked, &plan.path) {
-                take(read_event(plan, &|column| row.cells.cell(column), &row.below, &mut rejected_cells));
+                match read_event(plan, &|column| row.cells.cell(column), &row.below, &mut below) {
+                    Some(event) => self.events.push(event),
+                    None => events.rejected += 1,
+                }
             }
+            misfits.count += below.count;
         }
         if !plan.events.is_empty() {
             self.row_events.push(events);
         }
-        let number =
-            batch.place(index).0.checked_sub(self.first).and_then(|number| u32::try_from(number).ok());
-        RowStart { number: number.or_never("the number of a row in its batch"), rejected_cells, ..start }
+        if self.lookups.len() == start.lookups as usize {
+            let reason = match misfits.cells.is_empty() {
+                true => "no identifier of the row has a value",
+                false => "no identifier of the row has a value that fits its property",
+            };
+            let row = batch.reject(index, RejectionCode::NoIdentifier, reason.to_owned());
+            self.incomplete.push(RejectedRow { scope: RejectedScope::Excluded, ..row });
+        } else if !misfits.cells.is_empty() {
+            self.incomplete.extend(batch.reject_cells(index, misfits.cells));
+        }
+        let (number, line) = batch.place(index);
+        let [number, line] = [(number, self.first.0), (line, self.first.1)].map(|(place, first)| {
+            let place = place.checked_sub(first).and_then(|place| u32::try_from(place).ok());
+            place.or_never("the place of a row in its batch")
+        });
+        RowStart { number, line, rejected_cells: misfits.count, ..start }
     }
 
     /// The lookup of an identifier cell, if the cell fits the property's type.
@@ -564,24 +629,75 @@ impl Prepared {
     }
 }
 
+/// The cells of a row that do not fit.
+#[derive(Default)]
+struct Misfits {
+    /// How many there are, once for each mapping.
+    count: u32,
+    /// Those of the row itself, not of its linked rows; also the times of its rejected events.
+    cells: Vec<RejectedCell>,
+}
+
+impl Misfits {
+    /// Adds the cells that do not fit these properties. Every text fits.
+    fn check<'c>(&mut self, fields: &[ValuePlan], cell: &dyn Fn(usize) -> &'c str) {
+        for field in fields.iter().filter(|field| field.format.value_type != ValueType::Text) {
+            let separator = (field.separator.as_deref(), field.separator_escape);
+            if !read_values(&field.format, field.multiple, separator, cell(field.column)).1 {
+                self.add(field.column, RejectionCode::Type(field.format.value_type));
+            }
+        }
+    }
+
+    fn add(&mut self, column: usize, code: RejectionCode) {
+        self.count += 1;
+        self.cells.push(RejectedCell { column, code });
+    }
+}
+
+/// The cells of a row of a linked file that do not fit what events and nested rows map them to. `cell` gives the cells that the
+/// goal uses of the file; the columns of what it answers are their places.
+pub fn rejected_linked_cells<'c>(
+    plan: &Plan,
+    file: usize,
+    cell: &dyn Fn(usize) -> &'c str,
+) -> Vec<RejectedCell> {
+    let mut misfits = Misfits::default();
+    for event in &plan.events {
+        if event.path.last() == Some(&file) {
+            match event.time_format.parse_moment(cell(event.time)) {
+                Some(_) => misfits.check(&event.fields, cell),
+                None => {
+                    misfits.cells.push(RejectedCell { column: event.time, code: RejectionCode::EventTime });
+                }
+            }
+        }
+        let nested = event.nested.iter().filter(|nested| nested.path.last() == Some(&file));
+        nested.for_each(|nested| misfits.check(&nested.fields, cell));
+    }
+    misfits.cells
+}
+
 /// The event of a row, or `None` where it has no valid time.
 fn read_event<'c>(
     plan: &EventPlan,
     cell: &dyn Fn(usize) -> &'c str,
     below: &[LinkedRows],
-    rejected_cells: &mut u32,
+    misfits: &mut Misfits,
 ) -> Option<RowEvent> {
     let time = plan.time_format.parse_moment(cell(plan.time))?;
+    let mut of_nested = Misfits::default();
     let nested = plan.nested.iter().map(|nested| {
         let own = |row: &&LinkedRow| {
-            read_properties(&nested.fields, &|column| row.cells.cell(column), rejected_cells)
+            read_properties(&nested.fields, &|column| row.cells.cell(column), &mut of_nested)
         };
         (nested.nested_type, at_path(below, &nested.path).iter().map(own).collect())
     });
     let nested = nested.collect::<Vec<_>>();
+    misfits.count += of_nested.count;
     let event = Event {
         time,
-        properties: read_properties(&plan.fields, cell, rejected_cells),
+        properties: read_properties(&plan.fields, cell, misfits),
         nested: nested.into_iter().filter(|(_, rows): &(_, Vec<_>)| !rows.is_empty()).collect(),
         product_store: plan.product_store,
         touch: EventTouch::default(),
@@ -597,7 +713,7 @@ fn read_event<'c>(
 fn read_properties<'c>(
     fields: &[ValuePlan],
     cell: &dyn Fn(usize) -> &'c str,
-    rejected_cells: &mut u32,
+    misfits: &mut Misfits,
 ) -> Properties {
     let mut properties = Properties::with_capacity(fields.len());
     for field in fields {
@@ -607,7 +723,9 @@ fn read_properties<'c>(
             (field.separator.as_deref(), field.separator_escape),
             cell(field.column),
         );
-        *rejected_cells += u32::from(!fits);
+        if !fits {
+            misfits.add(field.column, RejectionCode::Type(field.format.value_type));
+        }
         properties.extend(value.map(|value| (field.property, value)));
     }
     properties

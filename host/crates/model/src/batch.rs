@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use crate::{Expected, OrNever};
+use crate::{Expected, OrNever, ValueType};
 
 /// The columns of a file and how its cells are read.
 #[derive(Debug)]
@@ -134,6 +134,26 @@ pub enum RejectionCode {
     HeaderAgain,
     /// The identifiers find several profiles.
     Ambiguous,
+    /// No identifier of the row has a value.
+    NoIdentifier,
+    /// The identifiers find no profile, and the goal creates none.
+    NoMatch,
+    /// The person has not consented to an objective of the connection.
+    NoConsent,
+    /// The person was erased.
+    Erased,
+    /// The linking value of a linked row is empty, or in no row of its parent file.
+    Orphaned,
+    /// A cell does not fit the type of its property.
+    Type(ValueType),
+    /// A cell is no profile id.
+    ProfileId,
+    /// The time of an event is empty or no moment, so that there is no event.
+    EventTime,
+    /// Another profile holds the value of a unique property.
+    Taken,
+    /// The sum has more digits than a number can have.
+    SumTooLong,
     /// A processor's own code.
     Processor(String),
 }
@@ -149,12 +169,63 @@ impl RejectionCode {
             Self::Quote => "quote",
             Self::HeaderAgain => "header-again",
             Self::Ambiguous => "ambiguous",
+            Self::NoIdentifier => "no-identifier",
+            Self::NoMatch => "no-match",
+            Self::NoConsent => "no-consent",
+            Self::Erased => "erased",
+            Self::Orphaned => "orphaned",
+            Self::Type(ValueType::Text) => "not-text",
+            Self::Type(ValueType::Number) => "not-a-number",
+            Self::Type(ValueType::Boolean) => "not-a-boolean",
+            Self::Type(ValueType::Date) => "not-a-date",
+            Self::Type(ValueType::DateTime) => "not-a-datetime",
+            Self::ProfileId => "not-a-profile-id",
+            Self::EventTime => "no-event-time",
+            Self::Taken => "taken",
+            Self::SumTooLong => "sum-too-long",
             Self::Processor(code) => code,
+        }
+    }
+
+    /// What is wrong with a cell, after the name of its column; the code where a whole row is rejected.
+    pub fn of_cell(&self) -> &str {
+        match self {
+            Self::Type(ValueType::Text) => "is no text",
+            Self::Type(ValueType::Number) => "is not a number",
+            Self::Type(ValueType::Boolean) => "is not true or false",
+            Self::Type(ValueType::Date) => "is not a date",
+            Self::Type(ValueType::DateTime) => "is not a date and time",
+            Self::ProfileId => "is not a profile id",
+            Self::EventTime => "is not a date and time, so that the row has no event",
+            Self::Taken => "holds a value of another profile",
+            Self::SumTooLong => "makes the sum longer than 28 digits",
+            other => other.as_str(),
         }
     }
 }
 
-/// A rejected row as the file has it.
+/// A cell that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedCell {
+    /// The place of its column among those of the file and those that processors add.
+    pub column: usize,
+    /// Why it was not taken.
+    pub code: RejectionCode,
+}
+
+/// How much of a row was not taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RejectedScope {
+    /// All of it: the row is rejected.
+    #[default]
+    Row,
+    /// These cells; the others were merged.
+    Cells(Vec<RejectedCell>),
+    /// All of it: the row is excluded.
+    Excluded,
+}
+
+/// A row that was not taken, or not wholly, as the file has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedRow {
     /// The row's number in the file, from 0, counting rejected rows.
@@ -163,9 +234,12 @@ pub struct RejectedRow {
     pub line: u64,
     /// The reason, for programs.
     pub code: RejectionCode,
-    /// The reason, for people. It never quotes a cell.
+    /// The reason, for people. It never quotes a cell. Empty where cells were rejected: their codes say it.
     pub reason: String,
-    /// The cells as the file has them, one for each column; one more holds the surplus cells, joined by the delimiter.
+    /// What of the row was not taken.
+    pub scope: RejectedScope,
+    /// The cells as the file has them, one for each column; one more holds the surplus cells, joined by the delimiter. None where
+    /// they must not be recorded.
     pub cells: Vec<String>,
     /// The bytes of a row that could not be split into cells or decoded, without its line end: of the file, or, where it is
     /// not UTF-8, of its text in UTF-8.
@@ -176,7 +250,11 @@ impl RejectedRow {
     /// About how many bytes of memory it takes.
     pub fn memory(&self) -> usize {
         let raw = self.raw.as_ref().map_or(0, Vec::len);
-        self.cells.iter().map(|cell| cell.len() + 24).sum::<usize>() + raw + 120
+        let cells = match &self.scope {
+            RejectedScope::Cells(cells) => cells.len() * size_of::<RejectedCell>(),
+            RejectedScope::Row | RejectedScope::Excluded => 0,
+        };
+        self.cells.iter().map(|cell| cell.len() + 24).sum::<usize>() + raw + cells + 160
     }
 }
 
@@ -357,7 +435,21 @@ impl RecordBatch {
     pub fn reject(&self, row: usize, code: RejectionCode, reason: String) -> RejectedRow {
         let (number, line) = self.place(row);
         let cells = (0..self.header.columns.len()).map(|column| self.raw(row, column).to_owned());
-        RejectedRow { number, line, code, reason, cells: cells.collect(), raw: None }
+        RejectedRow {
+            number,
+            line,
+            code,
+            reason,
+            scope: RejectedScope::Row,
+            cells: cells.collect(),
+            raw: None,
+        }
+    }
+
+    /// The row as the file has it, without some cells that were not taken. `None` without such cells.
+    pub fn reject_cells(&self, row: usize, cells: Vec<RejectedCell>) -> Option<RejectedRow> {
+        let code = cells.first()?.code.clone();
+        Some(RejectedRow { scope: RejectedScope::Cells(cells), ..self.reject(row, code, String::new()) })
     }
 }
 

@@ -16,7 +16,9 @@ mod schema;
 mod strptime;
 mod value;
 
-pub use batch::{Column, Header, RecordBatch, RejectedRow, RejectionCode, Verdict, append};
+pub use batch::{
+    Column, Header, RecordBatch, RejectedCell, RejectedRow, RejectedScope, RejectionCode, Verdict, append,
+};
 pub use event::{Event, EventKey, EventTouch, EventTypeId, NestedTypeId, Properties};
 pub use identifier::{
     Identifier, IdentifierHash, IdentifierHasher, PropertyId, RecordId, RecordIds, SpaceId,

@@ -255,7 +255,7 @@ impl Service {
         }
         let (mut names, mut rows) = (Vec::new(), Vec::new());
         let config = self.folder.config();
-        let read = rejected::read(&path, &rejected::options(&config, &path), |columns, cells| {
+        let read = rejected::read(&config, &path, |columns, cells| {
             if rows.is_empty() {
                 names = columns.to_vec();
             }

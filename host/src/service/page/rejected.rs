@@ -9,14 +9,13 @@ use axum::response::Response;
 
 use super::format::count;
 use super::{Frame, respond};
+use crate::runs::rejected::own_columns;
 use crate::service::Service;
 use crate::service::access::Caller;
 use crate::service::api::PathParams;
 
 /// Rows in the table.
 const MAX_ROWS: usize = 200;
-/// Columns at the end of the file that say where and why a row was rejected.
-const OWN_COLUMNS: usize = 4;
 
 #[derive(Template)]
 #[template(path = "rejected.html")]
@@ -44,7 +43,7 @@ pub(super) async fn show(
     respond(service, caller, "runs", move |service, caller| {
         let (mut columns, mut rows) = service.rejected_rows(&run, &file, MAX_ROWS)?;
         // The reason before the row.
-        let own = columns.len().min(OWN_COLUMNS);
+        let own = own_columns(&columns);
         columns.rotate_right(own);
         for row in &mut rows {
             let own = own.min(row.len());
