@@ -115,6 +115,9 @@ enum Command {
     /// Verifies, measures, compacts, backs up and restores the store.
     #[command(subcommand)]
     Store(commands::store::Command),
+    /// Lists and shows what runs did not take, and imports it once it is corrected.
+    #[command(subcommand)]
+    Rejected(commands::rejected::Command),
     /// Restores what a run changed, unless it changed again since.
     Undo {
         /// The run, as `sluicebox history` shows it.
@@ -155,6 +158,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Segment(command) => commands::segment::run(folder, &command),
         Command::Product(command) => commands::product::run(folder, &command),
         Command::Store(command) => commands::store::run(folder, &command),
+        Command::Rejected(command) => commands::rejected::run(folder, &command),
         Command::Undo { run, json } => commands::undo::run(folder, &run, json),
         Command::Plugin(command) => commands::plugin::run(folder, &command),
     };

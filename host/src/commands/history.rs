@@ -32,6 +32,7 @@ fn show(entry: &HistoryEntry, json: bool, with_profiles: bool) -> Result<(), Err
         let mut shown = serde_json::to_value(entry).or_never("the JSON of a history entry");
         if let Json::Object(object) = &mut shown {
             object.shift_remove("rejected_files");
+            object.shift_remove("unmerged_files");
             object.shift_remove("at");
             if !with_profiles {
                 object.shift_remove("last_profiles");

@@ -8,6 +8,7 @@ pub(crate) mod plugin;
 pub(crate) mod preview;
 pub(crate) mod product;
 pub(crate) mod profile;
+pub(crate) mod rejected;
 pub(crate) mod run;
 pub(crate) mod scan;
 pub(crate) mod schedule;

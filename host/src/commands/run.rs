@@ -18,7 +18,7 @@ use crate::runs::report::{Report, Run, Status, Trigger};
 use crate::runs::{Runner, select};
 
 /// Kinds of faults that are shown of a goal run.
-const MAX_FAULTS: usize = 5;
+pub(crate) const MAX_FAULTS: usize = 5;
 
 /// What to run.
 #[derive(clap::Args)]
@@ -107,7 +107,7 @@ fn show(config: &Config, report: &Report, arguments: &Arguments) -> Result<(), E
 }
 
 /// The first Ctrl-C or SIGTERM stops the run at the next batch, the second ends the process. The store stays consistent either way.
-fn stop_on_signal() -> Result<Arc<AtomicBool>, Error> {
+pub(crate) fn stop_on_signal() -> Result<Arc<AtomicBool>, Error> {
     let stop = Arc::new(AtomicBool::new(false));
     let failed = |error| Error::io("signals".as_ref(), error);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;

@@ -178,7 +178,8 @@ impl<'a> ImportChunk<'a> {
         }
         self.judge()?;
         let counts = self.pending.as_ref().map(|pending| pending.applied.counts).unwrap_or_default();
-        if self.from == 0 && self.tally.rows() > 0 && self.taken + taken(&counts) == 0 {
+        let may_fail = self.from == 0 && self.import.corrections.is_none();
+        if may_fail && self.tally.rows() > 0 && self.taken + taken(&counts) == 0 {
             self.commit_pending(false)?;
             return Err(judgement::none_taken(self.file, self.tally.rows(), ""));
         }
@@ -216,6 +217,7 @@ impl<'a> ImportChunk<'a> {
             let entry = &mut self.run.entry;
             entry.report.rows.read += rejected;
             entry.report.rows.rejected += rejected;
+            entry.unmerged_files.push(self.file.name.clone());
             self.rejected.report(entry);
             let report = Some(entry.encode());
             self.import.store.commit(Commit { lease: Some(&self.run.lease), report, ..Commit::default() })?;
@@ -378,9 +380,18 @@ impl<'a> ImportChunk<'a> {
         }
         entry.remember(applied.last_changed());
         self.taken += taken(&applied.counts);
-        let source =
-            Source { linked: None, columns: &self.columns, width: self.width, file: &self.file.name };
-        self.rejected.record(&source, &applied.rejected)?;
+        let mut lines = Vec::new();
+        match &self.import.corrections {
+            Some(corrections) => {
+                corrections.record(self.rejected, (&self.columns, self.width), &applied.rejected)?;
+                lines = corrections.taken(self.position, end, &applied.rejected, &self.columns);
+            }
+            None => {
+                let (columns, file) = (&self.columns, &self.file.name);
+                let source = Source { linked: None, columns, width: self.width, file };
+                self.rejected.record(&source, &applied.rejected)?;
+            }
+        }
         self.rejected.report(entry);
         let is_over_limit = applied.too_many_rejected;
         let position = if is_over_limit { applied.position } else { end.max(self.position) };
@@ -395,7 +406,8 @@ impl<'a> ImportChunk<'a> {
             identifiers,
             events: applied.events,
             unfinished: if state.complete { self.unfinished.take() } else { None },
-            file: Some((self.key, state)),
+            file: self.import.corrections.is_none().then_some((self.key, state)),
+            lines,
             report: Some(entry.encode()),
             changed: Some(Changed { file: &self.file.name, keep: self.import.keep }),
             ..Commit::default()
@@ -421,8 +433,8 @@ impl<'a> ImportChunk<'a> {
     fn context(&self) -> Context {
         let rejected = self.run.entry.report.rows.without_rejected(*self.unmerged).rejected;
         let rejections_left = match self.import.goal.max_rejected {
-            MaxRejected::Rows(max) => max.saturating_sub(rejected),
-            MaxRejected::Unlimited | MaxRejected::Share(_) => u64::MAX,
+            MaxRejected::Rows(max) if self.import.corrections.is_none() => max.saturating_sub(rejected),
+            MaxRejected::Rows(_) | MaxRejected::Unlimited | MaxRejected::Share(_) => u64::MAX,
         };
         Context {
             goal_run: self.run.lease.number(),

@@ -24,7 +24,8 @@ use crate::import::stream::{BatchConsumer, QUEUE};
 use crate::runs::rejected::{RejectedRows, Source};
 use crate::runs::report;
 
-const SCRATCH: &str = "sluicebox-scratch-";
+/// What the folders of scratch files begin with.
+pub(crate) const SCRATCH: &str = "sluicebox-scratch-";
 
 /// Removes the linked rows of a process that died. No other process needs them: the store is locked.
 ///

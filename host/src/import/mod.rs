@@ -4,6 +4,7 @@ mod budget;
 pub(crate) mod chunk;
 mod chunk_builder;
 pub(crate) mod columns;
+pub(crate) mod corrections;
 pub(crate) mod diff;
 mod identity;
 mod judgement;
@@ -17,10 +18,11 @@ mod stored_events;
 mod stream;
 mod unfinished;
 
+use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use sluicebox_files::{Decoding, FileError, FoundFile, Location, Settle, verify};
+use sluicebox_files::{CsvOptions, Decoding, FileError, FoundFile, Location, Settle, verify};
 use sluicebox_matching::{Buffers, Workers, prepare};
 use sluicebox_store::{Commit, ErasureKey, FileState, Store};
 
@@ -29,6 +31,7 @@ use crate::error::Error;
 use crate::import::budget::{Budget, Forecast, rows_to_prefetch};
 use crate::import::chunk::ImportChunk;
 use crate::import::chunk_builder::{ChunkBuilder, Waiting};
+use crate::import::corrections::Corrections;
 use crate::import::diff::Diff;
 use crate::import::identity::Identified;
 use crate::import::judgement::Tally;
@@ -61,6 +64,10 @@ pub(crate) struct Import<'a> {
     pub location: &'a Location,
     /// How their bytes become text.
     pub decoding: Decoding,
+    /// The dialect of its files.
+    pub csv: &'a CsvOptions,
+    /// Set where corrected lines are imported.
+    pub corrections: Option<Corrections<'a>>,
     pub processors: &'a [Processor],
     pub store: &'a Store,
     /// The key of erased identifiers, if any person was erased.
@@ -90,6 +97,16 @@ struct RunningImport {
     times: StageTimes,
 }
 
+impl RunningImport {
+    /// Reports a file, with the rows read since `rows_before` of the goal run.
+    fn report_file(&mut self, name: String, rows_before: u64) {
+        let report = &mut self.run.entry.report;
+        self.times.report_usage(&mut report.processors);
+        let rows = report.rows.read - rows_before;
+        report.files.push(FileReport { name, status: FileStatus::Imported, rows });
+    }
+}
+
 impl<'a> Import<'a> {
     /// An import that only reads and shows no progress; a run sets what else it needs.
     pub(crate) fn new(
@@ -107,6 +124,8 @@ impl<'a> Import<'a> {
             goal,
             location: &opened.location,
             decoding,
+            csv: &goal.csv,
+            corrections: None,
             processors,
             store,
             erasure_key: None,
@@ -127,8 +146,15 @@ impl Import<'_> {
     /// # Errors
     /// If the store fails, or the run is interrupted.
     pub(crate) fn run(&self) -> Result<HistoryEntry, Error> {
+        self.run_with(|running| self.import_sets(running))
+    }
+
+    fn run_with(
+        &self,
+        import: impl FnOnce(&mut RunningImport) -> Result<(), Error>,
+    ) -> Result<HistoryEntry, Error> {
         let mut running = self.begin()?;
-        let result = self.import_sets(&mut running);
+        let result = import(&mut running);
         let RunningImport { mut run, times, .. } = running;
         run.entry.report.stages_ms = times.milliseconds();
         run.finish(self.store, result, Commit::default())
@@ -215,6 +241,14 @@ impl Import<'_> {
         Ok(FileStatus::Imported)
     }
 
+    /// Imports corrected lines, which are a file that no ledger knows.
+    fn import_corrected(&self, set: &FileSet, running: &mut RunningImport) -> Result<(), Error> {
+        let (key, state) = ([0; 32], FileState { position: 0, complete: false });
+        let identified = Identified { key, state, digests: HashMap::new() };
+        let unfinished = Unfinished::new(self, set, Vec::new());
+        self.import_rows(set, &identified, &unfinished, running)
+    }
+
     /// The pipeline: open → decode → read batches → process → join → match → merge → commit.
     fn import_rows(
         &self,
@@ -242,7 +276,10 @@ impl Import<'_> {
         };
         let resolver = self.resolver();
         let resolved = resolver.root(&file.name, &open.columns);
-        let Resolved { plan, warnings, links, .. } = resolved.map_err(|error| open.explain(error))?;
+        let Resolved { mut plan, warnings, links, .. } = resolved.map_err(|error| open.explain(error))?;
+        if let Some(corrections) = &self.corrections {
+            corrections.restrict(&mut plan, &open.columns);
+        }
         warnings.iter().for_each(|warning| self.warn(warning));
         let is_resumed = state.position > 0;
         let linked = LinkedFiles::load(self, &resolver, &plan, set, times, |source, rows| {
@@ -270,7 +307,7 @@ impl Import<'_> {
             pending_bytes: budget.pending,
             columns: open.columns.clone(),
             width: open.reader.header().columns.len(),
-            is_judged: is_resumed,
+            is_judged: is_resumed || self.corrections.is_some(),
             taken: 0,
             orphaned: 0,
             tally: &tally,

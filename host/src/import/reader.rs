@@ -58,7 +58,7 @@ impl Import<'_> {
         batch_rows: usize,
     ) -> Result<Option<OpenFile>, Error> {
         let opened = decode(source, &self.decoding)
-            .and_then(|(text, read)| Reader::open(text, read, self.goal.csv.clone(), batch_rows));
+            .and_then(|(text, read)| Reader::open(text, read, self.csv.clone(), batch_rows));
         let reader = opened.map_err(|error| Error::File { name: file.name.clone(), error })?;
         let Some(reader) = reader else { return Ok(None) };
         let mut columns = reader.header().columns.clone();

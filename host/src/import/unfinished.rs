@@ -95,7 +95,7 @@ impl<'a> Unfinished<'a> {
 }
 
 fn moves_files(import: &Import<'_>) -> bool {
-    !import.dry && import.goal.after_import != AfterImport::Keep
+    !import.dry && import.corrections.is_none() && import.goal.after_import != AfterImport::Keep
 }
 
 fn finish_file(import: &Import<'_>, file: &FoundFile) -> Result<(), Error> {

@@ -9,6 +9,7 @@ pub(crate) mod preview;
 pub(crate) mod products;
 pub(crate) mod profile;
 pub(crate) mod provenance;
+pub(crate) mod rejected;
 pub(crate) mod scan;
 pub(crate) mod schedule;
 pub(crate) mod segment_counts;

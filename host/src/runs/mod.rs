@@ -12,6 +12,7 @@ pub(crate) mod schedule;
 pub(crate) mod undo;
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use jiff::Timestamp;
@@ -23,6 +24,7 @@ use crate::erasure;
 use crate::error::{Error, FailureCode};
 use crate::export::Export;
 use crate::import::Import;
+use crate::import::corrections::CorrectedLines;
 use crate::import::diff::Diff;
 use crate::import::linked;
 use crate::import::plan::unique;
@@ -133,6 +135,42 @@ impl<'a> Runner<'a> {
             ended(entry)?;
         }
         Ok(())
+    }
+
+    /// Imports corrected lines of a goal run's rejected rows: those of `file`, or of its own files of rejected rows. `selected` has
+    /// the goal alone.
+    ///
+    /// # Errors
+    /// If the goal is no import goal or not enabled, the lines cannot be read, the store fails, or the run is interrupted.
+    pub(crate) fn import_corrected(
+        &self,
+        selected: &Selected<'_>,
+        run: &Run,
+        corrected: &HistoryEntry,
+        file: Option<&Path>,
+    ) -> Result<(HistoryEntry, CorrectedLines), Error> {
+        let connection = selected.connection;
+        let Some(((Goal::Import(goal), Some(processors)), opened)) = selected
+            .goals
+            .first()
+            .zip(selected.opened.as_ref())
+            .map(|((goal, loaded), opened)| ((goal, loaded), opened))
+        else {
+            let goal = &corrected.report.goal;
+            let message = format!("{} / {goal} is no import goal that is enabled", connection.name);
+            return Err(Error::Usage(message));
+        };
+        let import = Import {
+            erasure_key: self.erasure_key.as_ref(),
+            keep: self.config.settings.undo.is_some(),
+            diff: self.diff,
+            run,
+            watch: self.watch,
+            dry: self.dry,
+            stop: self.stop,
+            ..Import::new(self.config, connection, goal, opened, processors, self.store)
+        };
+        import.run_corrections(corrected, file)
     }
 
     fn goal(

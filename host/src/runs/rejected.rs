@@ -142,7 +142,13 @@ impl RejectedRows {
         entry.report.excluded_unrecorded = self.excluded_unrecorded;
     }
 
-    fn count(&mut self, source: &Source<'_>, row: &RejectedRow) {
+    /// Counts a line that cannot be imported.
+    pub(crate) fn refuse(&mut self, code: &str, file: &str, line: u64) {
+        self.faults.add(code, None, file, line);
+    }
+
+    /// Counts what of a row was not taken.
+    pub(crate) fn count(&mut self, source: &Source<'_>, row: &RejectedRow) {
         match &row.scope {
             RejectedScope::Row | RejectedScope::Excluded => {
                 self.faults.add(row.code.as_str(), None, source.file, row.line);
@@ -309,7 +315,7 @@ pub(crate) fn files(config: &Config) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// The dialect of all files of rejected rows. Cells are read as they are.
-fn dialect() -> CsvOptions {
+pub(crate) fn dialect() -> CsvOptions {
     let (max_cell, max_row) = (usize::MAX, 1 << 30);
     CsvOptions { trim: false, null_values: Vec::new(), max_cell, max_row, ..CsvOptions::default() }
 }
@@ -330,8 +336,7 @@ fn ends_with(columns: &[String], names: &[&str]) -> bool {
 /// # Errors
 /// If the file cannot be read.
 pub(crate) fn options(config: &Config, file: &Path) -> Result<CsvOptions, Error> {
-    let opened = open(file, dialect())?;
-    if opened.is_none_or(|reader| ends_with(&reader.header().columns, &OWN_COLUMNS)) {
+    if is_of_this_version(file)? {
         return Ok(dialect());
     }
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
@@ -372,6 +377,103 @@ pub(crate) fn read(
         }
     }
     Ok(())
+}
+
+/// How much of the source's row a line stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LineScope {
+    Row,
+    /// These columns.
+    Cells(Vec<String>),
+}
+
+/// A line of a file of rejected rows.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    /// The columns of the source file, and their cells.
+    pub columns: Vec<String>,
+    pub cells: Vec<String>,
+    /// The name of the source file.
+    pub file: String,
+    /// The line in it where the row begins.
+    pub number: u64,
+    pub scope: LineScope,
+    pub code: String,
+    pub reason: String,
+    /// The bytes of a row that could not be split into its cells.
+    pub raw: Option<Vec<u8>>,
+}
+
+/// Calls `take` with each line of a file of rejected rows, in the form of this version.
+///
+/// # Errors
+/// If the file cannot be read, is no such file, or `take` fails.
+pub(crate) fn read_lines(file: &Path, mut take: impl FnMut(Line) -> Result<(), Error>) -> Result<(), Error> {
+    let name = || file.display().to_string();
+    let Some(mut reader) = open(file, dialect())? else { return Ok(()) };
+    let columns = reader.header().columns.clone();
+    if !ends_with(&columns, &OWN_COLUMNS) {
+        let message =
+            format!("expected a file of rejected rows, whose last columns are {}", OWN_COLUMNS.join(", "));
+        return Err(Error::Columns { name: name(), message, missing: None });
+    }
+    let width = columns.len() - OWN_COLUMNS.len();
+    let own = columns.get(..width).unwrap_or_default();
+    while let Some(batch) = reader.next_batch().map_err(|error| Error::File { name: name(), error })? {
+        if let Some(bad) = batch.rejected.first() {
+            let message = format!("line {}: {}", bad.line, bad.reason);
+            return Err(Error::Columns { name: name(), message, missing: None });
+        }
+        for row in 0..batch.rows() {
+            let cell = |column: &str| {
+                let place = OWN_COLUMNS.iter().position(|name| *name == column).unwrap_or_default();
+                batch.raw(row, width + place)
+            };
+            let wrong = |column: &str| {
+                let message =
+                    format!("line {}: `{column}` was changed to what it cannot be", batch.place(row).1);
+                Error::Columns { name: name(), message, missing: None }
+            };
+            let scope = match cell("_scope") {
+                "row" => LineScope::Row,
+                "cells" => {
+                    let columns = serde_json::from_str(cell("_columns")).map_err(|_| wrong("_columns"))?;
+                    LineScope::Cells(columns)
+                }
+                _ => return Err(wrong("_scope")),
+            };
+            let raw = match cell("_raw") {
+                "" => None,
+                raw => Some(raw_bytes(raw).ok_or_else(|| wrong("_raw"))?),
+            };
+            take(Line {
+                columns: own.to_vec(),
+                cells: (0..width).map(|column| batch.raw(row, column).to_owned()).collect(),
+                file: cell("_file").to_owned(),
+                number: cell("_line").parse().map_err(|_| wrong("_line"))?,
+                scope,
+                code: cell("_code").to_owned(),
+                reason: cell("_reason").to_owned(),
+                raw,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file of rejected rows has the columns of this version.
+///
+/// # Errors
+/// If the file cannot be read.
+pub(crate) fn is_of_this_version(file: &Path) -> Result<bool, Error> {
+    Ok(open(file, dialect())?.is_none_or(|reader| ends_with(&reader.header().columns, &OWN_COLUMNS)))
+}
+
+/// Whether a file of a goal's rejected rows has rows of root files, not of linked ones.
+pub(crate) fn is_of_root_files(file: &str, goal: &str) -> bool {
+    file.strip_prefix(goal).and_then(|rest| rest.strip_suffix(".csv")).is_some_and(|rest| {
+        rest.is_empty() || rest.strip_prefix('~').is_some_and(|number| number.parse::<u32>().is_ok())
+    })
 }
 
 /// The bytes that a cell of `_raw` stands for.

@@ -262,6 +262,9 @@ pub(crate) struct HistoryEntry {
     /// The files of rejected rows, each with its length at the last commit.
     #[serde(default)]
     pub rejected_files: Vec<(String, u64)>,
+    /// Files of which nothing was merged, because too much of them was rejected.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmerged_files: Vec<String>,
     /// The time of all its changes, in milliseconds since the epoch.
     #[serde(default)]
     pub at: i64,

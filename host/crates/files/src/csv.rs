@@ -531,6 +531,25 @@ fn cells(text: &[u8], ends: &[u32]) -> Vec<String> {
     cells
 }
 
+/// The cells of a row that could not be taken, as [`RejectedRow`] has them, joined to as many as there are columns. `raw` has the
+/// row's bytes.
+pub fn cells_of_row(raw: &[u8], columns: usize, options: &CsvOptions) -> Vec<String> {
+    let mut delimiter = [0; 4];
+    let delimiter = options.delimiter.encode_utf8(&mut delimiter).as_bytes().to_vec();
+    let scanner = Scanner { delimiter, quote: options.quote, escape: options.escape, trim: options.trim };
+    let (mut text, mut ends) = (Vec::new(), Vec::new());
+    scanner.scan(raw, true, &mut text, &mut ends);
+    let mut cells = bounded(cells(&text, &ends), columns, options.delimiter);
+    if cells.len() > columns
+        && let Some(surplus) = cells.pop()
+        && let Some(last) = cells.last_mut()
+    {
+        last.push(',');
+        last.push_str(&surplus);
+    }
+    cells
+}
+
 /// As many cells as there are columns, missing ones empty; then one with the surplus, joined, if there is any.
 fn bounded(mut cells: Vec<String>, columns: usize, delimiter: char) -> Vec<String> {
     if cells.len() > columns {

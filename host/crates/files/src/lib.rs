@@ -17,7 +17,7 @@ mod pattern;
 mod pgp;
 mod write;
 
-pub use csv::{CsvOptions, Ragged, Reader};
+pub use csv::{CsvOptions, Ragged, Reader, cells_of_row};
 pub use decode::{Decoding, Encoding, ExpansionLimit, decode, verify};
 pub use encode::{CsvFormat, LineEnd, RowEncoder, Unencodable};
 pub use error::FileError;

@@ -200,6 +200,8 @@ impl RocksStore {
         if let Some((key, state)) = &commit.file {
             batch.put(KeyKind::Ledger.key(key), state.encode());
         }
+        let complete = crate::FileState { position: 0, complete: true }.encode();
+        commit.lines.iter().for_each(|key| batch.put(KeyKind::Ledger.key(key), complete));
         if let Some((lease, report)) = commit.lease.zip(commit.report) {
             batch.put(KeyKind::History.key(&lease.number.to_be_bytes()), report);
         }
