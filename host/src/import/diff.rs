@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 use sluicebox_matching::Applied;
-use sluicebox_model::{Property, PropertyId, Record, RecordId};
+use sluicebox_model::{Property, PropertyId, Record, RecordId, RejectedScope};
 use sluicebox_store::Names;
 
 use crate::error::Error;
@@ -32,7 +32,7 @@ impl Diff {
     /// If stdout fails.
     pub(crate) fn show(self, names: &Names, row: &Row<'_>, applied: &Applied) -> Result<(), Error> {
         let counts = &applied.counts;
-        for rejected in &applied.rejected {
+        for rejected in applied.rejected.iter().filter(|row| row.scope == RejectedScope::Row) {
             let row = Row { number: rejected.number + 1, ..*row };
             self.print(&row, "rejected", Some(&rejected.reason), None)?;
         }

@@ -137,11 +137,11 @@ impl Tally {
         }
         let all_rows = before.read + rows;
         let limit = Limit { key: "max_rejected", what: "row", allowed: import.goal.max_rejected };
-        limit.judge(file, before.rejected + rejected, all_rows)?;
+        limit.judge(file, before.rejected + rejected, all_rows, before.read > 0)?;
         let limit =
             Limit { key: "max_rejected_cells", what: "cell", allowed: import.goal.max_rejected_cells };
         let cells = cells_before + self.cells.load(Ordering::Relaxed);
-        limit.judge(file, cells, all_rows.saturating_mul(mapped as u64))
+        limit.judge(file, cells, all_rows.saturating_mul(mapped as u64), before.read > 0)
     }
 }
 
@@ -164,7 +164,8 @@ struct Limit {
 }
 
 impl Limit {
-    fn judge(&self, file: &FoundFile, rejected: u64, all: u64) -> Result<(), Error> {
+    /// `has_others` says whether rows of files before this one count as well.
+    fn judge(&self, file: &FoundFile, rejected: u64, all: u64, has_others: bool) -> Result<(), Error> {
         #[expect(clippy::cast_precision_loss, reason = "a share of rows needs no more")]
         let is_over = match self.allowed {
             MaxRejected::Unlimited => false,
@@ -180,8 +181,9 @@ impl Limit {
             MaxRejected::Unlimited => String::new(),
         };
         let message = format!(
-            "{rejected} of {} rejected, more than {allowed} that {} allows; nothing of the file was merged",
+            "{rejected} of {}{} rejected, more than {allowed} that {} allows; nothing of the file was merged",
             counted(all, self.what),
+            if has_others { " so far" } else { "" },
             self.key
         );
         Err(Error::Rejected { name: file.name.clone(), message, code: FailureCode::MaxRejected })
