@@ -52,7 +52,7 @@ pub(crate) struct ImportChunk<'a> {
     pub taken: u64,
     /// Linked rows that belong to no row, once the file is read.
     pub orphaned: u64,
-    /// What is rejected of the file, as far as it is read.
+    /// What is rejected of the part of the file that is read.
     pub tally: &'a Tally,
     /// Whether all of the file is read.
     pub is_read: &'a AtomicBool,

@@ -1,7 +1,7 @@
 //! Imports corrected lines of the files of rejected rows through the goal that rejected them.
 //!
 //! Each line is a row of its own that the ledger knows by the run, the goal, the file and the line: it is imported once. Of a line
-//! with the scope `cells` only those cells are mapped. A line that is rejected again stays as it is.
+//! with the scope `cells` only those cells are mapped. A line that is rejected again can be corrected again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File};
@@ -9,7 +9,7 @@ use std::io::BufWriter;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use sluicebox_files::{CsvOptions, Decoding, Directory, Location, Pattern, RowWriter, cells_of_row};
+use sluicebox_files::{CsvOptions, Decoding, Directory, Location, Pattern, RowWriter};
 use sluicebox_matching::{FieldPlan, Plan, Workers};
 use sluicebox_model::{MergeRule, RejectedRow, RejectedScope};
 
@@ -198,11 +198,7 @@ impl Import<'_> {
         if line.cells.iter().all(String::is_empty) {
             return refuse(&line.code, "the row was recorded without its cells");
         }
-        if line
-            .raw
-            .as_ref()
-            .is_some_and(|raw| cells_of_row(raw, line.columns.len(), &self.goal.csv) == line.cells)
-        {
+        if line.is_uncorrected(&self.goal.csv) {
             return refuse(&line.code, "the line is not corrected");
         }
         let LineScope::Cells(columns) = &line.scope else { return Ok(()) };
@@ -356,7 +352,7 @@ impl Corrections<'_> {
         Ok(())
     }
 
-    /// Whether a line stays as it is: nothing of it was taken.
+    /// Whether a line can be corrected again, because nothing of it was taken.
     fn stays(&self, row: &RejectedRow, columns: &[String]) -> bool {
         match (&row.scope, &self.group.only) {
             (RejectedScope::Row | RejectedScope::Excluded, _) => true,

@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicU64;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use sluicebox_files::{CsvOptions, Reader, RowWriter};
+use sluicebox_files::{CsvOptions, Reader, RowWriter, cells_of_row};
 use sluicebox_model::{OrNever, RejectedRow, RejectedScope};
 
 use crate::config::{Config, RecordExcluded};
@@ -67,7 +67,7 @@ pub(crate) struct RejectedRows {
     record_excluded: RecordExcluded,
     /// Excluded rows that were recorded.
     excluded: u64,
-    /// Excluded rows that were not recorded, because there are so many.
+    /// Excluded rows that were not recorded, beyond the limit.
     excluded_unrecorded: u64,
     /// By the name of the linked file.
     open: HashMap<Option<String>, Open>,
@@ -254,7 +254,8 @@ fn file_name(name: &str) -> String {
     name.chars().map(|character| if fits(character) { character } else { '_' }).collect()
 }
 
-/// The cells of a row, as many as there are columns: missing ones are empty, and the surplus is joined to the last.
+/// The cells of a row, as many as there are columns: missing ones are empty, and the surplus is joined to the last. No program
+/// edits a NUL byte: `_raw` has it.
 fn join_surplus(cells: &[String], columns: usize) -> Vec<Cow<'_, str>> {
     let (own, surplus) = cells.split_at_checked(columns).unwrap_or((cells, &[]));
     let mut row: Vec<Cow<'_, str>> = own.iter().map(|cell| Cow::Borrowed(cell.as_str())).collect();
@@ -265,7 +266,28 @@ fn join_surplus(cells: &[String], columns: usize) -> Vec<Cow<'_, str>> {
             last.to_mut().push_str(cell);
         }
     }
+    for cell in &mut row {
+        if cell.contains('\0') {
+            *cell = Cow::Owned(readable(cell));
+        }
+    }
     row
+}
+
+/// A cell as it is recorded.
+fn readable(cell: &str) -> String {
+    cell.replace('\0', "\u{fffd}")
+}
+
+impl Line {
+    /// Whether the cells are still those that were recorded of a row that could not be read in the dialect of its file.
+    pub(crate) fn is_uncorrected(&self, csv: &CsvOptions) -> bool {
+        let Some(raw) = &self.raw else { return false };
+        cells_of_row(raw, self.columns.len(), csv)
+            .iter()
+            .map(|cell| readable(cell))
+            .eq(self.cells.iter().cloned())
+    }
 }
 
 /// Removes the rows that a goal run whose process died had written after its last commit. `committed` has its files as of that
@@ -314,7 +336,7 @@ pub(crate) fn files(config: &Config) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-/// The dialect of all files of rejected rows. Cells are read as they are.
+/// The dialect of all files of rejected rows. Cells are not trimmed.
 pub(crate) fn dialect() -> CsvOptions {
     let (max_cell, max_row) = (usize::MAX, 1 << 30);
     CsvOptions { trim: false, null_values: Vec::new(), max_cell, max_row, ..CsvOptions::default() }

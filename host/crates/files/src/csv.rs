@@ -932,7 +932,8 @@ mod tests {
         check(b"\xff,2", Some(b"\xff,2"));
         check(b"\0,2", Some(b"\0,2"));
         check(b"1,0123456789", Some(b"1,0123456789"));
-        check(b"1,2,3", None);
+        check(b"1,2,3", Some(b"1,2,3"));
+        check(b"a,b", Some(b"a,b"));
     }
 
     #[test]
