@@ -167,6 +167,102 @@ fn a_copy_without_its_delete_is_finished_without_importing_again() {
 }
 
 #[test]
+fn a_second_object_of_one_name_gets_the_run_s_id() {
+    let server = server();
+    server.bucket("done-twice");
+    let location =
+        |key: &str| server.location("done-twice", key, None) + &goal("after_import = 'done-suffix'\n");
+    let workspace = workspace(&location("admin"));
+    let day = |number: usize| format!("email,spent\nday{number}@x.example,{number}\n");
+    let run_with = |key: &str| {
+        workspace.write("secret", format!("{key}-secret"));
+        workspace.write("connections/shop.toml", location(key));
+        run(&workspace).0
+    };
+    server.put("done-twice", "in/customers.csv", day(1));
+    assert_eq!(run_with("admin")["status"], "succeeded");
+    server.put("done-twice", "in/customers.csv", day(2));
+    let second = run_with("admin");
+    let second = format!("in/customers.csv.{}.done", second["run"].as_str().unwrap());
+    assert_eq!(server.keys("done-twice"), [second.as_str(), "in/customers.csv.done"]);
+    assert_eq!(server.get("done-twice", "in/customers.csv.done"), day(1).as_bytes());
+    assert_eq!(server.get("done-twice", &second), day(2).as_bytes());
+    // A run whose copy was made and that did not delete the original is finished under its own id.
+    server.put("done-twice", "in/customers.csv", day(3));
+    let third = run_with("reader");
+    assert_eq!((&third["status"], &third["rows"]["merged"]), (&"failed".into(), &1.into()));
+    let third = format!("in/customers.csv.{}.done", third["run"].as_str().unwrap());
+    server.put("done-twice", &third, day(3));
+    let finished = run_with("admin");
+    assert_eq!((&finished["status"], &finished["rows"]["read"]), (&"succeeded".into(), &0.into()));
+    let mut expected = [second.as_str(), third.as_str(), "in/customers.csv.done"];
+    expected.sort_unstable();
+    assert_eq!(server.keys("done-twice"), expected);
+}
+
+#[test]
+fn an_export_replaces_no_object_of_a_bucket() {
+    let server = server();
+    server.bucket("kept-exports");
+    server.put("kept-exports", "in/customers_1.csv", rows(10));
+    let connection = |port, more: &str| {
+        server.location("kept-exports", "admin", port)
+            + &goal("")
+            + &format!(
+                "[[export_profiles]]\nname = 'out'\ndirectory = 'out'\nchanged_only = false\n{more}\
+                 [[export_profiles.columns]]\nproperty = 'email'\n"
+            )
+    };
+    let workspace = workspace(&connection(None, "file = 'all.csv'\n"));
+    run(&workspace);
+    let export = |connection: String| {
+        workspace.write("connections/shop.toml", connection);
+        let output = workspace.sluicebox(&["run", "--goal", "out", "--json"]);
+        let report: Value = serde_json::from_str(&output.stdout).unwrap();
+        report["files"][0]["name"].as_str().unwrap().to_owned()
+    };
+    let packed = "file = 'all.csv'\ncompression = 'gzip'\n";
+    let names = [packed, packed, packed, &format!("{packed}replace = true\n")];
+    let names = names.map(|more| export(connection(None, more)));
+    assert_eq!(names, ["out/all.csv.gz", "out/all_2.csv.gz", "out/all_3.csv.gz", "out/all.csv.gz"]);
+    let kept =
+        ["in/customers_1.csv", "out/all.csv", "out/all.csv.gz", "out/all_2.csv.gz", "out/all_3.csv.gz"];
+    assert_eq!(server.keys("kept-exports"), kept);
+
+    // Another program writes a file of that name at the same moment.
+    let raced = |more: &str| {
+        let gate = Gate::default();
+        let proxy = Proxy::start(server.port, Fault::HoldWrite { gate: gate.clone() });
+        workspace.write("connections/shop.toml", connection(Some(proxy.port), more));
+        let command = &mut workspace.command(&["run", "--goal", "out", "--json"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        gate.wait_until_reached();
+        server.put("kept-exports", "out/raced.csv", "theirs");
+        gate.open();
+        let output = Workspace::finish(child);
+        assert_eq!(server.get("kept-exports", "out/raced.csv"), b"theirs");
+        serde_json::from_str::<Value>(&output.stdout).unwrap()
+    };
+    let report = raced("file = 'raced.csv'\n");
+    assert_eq!(report["files"][0]["name"], "out/raced_2.csv", "{report}");
+    assert_eq!(
+        server.get("kept-exports", "out/raced_2.csv").iter().filter(|byte| **byte == b'\n').count(),
+        11
+    );
+    // A large file was begun under a name, and cannot get another one at its end.
+    server.delete("kept-exports", "out/raced.csv");
+    let long = format!("[[export_profiles.columns]]\nheader = 'pad'\ntext = '{}'\n", "x".repeat(1 << 20));
+    let report = raced(&format!("file = 'raced.csv'\n{long}"));
+    assert_eq!(report["status"], "failed", "{report}");
+    let error = report["error"].as_str().unwrap();
+    assert!(
+        error.contains("out/raced.csv: another file got this name while the export was written"),
+        "{error}"
+    );
+    assert_eq!(server.uploads("kept-exports"), []);
+}
+
+#[test]
 fn check_names_the_permission_that_is_missing() {
     let server = server();
     server.bucket("permissions");

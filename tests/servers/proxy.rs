@@ -17,6 +17,8 @@ pub(crate) enum Fault {
     Answer { head: &'static str, body: String, times: i64 },
     /// Holds range request number `request`, from 1, at the gate.
     Hold { request: i64, gate: Gate },
+    /// Holds the first request that writes an object or a part of one at the gate.
+    HoldWrite { gate: Gate },
 }
 
 /// Where a request waits until the test lets it through.
@@ -59,6 +61,7 @@ impl Proxy {
         let times = match &fault {
             Fault::Cut { times, .. } | Fault::Answer { times, .. } => *times,
             Fault::Hold { request, .. } => *request,
+            Fault::HoldWrite { .. } => 1,
         };
         let left = Arc::new(AtomicI64::new(times));
         thread::spawn(move || {
@@ -71,7 +74,7 @@ impl Proxy {
     }
 }
 
-/// Passes requests on, one after the other. No request has a body. `None`: the connection has ended.
+/// Passes requests on, one after the other. `None`: the connection has ended.
 fn pass(client: TcpStream, server: u16, fault: &Fault, left: &AtomicI64, faults: &AtomicU64) -> Option<()> {
     let mut client = patient(client);
     loop {
@@ -81,11 +84,16 @@ fn pass(client: TcpStream, server: u16, fault: &Fault, left: &AtomicI64, faults:
             client.read_exact(&mut byte).ok()?;
             head.push(byte[0]);
         }
-        let ranged = head.to_ascii_lowercase().windows(7).any(|window| window == b"\r\nrange");
+        let lower = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        let ranged = lower.contains("\r\nrange");
+        let length = lower.split_once("\r\ncontent-length:").and_then(|(_, rest)| rest.split_once('\r'));
+        let mut body = vec![0; length.map_or(0, |(length, _)| length.trim().parse().unwrap())];
+        client.read_exact(&mut body).ok()?;
         let hit = match fault {
             Fault::Cut { .. } => ranged && left.fetch_sub(1, Ordering::SeqCst) > 0,
             Fault::Answer { .. } => left.fetch_sub(1, Ordering::SeqCst) > 0,
             Fault::Hold { .. } => ranged && left.fetch_sub(1, Ordering::SeqCst) == 1,
+            Fault::HoldWrite { .. } => lower.starts_with("put") && left.fetch_sub(1, Ordering::SeqCst) == 1,
         };
         faults.fetch_add(u64::from(hit), Ordering::SeqCst);
         if let (Fault::Answer { head, body, .. }, true) = (fault, hit) {
@@ -93,12 +101,13 @@ fn pass(client: TcpStream, server: u16, fault: &Fault, left: &AtomicI64, faults:
             client.write_all(answer.as_bytes()).ok()?;
             continue;
         }
-        if let (Fault::Hold { gate, .. }, true) = (fault, hit) {
+        if let (Fault::Hold { gate, .. } | Fault::HoldWrite { gate }, true) = (fault, hit) {
             gate.pass();
         }
         let mut upstream = patient(TcpStream::connect((Ipv4Addr::LOCALHOST, server)).ok()?);
         let text = String::from_utf8_lossy(&head).replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
         upstream.write_all(text.as_bytes()).ok()?;
+        upstream.write_all(&body).ok()?;
         let mut rest = match fault {
             Fault::Cut { after, .. } if hit => *after,
             _ => usize::MAX,

@@ -139,6 +139,10 @@ impl S3 {
         });
     }
 
+    pub(crate) fn delete(&self, bucket: &str, key: &str) {
+        self.runtime.block_on(self.client.delete_object().bucket(bucket).key(key).send()).unwrap();
+    }
+
     pub(crate) fn get(&self, bucket: &str, key: &str) -> Vec<u8> {
         self.runtime.block_on(async {
             let object = self.client.get_object().bucket(bucket).key(key).send().await.unwrap();

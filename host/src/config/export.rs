@@ -28,6 +28,8 @@ pub(crate) struct ExportGoal {
     /// The name of the file, with placeholders such as `{date}`.
     pub file: String,
     /// Whether only profiles that changed since the last successful run are exported.
+    /// Whether files of earlier runs are replaced. Otherwise a name that exists gets a number.
+    pub replace: bool,
     pub changed_only: bool,
     pub compression: Compression,
     /// What happens if there are no rows.
@@ -137,6 +139,7 @@ pub(crate) fn read(schema: &Schema, limits: Limits, goal: &Section<'_>) -> Optio
         file: file(goal),
         changed_only: goal.flag("changed_only", true),
         compression: goal.choice("compression", &names, Compression::None),
+        replace: goal.flag("replace", false),
         when_empty: goal.choice(
             "when_empty",
             &[("file", WhenEmpty::File), ("skip", WhenEmpty::Skip)],

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use sluicebox_files::{Output, RowEncoder, Unencodable};
+use sluicebox_files::{Destination, Output, RowEncoder, Unencodable};
 use sluicebox_model::{
     Event, EventKey, EventType, EventTypeId, NestedTypeId, PropertyId, PropertySchema, ValueType,
 };
@@ -69,11 +69,12 @@ impl<'a> Files<'a> {
             let cleared = export.opened.location.clear(&goal.directory, &tag(export));
             cleared.map_err(export.failed(name))?;
         }
-        let profiles = File::create(export, name, columns.iter().map(String::as_str))?;
+        let mut taken = Vec::new();
+        let profiles = File::create(export, name, columns.iter().map(String::as_str), &mut taken)?;
         let mut events = Vec::new();
         let types = goal.events.iter().flat_map(|events| &events.types);
         for event_type in types.filter_map(|name| export.config.schema.event(name)) {
-            events.push(EventFile::create(export, event_type, names)?);
+            events.push(EventFile::create(export, event_type, names, &mut taken)?);
         }
         Ok(Self { profiles, events, cells: EventCells::new(goal), period: goal.events.as_ref() })
     }
@@ -125,20 +126,26 @@ impl<'a> Files<'a> {
 }
 
 impl<'a> EventFile<'a> {
-    fn create(export: &Export<'a>, event_type: &'a EventType, names: &Names) -> Result<Self, Error> {
+    fn create(
+        export: &Export<'a>,
+        event_type: &'a EventType,
+        names: &Names,
+        taken: &mut Vec<String>,
+    ) -> Result<Self, Error> {
         let name = event_type.name.as_str();
         let number = names.event_types.iter().find(|(_, known)| *known == name).map(|(number, _)| *number);
         let columns = columns(export.store, Owner::Event(name), &event_type.properties);
         let header = |properties: &'a [PropertySchema]| {
             KEYS.into_iter().chain(properties.iter().map(|property| property.name.as_str()))
         };
-        let file = File::create(export, &format!("{name}.csv"), header(&event_type.properties))?;
+        let file = File::create(export, &format!("{name}.csv"), header(&event_type.properties), taken)?;
         let mut nested = Vec::new();
         for kind in &event_type.nested {
+            let own = format!("{name}_{}.csv", kind.name);
             nested.push(NestedFile {
                 nested_type: export.store.known_nested_type(name, &kind.name),
                 columns: self::columns(export.store, Owner::Nested(name, &kind.name), &kind.properties),
-                file: File::create(export, &format!("{name}_{}.csv", kind.name), header(&kind.properties))?,
+                file: File::create(export, &own, header(&kind.properties), taken)?,
             });
         }
         Ok(Self { event_type: number, columns, file, nested, name })
@@ -191,26 +198,40 @@ fn tag(export: &Export<'_>) -> String {
     export.key().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The name of a file inside the location.
+fn full_name(export: &Export<'_>, own: &str) -> String {
+    match export.goal.directory.as_str() {
+        "" => own.to_owned(),
+        directory => format!("{directory}/{own}"),
+    }
+}
+
 impl File {
+    /// Begins a file. Its name is not among the `taken` ones of this run, and joins them.
     fn create<'h>(
         export: &Export<'_>,
         name: &str,
         header: impl Iterator<Item = &'h str>,
+        taken: &mut Vec<String>,
     ) -> Result<Self, Error> {
         let goal = export.goal;
-        let packing = export.packing();
-        let own = name.replace(['/', '\\'], "_");
-        let packed = packing.name(&own);
-        let name = match goal.directory.as_str() {
-            "" => packed,
-            directory => format!("{directory}/{packed}"),
-        };
+        let (location, packing) = (&export.opened.location, export.packing());
+        let own = packing.name(&name.replace(['/', '\\'], "_"));
+        let own = location.free_name(&goal.directory, &own, taken, goal.replace);
+        taken.push(own.to_string());
+        let name = full_name(export, &own.to_string());
         let output = match export.dry {
             true => None,
             false => {
-                let location = &export.opened.location;
-                let output = Output::create(location, &goal.directory, &own, &tag(export), &packing);
-                Some(output.map_err(export.failed(&name))?)
+                let to = Destination {
+                    location,
+                    directory: &goal.directory,
+                    name: own,
+                    replace: goal.replace,
+                    tag: &tag(export),
+                    run: &export.run.id,
+                };
+                Some(Output::create(to, &packing).map_err(export.failed(&name))?)
             }
         };
         let (mut encoder, mut bytes) = (RowEncoder::new(&goal.csv), Vec::with_capacity(BLOCK + BLOCK / 4));
@@ -253,7 +274,8 @@ impl File {
         }
         self.write()?;
         if let Some(output) = self.output.take() {
-            output.finish().map_err(export.failed(&self.name))?;
+            let own = output.finish().map_err(export.failed(&self.name))?;
+            self.name = full_name(export, &own);
         }
         Ok(Some(FileReport { name: self.name, status: FileStatus::Exported, rows: self.rows }))
     }

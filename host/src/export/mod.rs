@@ -96,7 +96,7 @@ impl Export<'_> {
         let mut exported = DistinctProfiles::load(self.store, &self.connection.stem, Direction::Exported)?;
         let started = Timestamp::now();
         let selection = self.selection()?;
-        let name = self.free_name(started);
+        let name = self.file_name(started);
         let names = self.store.names();
         let (mut sessions, columns) = self.open(&name)?;
         let mut files = Files::create(self, &name, &columns, &names)?;

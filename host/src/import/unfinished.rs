@@ -28,6 +28,9 @@ pub(crate) struct Unfinished<'a> {
 struct StoredFiles {
     connection: String,
     goal: String,
+    /// The run that imported them; empty in stores of earlier versions.
+    #[serde(default)]
+    run: String,
     /// Each file's name with its digest, which tells it from a later file of that name.
     files: BTreeMap<String, String>,
 }
@@ -49,6 +52,7 @@ impl<'a> Unfinished<'a> {
         let stored = StoredFiles {
             connection: self.import.connection.stem.clone(),
             goal: self.import.goal.name.clone(),
+            run: self.import.run.id.clone(),
             files: names.filter_map(|name| Some((name.clone(), hex(digests.get(name)?)))).collect(),
         };
         Some((self.key, serde_json::to_vec(&stored).or_never("the JSON of files")))
@@ -62,7 +66,7 @@ impl<'a> Unfinished<'a> {
         if !moves_files(self.import) {
             return Ok(());
         }
-        self.files.iter().try_for_each(|file| finish_file(self.import, file))?;
+        self.files.iter().try_for_each(|file| finish_file(self.import, file, None))?;
         let done = Commit { unfinished: Some((self.key, Vec::new())), ..Commit::default() };
         Ok(self.import.store.commit(done)?)
     }
@@ -84,7 +88,7 @@ impl<'a> Unfinished<'a> {
             for (name, digest) in &stored.files {
                 let Some(file) = found.iter().find(|file| file.name == *name) else { continue };
                 if hex(&import.digest(file)?) == *digest {
-                    finish_file(import, file)?;
+                    finish_file(import, file, Some(&stored.run))?;
                 }
             }
             import.store.commit(Commit { unfinished: Some((key, Vec::new())), ..Commit::default() })?;
@@ -98,10 +102,12 @@ fn moves_files(import: &Import<'_>) -> bool {
     !import.dry && import.corrections.is_none() && import.goal.after_import != AfterImport::Keep
 }
 
-fn finish_file(import: &Import<'_>, file: &FoundFile) -> Result<(), Error> {
+/// Moves or deletes a file. `interrupted` is the run that may have begun that.
+fn finish_file(import: &Import<'_>, file: &FoundFile, interrupted: Option<&str>) -> Result<(), Error> {
+    let run = interrupted.filter(|run| !run.is_empty()).unwrap_or(&import.run.id);
     let done = match import.goal.after_import {
         AfterImport::Keep => Ok(()),
-        AfterImport::DoneSuffix => file.mark_done(),
+        AfterImport::DoneSuffix => file.mark_done(run, interrupted.is_some()),
         AfterImport::Delete => file.delete(),
     };
     done.map_err(|error| Error::File { name: file.name.clone(), error })

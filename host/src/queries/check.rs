@@ -223,9 +223,13 @@ impl Checker<'_> {
             }
             Location::Directory(_) => {}
         }
-        if goal.changed_only && !["{time}", "{run}"].iter().any(|part| goal.file.contains(part)) {
+        if goal.replace
+            && goal.changed_only
+            && !["{time}", "{run}"].iter().any(|part| goal.file.contains(part))
+        {
             self.warn(format!(
-                "{title}: each run replaces the file of the last one; `{{time}}` in `file` keeps both"
+                "{title}: each run replaces the file of the last one, which the partner may not have taken; \
+                 replace = false keeps both"
             ))?;
         }
         let slash = if goal.directory.is_empty() { "" } else { "/" };

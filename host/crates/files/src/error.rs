@@ -91,6 +91,12 @@ pub enum FileError {
     /// A bucket refused the request, or cannot be reached.
     #[error("{0}")]
     S3(S3Error),
+    /// Another file got the name of an exported one, so late that it cannot get another name.
+    #[error(
+        "another file got this name while the export was written; nothing was replaced: run it again. If that fails too, the \
+         identity may not see that file: give it s3:GetObject and s3:ListBucket"
+    )]
+    NameTaken,
     /// The file changed during the import.
     #[error("the file changed while it was being read; the next run imports it as a new file")]
     Changed,

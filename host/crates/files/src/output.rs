@@ -7,8 +7,8 @@ use std::thread::{self, JoinHandle};
 
 use flate2::write::GzEncoder;
 
-use crate::location::Upload;
-use crate::{FileError, Location, PublicKey, pgp};
+use crate::location::{Destination, Upload};
+use crate::{FileError, PublicKey, pgp};
 
 /// How an exported file is compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,23 +63,17 @@ pub struct Output(Box<dyn Sink>);
 
 /// One stage of writing a file.
 pub(crate) trait Sink: Write + Send {
-    /// Ends the file and returns its size in bytes.
-    fn finish(self: Box<Self>) -> Result<u64, FileError>;
+    /// Ends the file and returns the name that it got.
+    fn finish(self: Box<Self>) -> Result<String, FileError>;
 }
 
 impl Output {
-    /// Begins a file in `directory` of the location. `tag` is part of its temporary name, for [`Location::clear`].
+    /// Begins a file. Its name has the suffixes of [`Packing::name`] already.
     ///
     /// # Errors
     /// If the file cannot be created.
-    pub fn create(
-        location: &Location,
-        directory: &str,
-        name: &str,
-        tag: &str,
-        packing: &Packing,
-    ) -> Result<Self, FileError> {
-        let mut sink: Box<dyn Sink> = Box::new(location.create(directory, &packing.name(name), tag)?);
+    pub fn create(to: Destination<'_>, packing: &Packing) -> Result<Self, FileError> {
+        let mut sink: Box<dyn Sink> = Box::new(Upload::create(to)?);
         if let Some(key) = &packing.key {
             sink = Box::new(EncryptingWriter::new(sink, key.clone())?);
         }
@@ -90,11 +84,12 @@ impl Output {
         }))
     }
 
-    /// Ends the file, gives it its name and returns its size in bytes.
+    /// Ends the file, gives it its name and returns that: another one than it began with if a file that must not be replaced
+    /// got it meanwhile.
     ///
     /// # Errors
     /// If that fails. No file has the name then.
-    pub fn finish(mut self) -> Result<u64, FileError> {
+    pub fn finish(mut self) -> Result<String, FileError> {
         self.0.flush()?;
         self.0.finish()
     }
@@ -111,19 +106,19 @@ impl Write for Output {
 }
 
 impl Sink for Upload {
-    fn finish(self: Box<Self>) -> Result<u64, FileError> {
+    fn finish(self: Box<Self>) -> Result<String, FileError> {
         self.complete()
     }
 }
 
 impl Sink for GzEncoder<Box<dyn Sink>> {
-    fn finish(self: Box<Self>) -> Result<u64, FileError> {
+    fn finish(self: Box<Self>) -> Result<String, FileError> {
         GzEncoder::finish(*self)?.finish()
     }
 }
 
 impl Sink for zstd::Encoder<'static, Box<dyn Sink>> {
-    fn finish(self: Box<Self>) -> Result<u64, FileError> {
+    fn finish(self: Box<Self>) -> Result<String, FileError> {
         zstd::Encoder::finish(*self)?.finish()
     }
 }
@@ -133,7 +128,7 @@ struct EncryptingWriter {
     text: Option<PipeWriter>,
     /// Set when the text is complete.
     complete: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<u64, FileError>>>,
+    thread: Option<JoinHandle<Result<String, FileError>>>,
 }
 
 impl EncryptingWriter {
@@ -149,7 +144,7 @@ impl EncryptingWriter {
         Ok(Self { text: Some(text), complete, thread: Some(thread) })
     }
 
-    fn join(&mut self) -> Result<u64, FileError> {
+    fn join(&mut self) -> Result<String, FileError> {
         self.text = None;
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(done)) => done,
@@ -172,7 +167,7 @@ impl Write for EncryptingWriter {
 }
 
 impl Sink for EncryptingWriter {
-    fn finish(mut self: Box<Self>) -> Result<u64, FileError> {
+    fn finish(mut self: Box<Self>) -> Result<String, FileError> {
         self.complete.store(true, Ordering::Release);
         self.join()
     }
@@ -187,7 +182,42 @@ impl Drop for EncryptingWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::{Directory, Location};
+
+    #[test]
+    fn files_of_one_name_that_end_at_the_same_time_are_both_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let location = Location::Directory(Directory { root: folder.path().to_owned() });
+        let begin = |run: &str, replace: bool| {
+            let name = location.free_name("out", "all.csv", &[], replace);
+            let to = Destination { location: &location, directory: "out", name, replace, tag: "a", run };
+            let mut output = Output::create(to, &Packing::default()).unwrap();
+            output.write_all(run.as_bytes()).unwrap();
+            output
+        };
+        let (first, second, third) = (begin("1", false), begin("2", false), begin("3", true));
+        // What is being written is not taken for the remainder of a killed process, whose lock is gone.
+        fs::write(folder.path().join("out/.sluicebox-a-0"), "").unwrap();
+        location.clear("out", "a").unwrap();
+        assert!(!folder.path().join("out/.sluicebox-a-0").exists());
+        assert_eq!(second.finish().unwrap(), "all.csv");
+        assert_eq!(first.finish().unwrap(), "all_2.csv");
+        assert_eq!(begin("4", false).finish().unwrap(), "all_3.csv");
+        let text = |name: &str| fs::read_to_string(folder.path().join("out").join(name)).unwrap();
+        assert_eq!(
+            (text("all.csv"), text("all_2.csv"), text("all_3.csv")),
+            ("2".into(), "1".into(), "4".into())
+        );
+        assert_eq!((third.finish().unwrap(), text("all.csv")), ("all.csv".into(), "3".into()));
+        assert_eq!(fs::read_dir(folder.path().join("out")).unwrap().count(), 3);
+        assert_eq!(
+            location.free_name("out", "new.csv", &["new.csv".to_owned()], true).to_string(),
+            "new_2.csv"
+        );
+    }
 
     #[test]
     fn names_say_how_a_file_is_packed() {

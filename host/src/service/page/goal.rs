@@ -218,6 +218,11 @@ fn settings(goal: Goal<'_>, processors: &[String]) -> Vec<(&'static str, String)
                 ("File", goal.file.clone()),
                 ("Columns", columns.join(", ")),
             ]
+                (
+                    "If the name exists",
+                    if goal.replace { "the file is replaced" } else { "the new file gets a number" }
+                        .to_owned(),
+                ),
         }
     };
     let processors = if processors.is_empty() { "none".to_owned() } else { processors.join(", then ") };

@@ -132,6 +132,24 @@ mod tests {
     }
 
     #[test]
+    fn a_done_file_replaces_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let location = Location::Directory(Directory { root: folder.path().to_owned() });
+        let done = |content: &str, run: &str| {
+            fs::write(folder.path().join("a.csv"), content).unwrap();
+            let listing = location.list("", &[&Pattern::wildcard("a.csv").unwrap()]).unwrap();
+            listing.files[0].mark_done(run, false)
+        };
+        done("1", "r1").unwrap();
+        done("2", "r2").unwrap();
+        done("3", "r3").unwrap();
+        assert!(done("4", "r3").is_err());
+        let text = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        let names = ["a.csv.done", "a.csv.r2.done", "a.csv.r3.done", "a.csv"];
+        assert_eq!(names.map(text), ["1", "2", "3", "4"]);
+    }
+
+    #[test]
     fn a_change_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a.csv"), "x").unwrap();

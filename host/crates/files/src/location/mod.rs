@@ -1,6 +1,7 @@
 //! Where files are: in a folder, or in a bucket. Both list, open, mark and delete files in the same way.
 
 mod directory;
+mod file_name;
 mod object;
 mod s3;
 mod settle;
@@ -12,8 +13,10 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 pub use directory::Directory;
+pub use file_name::FileName;
 pub use s3::{Permission, S3, S3Error, S3Options, S3Problem};
 pub use settle::Settle;
+pub use upload::Destination;
 pub(crate) use upload::Upload;
 
 use sluicebox_model::OrNever;
@@ -49,23 +52,21 @@ impl Location {
         Ok(listing)
     }
 
-    /// Begins to write a file.
-    pub(crate) fn create(&self, directory: &str, name: &str, tag: &str) -> Result<Upload, FileError> {
-        match self {
-            Self::Directory(location) => Upload::to_path(&location.root, directory, name, tag),
-            Self::S3(location) => Ok(Upload::to_object(location, directory, name)),
-        }
+    /// The name `name`, or the next one that neither a file of the location has (unless it may be replaced) nor `own` holds.
+    pub fn free_name(&self, directory: &str, name: &str, own: &[String], replace: bool) -> FileName {
+        let is_own = |name: &str| own.iter().any(|own| own == name);
+        FileName::new(name).free(|name| is_own(name) || (!replace && self.exists(directory, name)))
     }
 
     /// Whether a file has this name. `false` as well where reading is not allowed.
-    pub fn exists(&self, directory: &str, name: &str) -> bool {
+    fn exists(&self, directory: &str, name: &str) -> bool {
         match self {
-            Self::Directory(location) => location.root.join(directory).join(name).exists(),
-            Self::S3(location) => location.exists(directory, name),
+            Self::Directory(location) => upload::exists(&location.root.join(directory).join(name)),
+            Self::S3(location) => location.exists(&S3::key(directory, name)),
         }
     }
 
-    /// Removes the unfinished files that a killed process left under this tag. In a bucket such files are invisible, and a
+    /// Removes the unfinished files that killed processes left under this tag. In a bucket such files are invisible, and a
     /// lifecycle rule removes them.
     ///
     /// # Errors
@@ -173,22 +174,39 @@ impl FoundFile {
         }
     }
 
-    /// Marks the file as imported: adds `.done` to its name. A folder renames it in one step; in a bucket it is copied, then
-    /// the original is deleted.
+    /// Marks the file as imported: adds `.done` to its name or, where an earlier file has that name, `.RUN.done`. A folder
+    /// renames it in one step; in a bucket it is copied, then the original is deleted. `is_interrupted`: this may have begun
+    /// before, and a copy may be there.
     ///
     /// # Errors
     /// If that fails. The file has one of the two names, or, in a bucket, both.
-    pub fn mark_done(&self) -> Result<(), FileError> {
+    pub fn mark_done(&self, run: &str, is_interrupted: bool) -> Result<(), FileError> {
+        let suffixes = [".done", &format!(".{run}.done")];
+        let taken =
+            || io::Error::new(io::ErrorKind::AlreadyExists, "a file with the suffix .done exists already");
         match &self.origin {
             Origin::Path(path) => {
-                let mut done = path.clone().into_os_string();
-                done.push(".done");
-                Ok(std::fs::rename(path, done)?)
+                for suffix in suffixes {
+                    let mut done = path.clone().into_os_string();
+                    done.push(suffix);
+                    match upload::rename_to_new(path, done.as_ref()) {
+                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                        renamed => return Ok(renamed?),
+                    }
+                }
             }
             Origin::Object(object) => {
-                object.copy_to(&format!("{}.done", object.key)).and_then(|()| object.delete())
+                for suffix in suffixes {
+                    let done = format!("{}{suffix}", object.key);
+                    match object.s3.head(&done)? {
+                        None => return object.copy_to(&done).and_then(|()| object.delete()),
+                        Some(copy) if is_interrupted && object.is_copied_as(&copy) => return object.delete(),
+                        Some(_) => {}
+                    }
+                }
             }
         }
+        Err(taken().into())
     }
 
     /// A key under which the result of [`Source::digest`] can be cached. `None` where computing the digest again costs

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
@@ -76,6 +77,12 @@ impl Object {
                 self.copy_whole(key).await
             }
         })
+    }
+
+    /// Whether the object of these headers has the content of this version, as far as they tell.
+    pub(super) fn is_copied_as(&self, headers: &HeadObjectOutput) -> bool {
+        let size = headers.content_length().and_then(|size| u64::try_from(size).ok());
+        headers.e_tag() == self.etag.as_deref() && size == Some(self.size)
     }
 
     fn copy_source(&self) -> String {

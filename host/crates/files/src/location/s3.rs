@@ -12,6 +12,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Credentials;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use sluicebox_model::OrNever;
 use tokio::runtime::{Handle, Runtime};
@@ -349,9 +350,21 @@ impl S3 {
         }
     }
 
-    pub(super) fn exists(&self, directory: &str, name: &str) -> bool {
-        let head = self.client().head_object().bucket(self.bucket()).key(Self::key(directory, name));
-        self.block_on(head.send()).is_ok()
+    /// Whether an object has this key. `false` as well where reading is not allowed.
+    pub(super) fn exists(&self, key: &str) -> bool {
+        self.head(key).is_ok_and(|found| found.is_some())
+    }
+
+    /// The headers of the object with this key; `None` if there is none, or if reading is not allowed.
+    pub(super) fn head(&self, key: &str) -> Result<Option<HeadObjectOutput>, FileError> {
+        let head = self.client().head_object().bucket(self.bucket()).key(key);
+        match self.block_on(head.send()) {
+            Ok(found) => Ok(Some(found)),
+            Err(error) => match S3Problem::of(Permission::GetObject.name(), &error) {
+                S3Problem::NoObject | S3Problem::Denied(_) => Ok(None),
+                problem => Err(self.error(key, problem).into()),
+            },
+        }
     }
 
     /// The files in a folder of the bucket that one of `patterns` matches.

@@ -1,15 +1,20 @@
 //! A file that is being written. It gets its name when it is complete.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use sluicebox_model::never;
 use tokio::task::JoinHandle;
 
 use super::s3::{S3, S3Problem};
+use super::{FileName, Location};
 use crate::FileError;
 
 /// The names of unfinished files begin with this.
@@ -19,6 +24,34 @@ const TEMPORARY_PREFIX: &str = ".sluicebox-";
 const PART_BYTES: usize = 8 << 20;
 /// How many parts are sent while the next is filled.
 const MAX_PARTS_IN_FLIGHT: usize = 3;
+/// The metadata of an object that holds the mark of its upload.
+const MARK: &str = "sluicebox-upload";
+
+/// Where an exported file goes.
+#[derive(Clone, Debug)]
+pub struct Destination<'a> {
+    /// The folder or bucket.
+    pub location: &'a Location,
+    /// Inside the location.
+    pub directory: &'a str,
+    /// The file's name.
+    pub name: FileName,
+    /// Whether a file of that name is replaced. Otherwise the new one gets the next name that no file has.
+    pub replace: bool,
+    /// Marks the unfinished files of a goal, for [`Location::clear`].
+    pub tag: &'a str,
+    /// The id of the run, which tells its files from those of others.
+    pub run: &'a str,
+}
+
+impl Destination<'_> {
+    /// Tells the upload from any other.
+    fn mark(&self) -> String {
+        let parts = [self.run, self.directory, &self.name.to_string()].join("\n");
+        let hash = blake3::hash(parts.as_bytes()).to_hex();
+        format!("{}-{}", self.tag, hash.chars().take(16).collect::<String>())
+    }
+}
 
 /// A file that is being written into a folder or a bucket.
 pub(crate) struct Upload(Inner);
@@ -29,37 +62,41 @@ enum Inner {
 }
 
 impl Upload {
-    /// A file in a folder of a location. A missing folder is created.
-    pub(super) fn to_path(root: &Path, directory: &str, name: &str, tag: &str) -> Result<Self, FileError> {
-        let root = root.canonicalize()?;
-        let folder = root.join(directory);
-        fs::create_dir_all(&folder)?;
-        if !folder.canonicalize()?.starts_with(&root) {
-            return Err(FileError::Io(io::Error::other("the directory leads out of the location")));
+    /// Begins a file. A missing folder is created.
+    pub(crate) fn create(to: Destination<'_>) -> Result<Self, FileError> {
+        let mark = to.mark();
+        match to.location {
+            Location::Directory(location) => {
+                let root = location.root.canonicalize()?;
+                let folder = root.join(to.directory);
+                fs::create_dir_all(&folder)?;
+                if !folder.canonicalize()?.starts_with(&root) {
+                    return Err(FileError::Io(io::Error::other("the directory leads out of the location")));
+                }
+                let temporary = folder.join(format!("{TEMPORARY_PREFIX}{mark}"));
+                let file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
+                // Shows others that the file is being written. Without locks, `clear` takes it for a remainder.
+                let _ = file.try_lock();
+                let file = Some(BufWriter::with_capacity(256 << 10, file));
+                let (name, replace) = (to.name, to.replace);
+                Ok(Self(Inner::Path(PathUpload { file, temporary, folder, name, replace })))
+            }
+            Location::S3(s3) => Ok(Self(Inner::Object(ObjectUpload {
+                s3: s3.clone(),
+                directory: to.directory.to_owned(),
+                name: to.name,
+                is_conditional: !to.replace,
+                mark,
+                part: Vec::new(),
+                upload: None,
+                sent: Vec::new(),
+                completed: 0,
+            }))),
         }
-        let temporary = folder.join(format!("{TEMPORARY_PREFIX}{tag}-{name}"));
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
-        let file = BufWriter::with_capacity(256 << 10, file);
-        Ok(Self(Inner::Path(PathUpload { file: Some(file), temporary, to: folder.join(name), folder })))
     }
 
-    /// An object of a bucket.
-    pub(super) fn to_object(s3: &S3, directory: &str, name: &str) -> Self {
-        let key = S3::key(directory, name);
-        let (part, sent) = (Vec::new(), Vec::new());
-        Self(Inner::Object(ObjectUpload {
-            s3: s3.clone(),
-            key,
-            part,
-            upload: None,
-            sent,
-            size: 0,
-            completed: 0,
-        }))
-    }
-
-    /// Gives the complete file its name and returns its size in bytes.
-    pub(crate) fn complete(self) -> Result<u64, FileError> {
+    /// Gives the complete file its name and returns that.
+    pub(crate) fn complete(self) -> Result<String, FileError> {
         match self.0 {
             Inner::Path(upload) => Ok(upload.complete()?),
             Inner::Object(upload) => upload.complete(),
@@ -83,7 +120,27 @@ impl Write for Upload {
     }
 }
 
-/// Removes the unfinished files of this tag.
+/// Whether there is something at this path.
+pub(super) fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// Renames a file in one step; an error of the kind `AlreadyExists` if another file has the name.
+pub(super) fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // The file system has no such renames, but it may have links.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        renamed => return Ok(renamed?),
+    }
+    match fs::hard_link(from, to) {
+        Ok(()) => fs::remove_file(from),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        Err(_) if exists(to) => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(_) => fs::rename(from, to),
+    }
+}
+
+/// Removes the unfinished files of this tag that no process writes.
 pub(super) fn clear_path(root: &Path, directory: &str, tag: &str) -> io::Result<()> {
     let entries = match fs::read_dir(root.join(directory)) {
         Ok(entries) => entries,
@@ -94,7 +151,10 @@ pub(super) fn clear_path(root: &Path, directory: &str, tag: &str) -> io::Result<
     for entry in entries {
         let entry = entry?;
         if entry.file_name().to_str().is_some_and(|name| name.starts_with(&begin)) {
-            fs::remove_file(entry.path())?;
+            let file = OpenOptions::new().write(true).open(entry.path())?;
+            if !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+                fs::remove_file(entry.path())?;
+            }
         }
     }
     Ok(())
@@ -103,8 +163,9 @@ pub(super) fn clear_path(root: &Path, directory: &str, tag: &str) -> io::Result<
 struct PathUpload {
     file: Option<BufWriter<File>>,
     temporary: PathBuf,
-    to: PathBuf,
     folder: PathBuf,
+    name: FileName,
+    replace: bool,
 }
 
 impl PathUpload {
@@ -112,15 +173,26 @@ impl PathUpload {
         self.file.as_mut().ok_or(io::ErrorKind::BrokenPipe.into())
     }
 
-    fn complete(mut self) -> io::Result<u64> {
+    fn complete(mut self) -> io::Result<String> {
         let file = self.file()?;
         file.flush()?;
         file.get_ref().sync_all()?;
-        let size = file.get_ref().metadata()?.len();
-        fs::rename(&self.temporary, &self.to)?;
+        loop {
+            let to = self.folder.join(self.name.to_string());
+            if self.replace {
+                fs::rename(&self.temporary, to)?;
+                break;
+            }
+            match rename_to_new(&self.temporary, &to) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    self.name = self.name.next(|name| exists(&self.folder.join(name)));
+                }
+                renamed => break renamed?,
+            }
+        }
         self.file = None;
         File::open(&self.folder)?.sync_all()?;
-        Ok(size)
+        Ok(self.name.to_string())
     }
 }
 
@@ -135,13 +207,17 @@ impl Drop for PathUpload {
 
 struct ObjectUpload {
     s3: S3,
-    key: String,
+    directory: String,
+    name: FileName,
+    /// Whether an object of that name must not be replaced, and the object store can be asked for that.
+    is_conditional: bool,
+    /// Stored with the object: tells whether a write whose response was lost took place.
+    mark: String,
     /// The bytes of the next part.
     part: Vec<u8>,
     /// The id of the multipart upload, from the first full part on.
     upload: Option<String>,
     sent: Vec<Part>,
-    size: u64,
     /// How many of the sent parts are completed.
     completed: usize,
 }
@@ -154,7 +230,6 @@ enum Part {
 impl ObjectUpload {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.part.extend_from_slice(bytes);
-        self.size += bytes.len() as u64;
         if self.part.len() >= PART_BYTES * (1 + self.sent.len() / 1000) {
             self.send().map_err(io::Error::other)?;
         }
@@ -162,21 +237,20 @@ impl ObjectUpload {
     }
 
     fn send(&mut self) -> Result<(), FileError> {
-        let failed = |problem| FileError::from(self.s3.error(&self.key, problem));
+        let key = self.key();
+        let failed = |problem| FileError::from(self.s3.error(&key, problem));
         let upload = match &self.upload {
             Some(upload) => upload.clone(),
             None => {
-                let begin =
-                    self.s3.client().create_multipart_upload().bucket(self.s3.bucket()).key(&self.key);
-                let begun = self.s3.block_on(begin.send());
+                let begin = self.s3.client().create_multipart_upload().bucket(self.s3.bucket()).key(&key);
+                let begun = self.s3.block_on(begin.metadata(MARK, &self.mark).send());
                 let begun = begun.map_err(|error| failed(S3Problem::of("s3:PutObject", &error)))?;
                 let upload = begun.upload_id().ok_or_else(|| failed(S3Problem::BadResponse))?;
                 self.upload.insert(upload.to_owned()).clone()
             }
         };
         let number = i32::try_from(self.sent.len() + 1).map_err(|_| failed(S3Problem::BadResponse))?;
-        let (s3, key, bytes) =
-            (self.s3.clone(), self.key.clone(), Bytes::from(std::mem::take(&mut self.part)));
+        let (s3, bytes) = (self.s3.clone(), Bytes::from(std::mem::take(&mut self.part)));
         self.sent.push(Part::InFlight(self.s3.spawn(async move {
             let part = s3.client().upload_part().bucket(s3.bucket()).key(&key).upload_id(upload);
             let sent = part.part_number(number).body(bytes.into()).send().await;
@@ -202,51 +276,117 @@ impl ObjectUpload {
         Ok(())
     }
 
-    fn complete(mut self) -> Result<u64, FileError> {
+    fn complete(mut self) -> Result<String, FileError> {
         if self.upload.is_some() && !self.part.is_empty() {
             self.send()?;
         }
         while self.completed < self.sent.len() {
             self.complete_oldest()?;
         }
-        let (client, bucket) = (self.s3.client(), self.s3.bucket());
-        let failed = |problem| FileError::from(self.s3.error(&self.key, problem));
-        match &self.upload {
-            None => {
-                let body = Bytes::from(std::mem::take(&mut self.part)).into();
-                let put = client.put_object().bucket(bucket).key(&self.key).body(body);
-                let put = self.s3.block_on(put.send());
-                put.map_err(|error| failed(S3Problem::of("s3:PutObject", &error)))?;
-            }
-            Some(upload) => {
-                let parts = self.sent.drain(..).filter_map(|part| match part {
-                    Part::Completed(part) => Some(*part),
-                    Part::InFlight(_) => {
-                        never!(true, "a part is in flight at the end of an upload");
-                        None
-                    }
-                });
-                let whole = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
-                let end = client.complete_multipart_upload().bucket(bucket).key(&self.key).upload_id(upload);
-                let end = self.s3.block_on(end.multipart_upload(whole).send());
-                end.map_err(|error| failed(S3Problem::of("s3:PutObject", &error)))?;
-            }
+        match self.upload.clone() {
+            None => self.put()?,
+            Some(upload) => self.end(&upload)?,
         }
         self.upload = None;
-        Ok(self.size)
+        Ok(self.name.to_string())
     }
+
+    /// Writes an object in one part.
+    fn put(&mut self) -> Result<(), FileError> {
+        let body = Bytes::from(std::mem::take(&mut self.part));
+        loop {
+            let put = self.s3.client().put_object().bucket(self.s3.bucket()).key(self.key());
+            let put = put.body(body.clone().into()).metadata(MARK, &self.mark);
+            let put = put.set_if_none_match(self.condition());
+            match self.s3.block_on(put.send()) {
+                Ok(_) => return Ok(()),
+                Err(error) => match self.refusal(&error)? {
+                    Refusal::Written => return Ok(()),
+                    Refusal::Unconditional => {}
+                    Refusal::NameTaken => {
+                        self.name = self.name.next(|name| self.s3.exists(&S3::key(&self.directory, name)));
+                    }
+                },
+            }
+        }
+    }
+
+    /// Ends an upload in parts. Its name cannot change any more.
+    fn end(&mut self, upload: &str) -> Result<(), FileError> {
+        let parts = self.sent.drain(..).filter_map(|part| match part {
+            Part::Completed(part) => Some(*part),
+            Part::InFlight(_) => {
+                never!(true, "a part is in flight at the end of an upload");
+                None
+            }
+        });
+        let whole = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
+        loop {
+            let end = self.s3.client().complete_multipart_upload().bucket(self.s3.bucket()).key(self.key());
+            let end = end.upload_id(upload).multipart_upload(whole.clone());
+            match self.s3.block_on(end.set_if_none_match(self.condition()).send()) {
+                Ok(_) => return Ok(()),
+                Err(error) => match self.refusal(&error)? {
+                    Refusal::Written => return Ok(()),
+                    Refusal::Unconditional => {}
+                    Refusal::NameTaken => return Err(FileError::NameTaken),
+                },
+            }
+        }
+    }
+
+    fn key(&self) -> String {
+        S3::key(&self.directory, &self.name.to_string())
+    }
+
+    fn condition(&self) -> Option<String> {
+        self.is_conditional.then(|| "*".to_owned())
+    }
+
+    /// What follows from an error of a write.
+    fn refusal<E: ProvideErrorMetadata>(
+        &mut self,
+        error: &SdkError<E, HttpResponse>,
+    ) -> Result<Refusal, FileError> {
+        let problem = S3Problem::of("s3:PutObject", error);
+        let code = error.code().unwrap_or_default();
+        if !self.is_conditional {
+            return Err(self.s3.error(&self.key(), problem).into());
+        }
+        if problem == S3Problem::Changed || code == "ConditionalRequestConflict" {
+            let found = self.s3.head(&self.key()).ok().flatten();
+            let mark = found.as_ref().and_then(|found| found.metadata()).and_then(|found| found.get(MARK));
+            return Ok(if mark == Some(&self.mark) { Refusal::Written } else { Refusal::NameTaken });
+        }
+        if code == "NotImplemented" {
+            self.is_conditional = false;
+            return Ok(Refusal::Unconditional);
+        }
+        Err(self.s3.error(&self.key(), problem).into())
+    }
+}
+
+/// Why an object store refuses a write on the condition that no object has its name.
+enum Refusal {
+    /// The object is there: the response to an earlier attempt was lost.
+    Written,
+    /// Another object has the name.
+    NameTaken,
+    /// The object store does not know the condition: the write is tried without.
+    Unconditional,
 }
 
 impl Drop for ObjectUpload {
     fn drop(&mut self) {
         let Some(upload) = self.upload.take() else { return };
+        let key = self.key();
         for part in self.sent.drain(..) {
             if let Part::InFlight(sending) = part {
                 sending.abort();
             }
         }
         let (client, bucket) = (self.s3.client(), self.s3.bucket());
-        let abort = client.abort_multipart_upload().bucket(bucket).key(&self.key).upload_id(upload);
+        let abort = client.abort_multipart_upload().bucket(bucket).key(key).upload_id(upload);
         // The remaining parts are invisible, and a lifecycle rule of the bucket removes them.
         let _ = self.s3.block_on(abort.send());
     }
