@@ -1,4 +1,5 @@
 use jiff::Timestamp;
+use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde_json::{Value as Json, json};
 use sluicebox_files::{Compression, CsvFormat, Encoding, LineEnd};
@@ -27,9 +28,9 @@ pub(crate) struct ExportGoal {
     pub directory: String,
     /// The name of the file, with placeholders such as `{date}`.
     pub file: String,
-    /// Whether only profiles that changed since the last successful run are exported.
     /// Whether files of earlier runs are replaced. Otherwise a name that exists gets a number.
     pub replace: bool,
+    /// Whether only profiles that changed since the last successful run are exported.
     pub changed_only: bool,
     pub compression: Compression,
     /// What happens if there are no rows.
@@ -130,6 +131,7 @@ pub(crate) fn read(schema: &Schema, limits: Limits, goal: &Section<'_>) -> Optio
         }
     }
     let processors = goal.sections("processors");
+    let timezone = timezone(goal);
     let names = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
     let mut read = ExportGoal {
         name,
@@ -137,21 +139,21 @@ pub(crate) fn read(schema: &Schema, limits: Limits, goal: &Section<'_>) -> Optio
         segment,
         directory: directory(goal),
         file: file(goal),
+        replace: goal.flag("replace", false),
         changed_only: goal.flag("changed_only", true),
         compression: goal.choice("compression", &names, Compression::None),
-        replace: goal.flag("replace", false),
         when_empty: goal.choice(
             "when_empty",
             &[("file", WhenEmpty::File), ("skip", WhenEmpty::Skip)],
             WhenEmpty::File,
         ),
-        timezone: timezone(goal),
+        events: goal.section("events").map(|section| events(&section, schema, &timezone)),
+        timezone,
         csv: CsvFormat { formula_guard: goal.flag("formula_guard", false), ..csv },
         values,
         list_escape,
         processors: processors.iter().map(|section| processor(limits, &[], section)).collect(),
         columns,
-        events: goal.section("events").map(|section| events(&section, schema)),
         settings: Json::Null,
     };
     goal.finish();
@@ -361,27 +363,31 @@ fn names_or_all<'s>(entry: Entry<'_>, kind: &str, known: impl Iterator<Item = &'
     }
 }
 
-fn events(section: &Section<'_>, schema: &Schema) -> ExportedEvents {
+fn events(section: &Section<'_>, schema: &Schema, timezone: &TimeZone) -> ExportedEvents {
     let known = || schema.events.iter().map(|event| &event.name);
     let types = match section.get("types") {
         None => known().cloned().collect(),
         Some(entry) => names_or_all(entry, "event", known()),
     };
-    let (since, until) = (moment(section, "since"), moment(section, "until"));
+    let (since, until) = (moment(section, "since", timezone), moment(section, "until", timezone));
     section.finish();
     ExportedEvents { types, since, until }
 }
 
-/// A moment in RFC 3339, as a text or a TOML datetime.
-fn moment(section: &Section<'_>, key: &'static str) -> Option<Timestamp> {
+/// A moment in RFC 3339, or the midnight that begins a date, as a text or a TOML datetime. What has no zone is in `timezone`.
+fn moment(section: &Section<'_>, key: &'static str, timezone: &TimeZone) -> Option<Timestamp> {
     let entry = section.get(key)?;
-    let moment = match entry.value() {
-        DeValue::String(text) => text.parse().ok(),
-        DeValue::Datetime(moment) => moment.to_string().parse().ok(),
+    let text = match entry.value() {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Datetime(moment) => Some(moment.to_string()),
         _ => None,
     };
+    let local = |text: &str| timezone.to_timestamp(text.parse::<DateTime>().ok()?).ok();
+    let moment = text.and_then(|text| text.parse().ok().or_else(|| local(&text)));
     if moment.is_none() {
-        entry.problem(format!("`{key}`: expected a date and time such as \"2026-01-01T00:00:00Z\""));
+        entry.problem(format!(
+            "`{key}`: expected a date such as \"2026-01-01\", or a date and time such as \"2026-01-01T00:00:00Z\""
+        ));
     }
     moment
 }
