@@ -486,6 +486,32 @@ fn a_change_keeps_the_file_and_a_wrong_one_is_refused() {
     // The file was changed meanwhile.
     assert_eq!(put(fields, true, &mapping["version"]).status, 409);
 
+    // A change that is refused adds no property, and says what to do.
+    let schema = || std::fs::read_to_string(workspace.path().join("schema.toml")).unwrap();
+    let (before, schema_before) = (file(), schema());
+    let version = service.get("/api/v1/connections/shop/goals/customers/mapping").json()["version"].clone();
+    let check = |fields: Value, expected: &str| {
+        let refused = put(fields, true, &version);
+        assert_eq!(refused.status, 422, "{}", refused.text);
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(expected), "{detail}");
+        assert_eq!((file(), schema()), (before.clone(), schema_before.clone()));
+    };
+    check(
+        json!([{ "place": 0, "column": "name", "property": "brand_new", "rule": "sum" }]),
+        "`sum` needs a property with `type = \"number\"`",
+    );
+    check(
+        json!([{ "place": 0, "column": "name", "property": "name", "rule": "set" },
+               { "column": "spent", "property": "name", "rule": "set" }]),
+        "property `name` already takes its value from column `name`",
+    );
+    check(
+        json!([{ "place": 0, "column": "name", "property": "name", "rule": "set" },
+               { "column": "emial", "property": "brand_new", "rule": "set" }]),
+        "the file has no column `emial`",
+    );
+
     // An edit by hand takes effect; an error is reported, and the last valid configuration stays.
     workspace.write("connections/shop.toml", file().replace("'Shop'", "'Shoes'"));
     assert_eq!(service.get("/api/v1/connections/shop").json()["name"], "Shoes");

@@ -633,15 +633,18 @@ fn fields(goal: &Section<'_>, properties: &[PropertySchema]) -> Vec<FieldEntry> 
     fields
 }
 
+/// Whether a column with this rule may write a property after another column that writes it by the rule `earlier`.
+pub(crate) fn may_follow(rule: MergeRule, earlier: MergeRule) -> bool {
+    let accumulates = |rule| matches!(rule, MergeRule::Add | MergeRule::Sum);
+    rule == MergeRule::SetIfEmpty || (accumulates(rule) && accumulates(earlier))
+}
+
 /// Reports a field that would replace the value that another column gives to its property.
 fn check_source(section: &Section<'_>, before: &[FieldEntry], field: &FieldEntry) {
-    let accumulates = |rule| matches!(rule, MergeRule::Add | MergeRule::Sum);
     let mut others = before.iter().filter(|other| other.property.name == field.property.name);
-    let combined = accumulates(field.rule) && others.clone().all(|other| accumulates(other.rule));
-    if field.rule == MergeRule::SetIfEmpty || combined {
-        return;
-    }
-    if let Some(other) = others.find(|other| other.column != field.column) {
+    if let Some(other) =
+        others.find(|other| other.column != field.column && !may_follow(field.rule, other.rule))
+    {
         section.problem(format!(
             "property `{}` already takes its value from column `{}`; a second column needs `rule = \"set-if-empty\"`, or \
              `add` or `sum` for both",

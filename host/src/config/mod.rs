@@ -24,7 +24,7 @@ pub(crate) use connection::{Connection, Goal, Opened};
 pub(crate) use events::{EventEntry, NestedEntry};
 pub(crate) use export::{ColumnSource, EXPORT_PROFILES, ExportGoal, ExportedEvents, ValueFormat, WhenEmpty};
 pub(crate) use goal::{
-    AfterImport, ImportGoal, MaxRejected, ProcessorEntry, RecordExcluded, Target, ValueEntry,
+    AfterImport, ImportGoal, MaxRejected, ProcessorEntry, RecordExcluded, Target, ValueEntry, may_follow,
     property_settings,
 };
 pub(crate) use reader::{Problem, nearest};
@@ -50,6 +50,17 @@ pub(crate) struct Config {
     pub warnings: Vec<String>,
 }
 
+/// A new text for a file of the working folder.
+#[derive(Debug)]
+pub(crate) struct FileChange {
+    /// Inside the working folder.
+    pub name: String,
+    /// Its text until now.
+    pub before: String,
+    /// Its new text.
+    pub text: String,
+}
+
 impl Config {
     /// The secrets of what runs that cannot be read now: of which connection and key, and why. No file or value is named in the
     /// former.
@@ -70,17 +81,17 @@ impl Config {
     /// # Errors
     /// With every problem found.
     pub(crate) fn load(root: &Path) -> Result<Self, Error> {
-        Self::load_with(root, None)
+        Self::load_with(root, &[])
     }
 
-    /// Reads and validates a working folder as if one of its files had another text.
+    /// Reads and validates a working folder as if some of its files had other texts.
     ///
     /// # Errors
     /// With every problem found.
-    pub(crate) fn load_with(root: &Path, changed: Option<(&str, &str)>) -> Result<Self, Error> {
-        let text = |name: &str, problems: &Problems| match changed {
-            Some((changed, text)) if changed == name => Ok(text.to_owned()),
-            _ => text_of(root, name, problems),
+    pub(crate) fn load_with(root: &Path, changed: &[FileChange]) -> Result<Self, Error> {
+        let text = |name: &str, problems: &Problems| match changed.iter().find(|change| change.name == name) {
+            Some(change) => Ok(change.text.clone()),
+            None => text_of(root, name, problems),
         };
         let files = connection_files(root)?;
         let present = |name: &str| root.join(name).is_file();

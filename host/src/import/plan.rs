@@ -10,7 +10,7 @@ use sluicebox_model::{
 };
 use sluicebox_store::{Owner, Store};
 
-use crate::config::{Connection, EventEntry, ImportGoal, NestedEntry, Target, ValueEntry};
+use crate::config::{Connection, EventEntry, ImportGoal, NestedEntry, Target, ValueEntry, may_follow};
 use crate::error::Error;
 use crate::import::columns::{Link, find_column};
 
@@ -126,6 +126,11 @@ impl<'a> Resolver<'a> {
             };
             if let Some(misfit) = all.rule.problem(property) {
                 skip(&format!("property `{target}`: {misfit}"));
+                continue;
+            }
+            let mut named = self.goal.fields.iter().filter(|field| field.property.name == target);
+            if let Some(other) = named.find(|field| !may_follow(all.rule, field.rule)) {
+                skip(&format!("property `{target}` takes its value from column `{}`", other.column));
                 continue;
             }
             bulk.columns.push((find_column(file, columns, name)?, property));

@@ -11,6 +11,7 @@ use crate::config::{Config, Connection, ExportGoal, Goal};
 use crate::error::Error;
 use crate::export::Export;
 use crate::import::Import;
+use crate::import::columns::find_column;
 use crate::import::sets::FileSet;
 use crate::plugins;
 use crate::queries::examine::first_new;
@@ -60,6 +61,19 @@ pub(crate) struct PreviewRow {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<Object>)]
     pub steps: Vec<Json>,
+}
+
+impl Preview {
+    /// Checks that the file has a column, or gets it from a processor. Without a file, every column passes.
+    ///
+    /// # Errors
+    /// If the file lacks the column or has it twice.
+    pub(crate) fn check_column(&self, name: &str) -> Result<(), Error> {
+        match &self.file {
+            Some(file) if self.warning.is_none() => find_column(file, &self.columns_after, name).map(drop),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The first rows of a goal, also after each processor if `steps`.

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use sluicebox_model::OrNever;
 
-use crate::config::Config;
+use crate::config::{Config, FileChange};
 use crate::error::Error;
 
 /// A working folder whose files may change.
@@ -91,18 +91,28 @@ impl WorkingFolder {
         }
     }
 
-    /// Replaces the text of a file, if the folder is valid with the new text and the file still has the text `before`.
+    /// Replaces the texts of files, if the folder is valid with the new texts and no file was changed meanwhile: all or none.
     ///
     /// # Errors
-    /// With every problem of the new text; if the file was changed meanwhile; if it cannot be written.
-    pub(super) fn write(&self, name: &str, before: &str, text: &str) -> Result<(), Error> {
+    /// With every problem of the new texts; if a file was changed meanwhile; if one cannot be written.
+    pub(super) fn write(&self, changes: &[FileChange]) -> Result<(), Error> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.text(name)? != before {
-            return Err(Error::Conflict(format!("{name} was changed meanwhile: load it again")));
+        for change in changes {
+            if self.text(&change.name)? != change.before {
+                return Err(Error::Conflict(format!("{} was changed meanwhile: load it again", change.name)));
+            }
         }
-        let config = Config::load_with(&self.root, Some((name, text)))?;
-        let path = self.root.join(name);
-        replace(&path, text.as_bytes()).map_err(|error| Error::io(&path, error))?;
+        let config = Config::load_with(&self.root, changes)?;
+        for (place, change) in changes.iter().enumerate() {
+            let path = self.root.join(&change.name);
+            if let Err(error) = replace(&path, change.text.as_bytes()) {
+                for written in changes.iter().take(place) {
+                    // The disk fails: its first error is the one to show.
+                    let _ = replace(&self.root.join(&written.name), written.before.as_bytes());
+                }
+                return Err(Error::io(&path, error));
+            }
+        }
         *loaded = Loaded { seen: files(&self.root), config: Arc::new(config), error: None };
         Ok(())
     }

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::status::QueuedRun;
 use super::{Failure, JsonBody, PathParams, blocking};
-use crate::config::{Config, Connection, in_words};
+use crate::config::{Config, Connection, FileChange, in_words};
 use crate::error::Error;
 use crate::runs::distinct_profiles::{Direction, DistinctProfiles};
 use crate::runs::report::{HistoryEntry, Status};
@@ -254,7 +254,8 @@ impl Service {
         let before = self.folder.text(&file)?;
         let mut edit = Edit::of(&file, &before)?;
         change(&mut edit)?;
-        self.folder.write(&file, &before, &edit.text())?;
+        let text = edit.text();
+        self.folder.write(&[FileChange { name: file, before, text }])?;
         let what = goal.map_or_else(|| stem.clone(), |goal| format!("{stem} / {goal}"));
         self.audit.record(caller, action, &what)?;
         Ok(())

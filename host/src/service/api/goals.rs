@@ -9,7 +9,7 @@ use sluicebox_model::{MergeRule, OrNever};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Failure, JsonBody, PathParams, QueryParams, blocking, blocking_look};
-use crate::config::{Config, Goal, ImportGoal, Target};
+use crate::config::{Config, Connection, FileChange, Goal, ImportGoal, Target, may_follow};
 use crate::error::Error;
 use crate::queries::find_goal;
 use crate::queries::preview::{Preview, preview};
@@ -99,7 +99,7 @@ impl Service {
         &self,
         connection: &str,
         goal: &str,
-        look: impl FnOnce(&Config, &crate::config::Connection, Goal<'_>) -> Result<T, Error>,
+        look: impl FnOnce(&Config, &Connection, Goal<'_>) -> Result<T, Error>,
     ) -> Result<T, Failure> {
         let config = self.folder.config();
         let connection = config.connection(connection)?;
@@ -189,7 +189,9 @@ impl Service {
         let config = self.folder.config();
         let connection = config.connection(connection)?;
         let import = import_of(find_goal(connection, goal)?)?;
-        if version(&self.folder.text(&format!("connections/{}.toml", connection.stem))?) != change.version {
+        let file = format!("connections/{}.toml", connection.stem);
+        let before = self.folder.text(&file)?;
+        if version(&before) != change.version {
             let message = "the connection was changed meanwhile: load it again";
             return Err(Failure::new(StatusCode::CONFLICT, message));
         }
@@ -197,19 +199,52 @@ impl Service {
         let named = change.fields.iter().map(|field| field.property.clone());
         let missing: Vec<String> =
             named.filter(|name| !known.iter().any(|property| property.name == *name)).collect();
-        if change.create_properties && !missing.is_empty() {
-            let before = self.folder.text("schema.toml")?;
-            let mut edit = Edit::of("schema.toml", &before)?;
+        self.check_new_columns(&config, connection, import, &change.fields)?;
+        let mut edit = Edit::of(&file, &before)?;
+        edit.set_fields(goal, &change.fields)?;
+        let text = edit.text();
+        let mut changes = vec![FileChange { name: file, before, text }];
+        let adds = change.create_properties && !missing.is_empty();
+        if adds {
+            let name = "schema.toml".to_owned();
+            let before = self.folder.text(&name)?;
+            let mut edit = Edit::of(&name, &before)?;
             let group = match &import.target {
                 Target::Groups(group) => Some(group.as_str()),
                 Target::Profiles(_) => None,
             };
             edit.add_properties(group, &missing);
-            self.folder.write("schema.toml", &before, &edit.text())?;
+            let text = edit.text();
+            // Written first: the mapping needs it.
+            changes.insert(0, FileChange { name, before, text });
+        }
+        self.folder.write(&changes)?;
+        if adds {
             self.audit.record(caller, "add properties", &missing.join(", "))?;
         }
-        let stem = connection.stem.clone();
-        self.edit(caller, &stem, "change mapping", Some(goal), |edit| edit.set_fields(goal, &change.fields))
+        self.audit.record(caller, "change mapping", &format!("{} / {goal}", connection.stem))?;
+        Ok(())
+    }
+
+    /// Refuses columns that the goal does not map yet and that its next file does not have. Without a file, every column passes.
+    fn check_new_columns(
+        &self,
+        config: &Config,
+        connection: &Connection,
+        import: &ImportGoal,
+        fields: &[FieldChange],
+    ) -> Result<(), Failure> {
+        let known = |column: &str| import.fields.iter().any(|field| field.column == column);
+        let mut new =
+            fields.iter().map(|field| field.column.as_str()).filter(|column| !known(column)).peekable();
+        if new.peek().is_none() {
+            return Ok(());
+        }
+        match preview(config, connection, Goal::Import(import), &self.store, 1, false) {
+            Ok(preview) => Ok(new.try_for_each(|column| preview.check_column(column))?),
+            // The page says what is wrong with the files.
+            Err(_) => Ok(()),
+        }
     }
 }
 
@@ -251,7 +286,12 @@ fn used(goal: &ImportGoal, column: &str) -> Option<String> {
     match (links, of_event, &goal.all_fields) {
         (true, ..) => Some("links rows of a file".to_owned()),
         (_, true, _) => Some("used by an event".to_owned()),
-        (_, _, Some(bulk)) => Some(format!("mapped in bulk to {}{column}", bulk.prefix)),
+        (_, _, Some(bulk)) => {
+            let target = format!("{}{column}", bulk.prefix);
+            let mut named = goal.fields.iter().filter(|field| field.property.name == target);
+            let other = named.find(|field| !may_follow(bulk.rule, field.rule));
+            other.is_none().then(|| format!("mapped in bulk to {target}"))
+        }
         _ => None,
     }
 }
