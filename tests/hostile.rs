@@ -483,8 +483,8 @@ fn a_schema_has_a_limit() {
     );
 }
 
-/// A registry that answers every manifest with a layer of 100 bytes, and sends a component without end. Answers with its
-/// port.
+/// A registry that answers every manifest with a layer of 100 bytes, and sends a component without end. The manifest of the
+/// tag `endless` has no end. Answers with its port.
 fn endless_registry() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -497,7 +497,10 @@ fn endless_registry() -> u16 {
                 lines.map_while(Result::ok).find(String::is_empty);
                 let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n";
                 let digest = format!("sha256:{}", "0".repeat(64));
-                if request.contains("/manifests/") {
+                if request.contains("/manifests/endless") {
+                    let _ = write!(connection, "{head}\r\n");
+                    while connection.write_all(&[b' '; 65536]).is_ok() {}
+                } else if request.contains("/manifests/") {
                     let layer =
                         |kind: &str| format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":100}}"#);
                     let manifest = format!(
@@ -524,11 +527,15 @@ fn endless_registry() -> u16 {
 fn a_registry_that_sends_more_than_it_says_is_cut() {
     let workspace = Workspace::empty();
     workspace.write("schema.toml", "");
-    let place = format!("oci://127.0.0.1:{}/team/mail:1.0.0", endless_registry());
-    let installed = workspace.sluicebox(&["plugin", "install", &place]);
-    assert_eq!(installed.code, 1, "{}", installed.stdout);
-    let expected = "the registry sends more than the 100 bytes that the manifest says";
-    assert!(installed.stderr.contains(expected), "{}", installed.stderr);
+    let port = endless_registry();
+    let check = |tag: &str, expected: &str| {
+        let place = format!("oci://127.0.0.1:{port}/team/mail:{tag}");
+        let installed = workspace.sluicebox(&["plugin", "install", &place]);
+        assert_eq!(installed.code, 1, "{}", installed.stdout);
+        assert!(installed.stderr.contains(expected), "{}", installed.stderr);
+    };
+    check("1.0.0", "the registry sends more than the 100 bytes that the manifest says");
+    check("endless", "the manifest has more than 4194304 bytes");
 }
 
 #[test]

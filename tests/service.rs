@@ -582,6 +582,17 @@ fn secrets_go_in_and_never_out() {
 }
 
 #[test]
+fn the_page_previews_the_rows_before_damage_and_names_it() {
+    let workspace = workspace("");
+    workspace.write("exchange/a.csv", "email,name,spent\nann@example.com,Ann,1\nbob@example.com,\"Bob,2\n");
+    let service = Service::start(&workspace);
+    let page = service.get("/connections/shop/goals/customers?look=1").text;
+    let damage = "line 3: the quoted cell that begins in this row is not closed before the file ends";
+    let preview = page.split_once("id=\"preview\"").unwrap().1.split_once("</section>").unwrap().0;
+    assert!(preview.contains("ann@example.com") && preview.contains(damage), "{preview}");
+}
+
+#[test]
 fn every_value_is_text_on_the_page() {
     let workspace = workspace("");
     let script = "<script>alert(1)</script>";

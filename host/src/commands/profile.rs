@@ -38,7 +38,7 @@ pub(crate) enum Command {
         /// The profile's id.
         id: String,
     },
-    /// Shows the profiles with this value.
+    /// Shows the profiles with this value. The exit code is 1 if there is none.
     Find {
         /// PROPERTY=VALUE
         #[arg(value_name = "PROPERTY=VALUE")]
@@ -86,7 +86,7 @@ pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
             print(profile::personal_data(&config, store, id)?)?;
         }
         Command::Erase { .. } => {}
-        Command::Find { condition, json } => find(&config, store, condition, *json)?,
+        Command::Find { condition, json } => return find(&config, store, condition, *json),
         Command::List { json } => {
             if let Some(store) = store {
                 profile::list(store, |profile| show(profile, *json))?;
@@ -109,7 +109,8 @@ pub(super) fn show(record: Option<Json>, json: bool) -> Result<(), Error> {
     }
 }
 
-fn find(config: &Config, store: Option<&Store>, condition: &str, json: bool) -> Result<(), Error> {
+/// Shows the profiles with a value. Without a hit the exit code is 1, as that of `profile get`.
+fn find(config: &Config, store: Option<&Store>, condition: &str, json: bool) -> Result<u8, Error> {
     let (name, value) = condition
         .split_once('=')
         .ok_or_else(|| Error::Usage("expected PROPERTY=VALUE, such as email=ann@example.com".to_owned()))?;
@@ -126,8 +127,9 @@ fn find(config: &Config, store: Option<&Store>, condition: &str, json: bool) -> 
             show(profile, json)
         })?;
     }
-    if !is_found && !json {
+    if !is_found {
         note(format!("no profile has this value of `{name}`"));
     }
-    Ok(())
+    // Before the first run there is nothing to find in.
+    Ok(u8::from(!is_found && store.is_some()))
 }

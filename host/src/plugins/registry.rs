@@ -9,9 +9,11 @@ use std::time::Duration;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
 use oci_client::client::{ClientConfig, ClientProtocol, Config, ImageLayer};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
-use oci_client::manifest::{OciDescriptor, OciImageManifest};
+use oci_client::manifest::{
+    IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest,
+};
 use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference};
+use oci_client::{Client, Reference, RegistryOperation};
 use serde_json::json;
 use sluicebox_processors::MAX_COMPONENT;
 use tokio::io::AsyncWrite;
@@ -23,6 +25,8 @@ use crate::plugins::sha256;
 const SCHEME: &str = "oci://";
 const LAYER: &str = "application/wasm";
 const CONFIG: &str = "application/vnd.wasm.config.v0+json";
+/// How large a manifest may be: 4 MiB, as the OCI specification recommends.
+const MAX_MANIFEST: usize = 4 << 20;
 /// How long a registry may take to accept a connection.
 const CONNECT_TIME: Duration = Duration::from_secs(15);
 /// How long a registry may send nothing.
@@ -79,11 +83,7 @@ impl Place {
     /// If the registry cannot be reached or refuses, has no plugin there, or sends more than the manifest says.
     pub(crate) fn pull(&self) -> Result<Vec<u8>, Error> {
         wait(async {
-            let (manifest, _) = self
-                .client
-                .pull_image_manifest(&self.reference, &self.identity)
-                .await
-                .map_err(|error| self.failed(&error))?;
+            let manifest = self.manifest().await?;
             let layer = self.layer(&manifest)?;
             let mut component =
                 Bounded { bytes: Vec::new(), limit: usize::try_from(layer.size).unwrap_or(0) };
@@ -91,6 +91,48 @@ impl Place {
             pulled.map_err(|error| self.failed(&error))?;
             Ok(component.bytes)
         })
+    }
+
+    /// The manifest of the plugin. `oci_client` reads one of any length into memory: here it has a limit.
+    async fn manifest(&self) -> Result<OciImageManifest, Error> {
+        let wrong = |what: String| Error::Failed(format!("{SCHEME}{}: {what}", self.reference));
+        let token = self.client.auth(&self.reference, &self.identity, RegistryOperation::Pull).await;
+        let token = token.map_err(|error| self.failed(&error))?;
+        let registry = self.reference.resolve_registry();
+        let scheme = if is_loopback(registry) { "http" } else { "https" };
+        let version = self.reference.digest().or(self.reference.tag()).unwrap_or("latest");
+        let url = format!("{scheme}://{registry}/v2/{}/manifests/{version}", self.reference.repository());
+        let unreachable = |error: reqwest::Error| wrong(error.without_url().to_string());
+        let client = reqwest::Client::builder().connect_timeout(CONNECT_TIME).read_timeout(SILENCE).build();
+        let request = client.map_err(unreachable)?.get(&url);
+        let request = request.header("accept", [OCI_IMAGE_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE].join(", "));
+        let request = match (&token, &self.identity) {
+            (Some(token), _) => request.bearer_auth(token),
+            (None, RegistryAuth::Basic(user, password)) => request.basic_auth(user, Some(password)),
+            (None, _) => request,
+        };
+        let mut response = request.send().await.map_err(unreachable)?;
+        let mut body = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(unreachable)? {
+            if body.len() + part.len() > MAX_MANIFEST {
+                return Err(wrong(format!("the manifest has more than {MAX_MANIFEST} bytes")));
+            }
+            body.extend_from_slice(&part);
+        }
+        let status = response.status();
+        if !status.is_success() {
+            return Err(self.failed(&match serde_json::from_slice(&body) {
+                Ok(envelope) => OciDistributionError::RegistryError { envelope, url },
+                Err(_) => {
+                    let message = String::new();
+                    OciDistributionError::ServerError { code: status.as_u16(), url, message }
+                }
+            }));
+        }
+        if self.reference.digest().is_some_and(|digest| digest != format!("sha256:{}", sha256(&body))) {
+            return Err(wrong("the manifest has another digest".to_owned()));
+        }
+        serde_json::from_slice(&body).map_err(|error| wrong(format!("the manifest cannot be read: {error}")))
     }
 
     /// The layer with the component, if it is not larger than a plugin may be.

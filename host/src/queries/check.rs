@@ -169,15 +169,15 @@ impl Checker<'_> {
         let linked = set.linked.iter().enumerate();
         let linked = linked.flat_map(|(place, files)| files.iter().map(move |file| (file, Some(place))));
         for (file, place) in std::iter::once((&set.root, None)).chain(linked) {
-            let Some(examined) = examine(import, file, place)? else { continue };
+            let resolve = |columns: &[String]| match place {
+                Some(place) => resolver.linked(place).places(&file.name, columns).map(|_| None),
+                None => resolver.root(&file.name, columns).map(Some),
+            };
+            let Some(examined) = examine(import, file, place, resolve)? else { continue };
             remark = remark.or(examined.remark());
-            match place {
-                Some(place) => drop(resolver.linked(place).places(&file.name, &examined.columns_after)?),
-                None => {
-                    let resolved = resolver.root(&file.name, &examined.columns_after)?;
-                    warnings = resolved.warnings;
-                    bulk = resolved.bulk.into_iter().map(|property| property.name).collect();
-                }
+            if let Some(resolved) = examined.resolved {
+                warnings = resolved.warnings;
+                bulk = resolved.bulk.into_iter().map(|property| property.name).collect();
             }
             if let Some(failure) = examined.failure {
                 return Err(failure);

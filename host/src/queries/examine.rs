@@ -14,11 +14,11 @@ const MAX_BYTES: u64 = 16 << 20;
 const MAX_COMPARED_BYTES: u64 = 256 << 20;
 
 /// A file that was read.
-pub(crate) struct Examined {
+pub(crate) struct Examined<T> {
     /// The file's columns.
     pub columns: Vec<String>,
-    /// The file's columns, then those that processors add.
-    pub columns_after: Vec<String>,
+    /// What its columns, with those that processors add, were resolved to.
+    pub resolved: T,
     /// How many bytes of the file were read without a failure.
     pub bytes_read: u64,
     /// Whether the whole file was read.
@@ -27,7 +27,7 @@ pub(crate) struct Examined {
     pub failure: Option<Error>,
 }
 
-impl Examined {
+impl<T> Examined<T> {
     /// What people must know of a file that was not read to its end.
     pub(crate) fn remark(&self) -> Option<String> {
         let is_partial = !self.is_complete && self.failure.is_none();
@@ -35,18 +35,21 @@ impl Examined {
     }
 }
 
-/// Opens a file and its processors and reads it; `None` if it is empty. `linked` is its place among the goal's linked files.
+/// Opens a file and its processors, resolves its columns and reads it; `None` if it is empty. `linked` is its place among the
+/// goal's linked files.
 ///
 /// # Errors
-/// If its header cannot be read, or a processor refuses its columns.
-pub(crate) fn examine(
+/// If its header cannot be read, a processor refuses its columns, or `resolve` does.
+pub(crate) fn examine<T>(
     import: &Import<'_>,
     file: &FoundFile,
     linked: Option<usize>,
-) -> Result<Option<Examined>, Error> {
+    resolve: impl FnOnce(&[String]) -> Result<T, Error>,
+) -> Result<Option<Examined<T>>, Error> {
     let failed = |error: FileError| Error::File { name: file.name.clone(), error };
     let Some(open) = import.open(file, file.open().map_err(failed)?, linked)? else { return Ok(None) };
-    let OpenFile { mut reader, columns: columns_after, .. } = open;
+    let resolved = resolve(&open.columns).map_err(|error| open.explain(error))?;
+    let OpenFile { mut reader, .. } = open;
     let columns = reader.header().columns.clone();
     let (mut bytes_read, mut is_complete, mut failure) = (0, false, None);
     while bytes_read < MAX_BYTES {
@@ -62,7 +65,7 @@ pub(crate) fn examine(
             }
         }
     }
-    Ok(Some(Examined { columns, columns_after, bytes_read, is_complete, failure }))
+    Ok(Some(Examined { columns, resolved, bytes_read, is_complete, failure }))
 }
 
 /// The set to preview: the first that is not imported yet. Where large files would have to be compared with the ledger to find it,

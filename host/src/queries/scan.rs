@@ -145,7 +145,7 @@ fn scan_set(import: &Import<'_>, set: &FileSet) -> Result<ScannedSet, Error> {
     let FileState { position, complete } = import.identify(set)?.state;
     let look = |file: &FoundFile, linked: Option<usize>| match complete {
         true => columns(import, file, linked).map(|columns| (columns, None)),
-        false => Ok(match examine(import, file, linked)? {
+        false => Ok(match examine(import, file, linked, |_| Ok(()))? {
             Some(examined) => (examined.columns.clone(), Some(examined)),
             None => (Vec::new(), None),
         }),

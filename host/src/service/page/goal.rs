@@ -74,6 +74,8 @@ struct PreviewTable {
     columns: Vec<String>,
     lines: Vec<PreviewLine>,
     warning: Option<String>,
+    /// Why the file cannot be read on.
+    error: Option<String>,
 }
 
 /// A row in the file, or after a processor.
@@ -123,7 +125,7 @@ impl PreviewTable {
             }
         }
         let file = preview.file.unwrap_or_default();
-        Self { file, columns, lines, warning: preview.warning }
+        Self { file, columns, lines, warning: preview.warning, error: preview.error }
     }
 }
 
@@ -216,13 +218,13 @@ fn settings(goal: Goal<'_>, processors: &[String]) -> Vec<(&'static str, String)
             vec![
                 ("Folder", folder(&goal.directory)),
                 ("File", goal.file.clone()),
-                ("Columns", columns.join(", ")),
-            ]
                 (
                     "If the name exists",
                     if goal.replace { "the file is replaced" } else { "the new file gets a number" }
                         .to_owned(),
                 ),
+                ("Columns", columns.join(", ")),
+            ]
         }
     };
     let processors = if processors.is_empty() { "none".to_owned() } else { processors.join(", then ") };
