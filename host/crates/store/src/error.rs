@@ -13,6 +13,12 @@ pub enum StoreError {
         /// The process that holds it, as far as is known.
         holder: String,
     },
+    /// Another process writes to it so often that no moment was found to copy it.
+    #[error("the store {} is being written to; try again later", path.display())]
+    Busy {
+        /// The store.
+        path: PathBuf,
+    },
     /// A file or folder of the store cannot be used.
     #[error("the store {}: {source}", path.display())]
     Io {

@@ -1,10 +1,12 @@
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Options, WriteOptions,
@@ -27,6 +29,10 @@ const MEBIBYTE: usize = 1024 * 1024;
 const MIN_LOG_FILE: u64 = 128 << 10;
 /// Families whose tables are merged after large commits.
 const MERGED_LATER: [&str; 2] = [RECORDS, IDENTIFIERS];
+/// How often a store is copied while another process writes to it, until nothing but the log changed meanwhile, and how
+/// long each attempt waits for the next.
+const MAX_COPIES: u32 = 100;
+const COPY_INTERVAL: Duration = Duration::from_millis(50);
 /// Where a family has more tables, each of which may have a key, they are merged in any case.
 const MAX_TABLES: u64 = 40;
 /// Bytes that may stay in the log when the store is closed.
@@ -84,29 +90,39 @@ impl RocksStore {
     }
 
     /// A copy of the store at `path`, or an empty store where there is none. Table files, which never change, are shared by
-    /// hard links, so that a store of any size is copied at once.
+    /// hard links, so that a store of any size is copied at once. Beside a process that writes, the copy has what it
+    /// committed until some moment.
     pub(crate) fn dry_copy_of(path: &Path) -> Result<(Self, Copied), StoreError> {
         if !path.exists() {
             return Self::temporary();
         }
-        let lock = lock(path)?;
-        let copy = beside(path)?;
-        for entry in fs::read_dir(path).map_err(io(path))? {
-            let entry = entry.map_err(io(path))?;
-            let (from, to) = (entry.path(), copy.path().join(entry.file_name()));
-            let name = entry.file_name();
-            if name != "LOCK" && name != LOCK_FILE && !from.is_dir() {
-                share(&from, &to)?;
+        let lock = match lock(path) {
+            Ok(lock) => Some(lock),
+            Err(StoreError::Locked { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        for attempt in 1..=MAX_COPIES {
+            let folder = beside(path)?;
+            let before = files(path)?;
+            // A table that is being written must not be shared: the copy could write to it.
+            let tables = if lock.is_some() { Ok(None) } else { tables_of(path).map(Some) };
+            let copied = tables.and_then(|tables| {
+                let mut wanted = before.iter().filter(|file| file.is_wanted(tables.as_ref()));
+                wanted.try_for_each(|file| copy_file(path, folder.path(), file))
+            });
+            let is_whole = lock.is_some() || (copied.is_ok() && is_one_moment(&before, &files(path)?));
+            if !is_whole {
+                // A large commit writes for seconds, but names its tables in a moment.
+                if attempt < MAX_COPIES {
+                    std::thread::sleep(COPY_INTERVAL);
+                }
+                continue;
             }
+            copied?;
+            let store = Self::open(folder.path())?;
+            return Ok((store, Copied { _folder: folder, _lock: lock }));
         }
-        // A process may have died before RocksDB ingested these.
-        for entry in fs::read_dir(path.join(tables::FOLDER)).into_iter().flatten().flatten() {
-            let folder = copy.path().join(tables::FOLDER);
-            fs::create_dir_all(&folder).map_err(io(&folder))?;
-            share(&entry.path(), &folder.join(entry.file_name()))?;
-        }
-        let store = Self::open(copy.path())?;
-        Ok((store, Copied { _folder: copy, _lock: Some(lock) }))
+        Err(StoreError::Busy { path: path.to_owned() })
     }
 
     /// A copy of the present state of this store.
@@ -117,6 +133,88 @@ impl RocksStore {
         let store = Self::open(&path)?;
         Ok((store, Copied { _folder: folder, _lock: None }))
     }
+}
+
+/// A file of a store, and its size.
+struct StoreFile {
+    /// Its path below the store's folder.
+    name: PathBuf,
+    bytes: u64,
+}
+
+impl StoreFile {
+    fn has_extension(&self, extension: &str) -> bool {
+        self.name.extension().is_some_and(|found| found == extension)
+    }
+
+    /// Whether a copy needs it, given the names of the store's tables.
+    fn is_wanted(&self, tables: Option<&HashSet<PathBuf>>) -> bool {
+        let is_new = self.name.starts_with(tables::FOLDER);
+        is_new || !self.has_extension("sst") || tables.is_none_or(|tables| tables.contains(&self.name))
+    }
+
+    /// Whether it is the list of the store's tables, or says which file is.
+    fn lists_tables(&self) -> bool {
+        self.name.to_string_lossy().starts_with("MANIFEST-") || self.name == Path::new("CURRENT")
+    }
+}
+
+/// The files of the store in a folder, in the order in which they are copied: logs first, the oldest first, so that what is
+/// copied of them is what was written until one moment; then tables; then what names tables.
+fn files(path: &Path) -> Result<Vec<StoreFile>, StoreError> {
+    let mut found = Vec::new();
+    // Tables of the second folder belong to a commit that RocksDB has not ingested yet: a process may have died.
+    for folder in [Path::new(""), Path::new(tables::FOLDER)] {
+        let entries = match fs::read_dir(path.join(folder)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            entries => entries.map_err(io(path))?,
+        };
+        for entry in entries {
+            let entry = entry.map_err(io(path))?;
+            let name = entry.file_name();
+            // A file may be gone by now: the next list shows that.
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_file() && name != "LOCK" && name != LOCK_FILE {
+                found.push(StoreFile { name: folder.join(name), bytes: metadata.len() });
+            }
+        }
+    }
+    found.sort_by_key(|file| (!file.has_extension("log"), file.lists_tables(), file.name.clone()));
+    Ok(found)
+}
+
+/// The names of the tables of the store in a folder.
+fn tables_of(path: &Path) -> Result<HashSet<PathBuf>, StoreError> {
+    let tables = read_only(path)?.live_files()?;
+    Ok(tables.iter().map(|table| PathBuf::from(table.name.trim_start_matches('/'))).collect())
+}
+
+/// Opens the present state of the database in a folder, beside a process that may be writing to it.
+fn read_only(path: &Path) -> Result<DB, StoreError> {
+    let options = database_options();
+    let found = DB::list_cf(&options, path)?;
+    let families =
+        column_families().into_iter().filter(|family| found.iter().any(|name| name == family.name()));
+    Ok(DB::open_cf_descriptors_read_only(&options, path, families, false)?)
+}
+
+fn copy_file(from: &Path, to: &Path, file: &StoreFile) -> Result<(), StoreError> {
+    let place = to.join(&file.name);
+    if let Some(folder) = place.parent() {
+        fs::create_dir_all(folder).map_err(io(folder))?;
+    }
+    share(&from.join(&file.name), &place)
+}
+
+/// Whether a store had the same logs and tables from one list of its files to the next. Then what was copied in between is a
+/// state that it had: only the end of the newest log may be missing.
+fn is_one_moment(before: &[StoreFile], after: &[StoreFile]) -> bool {
+    let matters = |file: &&StoreFile| file.has_extension("log") || file.lists_tables();
+    let state = |files: &[StoreFile]| {
+        let bytes = |file: &StoreFile| if file.has_extension("log") { 0 } else { file.bytes };
+        files.iter().filter(matters).map(|file| (file.name.clone(), bytes(file))).collect::<Vec<_>>()
+    };
+    state(before) == state(after)
 }
 
 /// A temporary folder on the disk of the store.
@@ -165,14 +263,7 @@ impl RocksStore {
         if !Self::exists(path) {
             return Ok(None);
         }
-        let read_only = || {
-            let options = database_options();
-            let found = DB::list_cf(&options, path)?;
-            let families =
-                column_families().into_iter().filter(|family| found.iter().any(|name| name == family.name()));
-            Ok::<_, StoreError>(DB::open_cf_descriptors_read_only(&options, path, families, false)?)
-        };
-        let mut db = read_only()?;
+        let mut db = read_only(path)?;
         let (is_ingested, is_paged) = (db.get(Meta::Tables)?.is_none(), db.get(Meta::Paged)?.is_some());
         if !(is_ingested && is_paged) {
             drop(db);
@@ -182,7 +273,7 @@ impl RocksStore {
                 // A process died in the middle of its commit, or the store is of an older layout.
                 opened => drop(opened?),
             }
-            db = read_only()?;
+            db = read_only(path)?;
         }
         Self::check(db, None).map(Some)
     }
