@@ -528,6 +528,121 @@ fn a_change_keeps_the_file_and_a_wrong_one_is_refused() {
 }
 
 #[test]
+fn a_dry_run_works_beside_the_service() {
+    let workspace = workspace("");
+    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 100\nbatch_rows = 100\n");
+    let service = Service::start(&workspace);
+    let dry = || {
+        let output = workspace.sluicebox(&["run", "--dry-run", "--json"]);
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        serde_json::from_str::<Value>(&output.stdout).unwrap()
+    };
+    let start = || service.post("/api/v1/connections/shop/runs", &json!({}));
+    assert_eq!(dry()["profiles"]["created"], 2);
+    assert_eq!(start().status, 202);
+    service.wait_until_idle();
+    let report = dry();
+    assert_eq!(
+        (&report["files"][0]["status"], &report["rows"]["read"]),
+        (&json!("already-imported"), &json!(0))
+    );
+
+    // Beside a run that commits all the time, too.
+    let rows: String = (0..LONG).map(|row| format!("c{row}@x.example,N,1\n")).collect();
+    workspace.write("exchange/b.csv", format!("email,name,spent\n{rows}"));
+    assert_eq!(start().status, 202);
+    service.wait_until(|status| status["live"]["rows"].as_u64().unwrap() > 400);
+    let report = dry();
+    assert_eq!(report["status"], "succeeded", "{report}");
+    let left = report["rows"]["read"].as_u64().unwrap();
+    assert!(left < LONG, "{report}");
+    let refused = workspace.sluicebox(&["run"]);
+    assert!(refused.code == 1 && refused.stderr.contains("is in use by process"), "{}", refused.stderr);
+    service.wait_until_idle();
+    let read: u64 = service.runs().iter().map(|run| run["rows"]["read"].as_u64().unwrap()).sum();
+    assert_eq!(read, LONG + 2);
+}
+
+#[test]
+fn files_that_a_changed_goal_imports_again_are_named_before_and_can_be_accepted() {
+    let workspace = workspace("");
+    let service = Service::start(&workspace);
+    let goal = "/api/v1/connections/shop/goals/customers";
+    let run = || {
+        assert_eq!(service.post("/api/v1/connections/shop/runs", &json!({})).status, 202);
+        service.wait_until_idle();
+        service.runs().last().unwrap()["files"][0]["status"].clone()
+    };
+    let again = || service.get(&format!("{goal}/imported-again")).json();
+    let file = || std::fs::read_to_string(workspace.path().join("connections/shop.toml")).unwrap();
+    let save = |action: &str, rule: &str| {
+        let version = service.get(&format!("{goal}/mapping")).json()["version"].clone();
+        let body = format!(
+            "version={}&number=1&place=0&column=name&property=name&rule={rule}&separator=&format=\
+             &number=2&place=1&column=spent&property=spent&rule=sum&separator=&format=&action={action}",
+            version.as_str().unwrap()
+        );
+        let form = [("content-type", "application/x-www-form-urlencoded")];
+        service.ask("POST", "/connections/shop/goals/customers/mapping", &form, Some(&body))
+    };
+    // A mapping of files that were never imported is saved at once.
+    assert_eq!(save("save", "set-or-clear").status, 303);
+    assert_eq!(run(), "imported");
+    assert_eq!(again()["files"], json!([]));
+
+    let before = file();
+    let asked = save("save", "set-if-empty");
+    assert_eq!((asked.status, file()), (200, before), "{}", asked.text);
+    for expected in ["Not saved yet", "a.csv (fields changed: name)", "count twice: spent"] {
+        assert!(asked.text.contains(expected), "{expected}: {}", asked.text);
+    }
+    assert_eq!(save("save-again", "set-if-empty").status, 303);
+    let due = again();
+    let expected = json!([{ "file": "a.csv", "why": ["fields changed: name"] }]);
+    assert_eq!((&due["files"], &due["counted_twice"]), (&expected, &json!(["spent"])));
+    assert!(service.get("/connections/shop").text.contains("files may be imported again"));
+    let page = service.get("/connections/shop/goals/customers").text;
+    assert!(
+        page.contains("a.csv (fields changed: name)") && page.contains("they count as imported"),
+        "{page}"
+    );
+
+    let accepted = service.post(&format!("{goal}/accept"), &json!({ "files": ["a.csv"] }));
+    assert_eq!((accepted.status, &accepted.json()["files"]), (200, &expected), "{}", accepted.text);
+    let runs = service.runs();
+    let last = runs.last().unwrap();
+    assert_eq!((&last["run"], &last["kind"]), (&accepted.json()["run"], &json!("accept")), "{last}");
+    let entry = service.get("/api/v1/audit").json()[0].clone();
+    assert_eq!((&entry["action"], &entry["what"]), (&json!("accept"), &json!("shop / customers: a.csv")));
+    assert_eq!((again()["files"].clone(), run()), (json!([]), json!("already-imported")));
+    let page = service.get("/runs").text;
+    assert!(page.contains("1 file accepted"), "{page}");
+    assert!(!service.get("/connections/shop").text.contains("files may be imported again"));
+
+    // The same at once, when the mapping is saved.
+    assert_eq!(save("save-accept", "set").status, 303);
+    assert_eq!(run(), "already-imported");
+    // A button of the goal's page.
+    assert_eq!(save("save-again", "set-if-empty").status, 303);
+    assert_eq!(again()["files"], json!([]), "it was accepted under this configuration");
+    assert_eq!(save("save-again", "set-or-clear").status, 303);
+    workspace.write("connections/shop.toml", file().replace("rule = 'sum'", "rule = 'set'"));
+    assert_eq!(again()["counted_twice"], json!([]));
+    let pressed = service.ask("POST", "/connections/shop/goals/customers/accept", &[], None);
+    assert_eq!(pressed.status, 303, "{}", pressed.text);
+    assert_eq!((again()["files"].clone(), run()), (json!([]), json!("already-imported")));
+    // Or they are imported again, on request.
+    let again = service.post("/api/v1/connections/shop/runs", &json!({ "reimport": true }));
+    assert_eq!(again.status, 202, "{}", again.text);
+    service.wait_until_idle();
+    assert_eq!(service.runs().last().unwrap()["files"][0]["status"], "imported");
+    assert_eq!(service.get("/api/v1/audit").json()[0]["action"], "run again");
+    assert_eq!(run(), "already-imported");
+    let missing = service.post(&format!("{goal}/accept"), &json!({ "files": ["b.csv"] }));
+    assert_eq!(missing.status, 404, "{}", missing.text);
+}
+
+#[test]
 fn a_change_writes_through_no_link() {
     let workspace = workspace("");
     workspace.write("outside", "untouched");

@@ -47,6 +47,8 @@ enum Command {
     },
     /// Runs goals now.
     Run(commands::run::Arguments),
+    /// Marks files as imported that a changed configuration would have imported again.
+    Accept(commands::accept::Arguments),
     /// Validates the configuration, then checks plugins, permissions and the next file of each goal.
     Check {
         /// The connections; all by default.
@@ -141,6 +143,7 @@ pub(crate) fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Init { dir } => commands::init::run(&folder.join(dir)),
         Command::Run(run) => commands::run::run(folder, &run),
+        Command::Accept(accept) => commands::accept::run(folder, &accept),
         Command::Check { connections } => commands::check::run(folder, &connections),
         Command::Scan { connection, goal, json } => {
             commands::scan::run(folder, &connection, goal.as_deref(), json)

@@ -1,5 +1,6 @@
 //! One command per file: it parses its arguments, asks `queries` or `runs`, and prints.
 
+pub(crate) mod accept;
 pub(crate) mod check;
 pub(crate) mod group;
 pub(crate) mod history;

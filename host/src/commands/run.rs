@@ -11,7 +11,7 @@ use sluicebox_store::Store;
 use crate::config::{Config, Connection};
 use crate::error::Error;
 use crate::import::diff::Diff;
-use crate::output::print;
+use crate::output::{note, print};
 use crate::runs::progress::Watch;
 use crate::runs::rejected;
 use crate::runs::report::{Report, Run, Status, Trigger};
@@ -34,6 +34,9 @@ pub(crate) struct Arguments {
     /// With --dry-run: shows what each row would change, with the values before and after. Slow: rows are applied one by one.
     #[arg(long, requires = "dry_run")]
     diff: bool,
+    /// Imports the goals' files again that were imported already, `sum` and `add` included.
+    #[arg(long)]
+    reimport: bool,
     /// Prints one JSON object per goal.
     #[arg(long)]
     json: bool,
@@ -61,13 +64,18 @@ pub(crate) fn run(folder: &Path, arguments: &Arguments) -> Result<u8, Error> {
     };
     let mut runner = Runner::new(&config, store, arguments.dry_run, Watch::Terminal, &stop)?;
     runner.diff = arguments.diff.then_some(Diff { json: arguments.json });
+    runner.reimport = arguments.reimport;
 
     let mut failed = false;
     for selected in &selected {
-        runner.run(selected, &Run::new(Trigger::Command), |entry| {
+        let ran = runner.run(selected, &Run::new(Trigger::Command), |entry| {
             failed |= entry.report.status == Status::Failed;
             show(&config, &entry.report, arguments)
-        })?;
+        });
+        if matches!(ran, Err(Error::Interrupted)) && arguments.reimport && !arguments.dry_run {
+            note("`sluicebox run` without --reimport imports the rest of the goal that was stopped");
+        }
+        ran?;
     }
     Ok(u8::from(failed))
 }

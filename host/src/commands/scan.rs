@@ -51,12 +51,7 @@ fn show_import(scanned: &ScannedImport, goal: Goal<'_>) -> Result<(), Error> {
         return print(format!("no file matches `{}`", goal.pattern));
     }
     for file in &scanned.files {
-        let state = match (&file.error, file.imported, file.rows_imported) {
-            (Some(error), ..) => error.clone(),
-            (_, true, _) => "already imported".to_owned(),
-            (_, _, 0) => "new".to_owned(),
-            (_, _, rows) => format!("imported up to row {rows}"),
-        };
+        let state = file.in_words();
         let remark = file.remark.as_ref().map(|remark| format!("; {remark}")).unwrap_or_default();
         print(format!("{}  {}  {state}{remark}", file.name, counted(file.size, "byte")))?;
         for linked in &file.linked {

@@ -258,7 +258,8 @@ impl Export<'_> {
     /// A hash of everything that determines what the files hold.
     fn settings(&self) -> [u8; 32] {
         let settings = self.goal.settings.to_string();
-        let digests: Vec<[u8; 32]> = self.processors.iter().map(Processor::ledger_digest).collect();
+        let digests: Vec<[u8; 32]> =
+            self.processors.iter().map(|processor| processor.build.export_digest()).collect();
         let mut parts: Vec<&[u8]> = vec![settings.as_bytes()];
         parts.extend(self.connection.objectives.iter().map(String::as_bytes));
         for (processor, digest) in self.processors.iter().zip(&digests) {

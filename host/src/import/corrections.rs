@@ -8,6 +8,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::BufWriter;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use sluicebox_files::{CsvOptions, Decoding, Directory, Location, Pattern, RowWriter};
 use sluicebox_matching::{FieldPlan, Plan, Workers};
@@ -137,8 +138,10 @@ impl Import<'_> {
             run: self.run,
             watch: self.watch,
             dry: self.dry,
+            reimport: false,
             stop: self.stop,
             workers: Workers::new(self.config.settings.tuning.threads),
+            earlier: OnceLock::new(),
         };
         import.import_corrected(&set, running)
     }

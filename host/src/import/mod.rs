@@ -6,11 +6,14 @@ mod chunk_builder;
 pub(crate) mod columns;
 pub(crate) mod corrections;
 pub(crate) mod diff;
-mod identity;
+mod earlier;
+pub(crate) mod identity;
 mod judgement;
 pub(crate) mod linked;
+pub(crate) mod notes;
 pub(crate) mod plan;
 pub(crate) mod reader;
+mod recognize;
 pub(crate) mod sets;
 mod settle;
 mod stage_times;
@@ -18,7 +21,8 @@ mod stored_events;
 mod stream;
 mod unfinished;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -33,6 +37,7 @@ use crate::import::chunk::ImportChunk;
 use crate::import::chunk_builder::{ChunkBuilder, Waiting};
 use crate::import::corrections::Corrections;
 use crate::import::diff::Diff;
+use crate::import::earlier::EarlierImport;
 use crate::import::identity::Identified;
 use crate::import::judgement::Tally;
 use crate::import::linked::LinkedFiles;
@@ -82,10 +87,14 @@ pub(crate) struct Import<'a> {
     pub watch: Watch<'a>,
     /// Whether the store is a copy: files do not change, and rejected rows are only counted.
     pub dry: bool,
+    /// Whether files are imported again that were imported under the present configuration.
+    pub reimport: bool,
     /// Set to stop at the next batch.
     pub stop: &'a AtomicBool,
     /// The threads that merge partitions.
     pub workers: Workers,
+    /// What the history has of the goal's files, once it is known.
+    pub earlier: OnceLock<HashMap<String, EarlierImport>>,
 }
 
 /// An import goal that runs.
@@ -95,6 +104,10 @@ struct RunningImport {
     /// Rejected rows of files that failed before their first commit: they count for no other file.
     unmerged: u64,
     times: StageTimes,
+    /// The plugins of which another build imported files that are not imported again.
+    changed_plugins: BTreeSet<String>,
+    /// Whether each file set was looked up in the ledger.
+    all_known: bool,
 }
 
 impl RunningImport {
@@ -134,8 +147,10 @@ impl<'a> Import<'a> {
             run: &NO_RUN,
             watch: Watch::Nowhere,
             dry: true,
+            reimport: false,
             stop: &NEVER_STOPPED,
             workers: Workers::new(config.settings.tuning.threads),
+            earlier: OnceLock::new(),
         }
     }
 }
@@ -155,9 +170,10 @@ impl Import<'_> {
     ) -> Result<HistoryEntry, Error> {
         let mut running = self.begin()?;
         let result = import(&mut running);
+        let import_notes = self.notes_at_end(&mut running)?;
         let RunningImport { mut run, times, .. } = running;
         run.entry.report.stages_ms = times.milliseconds();
-        run.finish(self.store, result, Commit::default())
+        run.finish(self.store, result, Commit { import_notes, ..Commit::default() })
     }
 
     fn begin(&self) -> Result<RunningImport, Error> {
@@ -173,6 +189,8 @@ impl Import<'_> {
             rejected,
             unmerged: 0,
             times: StageTimes::default(),
+            changed_plugins: BTreeSet::new(),
+            all_known: false,
         })
     }
 
@@ -188,6 +206,9 @@ impl Import<'_> {
         found.warnings.iter().for_each(|warning| self.warn(warning));
         if found.sets.is_empty() && found.unsettled.is_empty() {
             self.warn(&format!("no file matches `{}`", self.goal.pattern));
+        }
+        if self.reimport {
+            self.make_due(&found, running)?;
         }
         let mut uses = found.uses();
         let (mut first, mut failed) = (None, 0);
@@ -212,6 +233,7 @@ impl Import<'_> {
             }
             self.judge_rejected(running)?;
         }
+        running.all_known = true;
         match first {
             Some(error) if failed == 1 => Err(error),
             Some(error) => Err(Error::Files { failed, first: Box::new(error) }),
@@ -226,7 +248,7 @@ impl Import<'_> {
         uses: &mut Uses,
         running: &mut RunningImport,
     ) -> Result<FileStatus, Error> {
-        let identified = self.identify(set)?;
+        let identified = self.recognize(set, running)?;
         let unfinished = Unfinished::new(self, set, uses.last(set));
         if identified.state.complete {
             unfinished.finish()?;
@@ -236,35 +258,34 @@ impl Import<'_> {
             let verified = verify(|| file.open(), &self.decoding);
             verified.map_err(|error| Error::File { name: file.name.clone(), error })?;
         }
-        self.import_rows(set, &identified, &unfinished, running)?;
+        let Identified { key, state, digests, .. } = &identified;
+        self.import_rows(set, (*key, *state, digests), &unfinished, running)?;
         unfinished.finish()?;
         Ok(FileStatus::Imported)
     }
 
     /// Imports corrected lines, which are a file that no ledger knows.
     fn import_corrected(&self, set: &FileSet, running: &mut RunningImport) -> Result<(), Error> {
-        let (key, state) = ([0; 32], FileState { position: 0, complete: false });
-        let identified = Identified { key, state, digests: HashMap::new() };
+        let state = FileState { position: 0, complete: false };
         let unfinished = Unfinished::new(self, set, Vec::new());
-        self.import_rows(set, &identified, &unfinished, running)
+        self.import_rows(set, ([0; 32], state, &HashMap::new()), &unfinished, running)
     }
 
     /// The pipeline: open → decode → read batches → process → join → match → merge → commit.
     fn import_rows(
         &self,
         set: &FileSet,
-        identified: &Identified,
+        (key, state, digests): ([u8; 32], FileState, &HashMap<String, [u8; 32]>),
         unfinished: &Unfinished<'_>,
         running: &mut RunningImport,
     ) -> Result<(), Error> {
-        let RunningImport { run, rejected, unmerged, times } = running;
+        let RunningImport { run, rejected, unmerged, times, .. } = running;
         let (file, times) = (&set.root, &*times);
-        let Identified { key, state, digests } = identified;
         let source = file.open().map_err(|error| Error::File { name: file.name.clone(), error })?;
         let unchanged = source.unchanged();
         let Some(mut open) = self.open(file, source, None)? else {
             self.warn(&format!("{} is empty", file.name));
-            let imported = Some((*key, FileState { position: 0, complete: true }));
+            let imported = Some((key, FileState { position: 0, complete: true }));
             let unfinished = unfinished.to_commit(digests);
             let lease = Some(&run.lease);
             return Ok(self.store.commit(Commit {
@@ -301,7 +322,7 @@ impl Import<'_> {
             import: self,
             distinct_profiles,
             file,
-            key: *key,
+            key,
             plan: &plan,
             serial_bytes: budget.serial,
             pending_bytes: budget.pending,

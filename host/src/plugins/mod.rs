@@ -18,8 +18,8 @@ use crate::error::Error;
 /// The components in this binary, by name.
 pub(crate) const BUNDLED: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/bundled.rs"));
 
-/// The BLAKE3 digests by which the ledger knows bundled plugins, whatever build of them this program has: those of the first
-/// release. They must never change, or an upgrade imports files again.
+/// The BLAKE3 digests by which stores of earlier versions know bundled plugins, whatever build of them a program had: those of
+/// the first release. They must never change, or an upgrade imports files again.
 const LEDGER_DIGESTS: [(&str, &str); 5] = [
     ("email-normalizer", "c98ebb0de10db5939eb7e824980eaa871a64e41ac1fe65fdafb5439428b2c5ee"),
     ("field-transform", "fb18848b7b55162f16941152a370a3949d0c1cefd6236aad1743439c81b0f537"),
@@ -35,19 +35,50 @@ pub(crate) struct Processor {
     pub file: Option<usize>,
     /// JSON, with its secrets: never shown.
     pub config: String,
+    pub build: Build,
     /// Why `describe` failed: it crashed, or was stopped. The goal fails with this message.
     pub broken: Option<String>,
 }
 
-impl Processor {
-    /// The digest by which the ledger knows the plugin. Another build of a bundled plugin has the same.
-    pub(crate) fn ledger_digest(&self) -> [u8; 32] {
-        let own = *self.plugin.digest();
-        let bundled = BUNDLED.iter().find(|(name, _)| *name == self.plugin.name());
-        let is_bundled = bundled.is_some_and(|(_, bytes)| *blake3::hash(bytes).as_bytes() == own);
-        let known = LEDGER_DIGESTS.iter().find(|(name, _)| is_bundled && *name == self.plugin.name());
-        let known = known.and_then(|(_, digest)| blake3::Hash::from_hex(digest).ok());
-        known.map_or(own, |digest| *digest.as_bytes())
+/// Which build of a plugin a processor runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Build {
+    /// The plugin's name or path in the goal.
+    pub name: String,
+    /// The BLAKE3 digest of the component.
+    pub digest: [u8; 32],
+    /// Whether the goal or the lock file allows no other build.
+    pub pinned: bool,
+    /// The digest by which stores of earlier versions know every build of a bundled plugin.
+    pub first_release: Option<[u8; 32]>,
+    /// Whether the component is one of this program.
+    is_bundled: bool,
+}
+
+impl Build {
+    fn of(entry: &ProcessorEntry, plugin: &Plugin, has_lock: bool) -> Self {
+        let digest = *plugin.digest();
+        let known = LEDGER_DIGESTS.iter().find(|(name, _)| *name == plugin.name());
+        let first_release = known.and_then(|(_, digest)| blake3::Hash::from_hex(digest).ok());
+        let bundled = BUNDLED.iter().find(|(name, _)| *name == plugin.name());
+        Self {
+            name: entry.plugin.clone(),
+            digest,
+            pinned: has_lock || entry.sha256.is_some(),
+            first_release: first_release.map(|digest| *digest.as_bytes()),
+            is_bundled: bundled.is_some_and(|(_, bytes)| *blake3::hash(bytes).as_bytes() == digest),
+        }
+    }
+
+    /// A build of a plugin that is not bundled.
+    #[cfg(test)]
+    pub(crate) fn test(name: &str, digest: [u8; 32], pinned: bool) -> Self {
+        Self { name: name.to_owned(), digest, pinned, first_release: None, is_bundled: false }
+    }
+
+    /// The digest by which exports know the plugin. Another build of a bundled plugin has the same.
+    pub(crate) fn export_digest(&self) -> [u8; 32] {
+        self.first_release.filter(|_| self.is_bundled).unwrap_or(self.digest)
     }
 }
 
@@ -84,9 +115,20 @@ pub(crate) fn load(
             }
             Err(error) => Some(error.to_string()),
         };
-        Ok(Processor { plugin, file: entry.file, config: own, broken })
+        let build = Build::of(entry, &plugin, lock.is_some());
+        Ok(Processor { plugin, file: entry.file, config: own, build, broken })
     };
     entries.iter().map(load).collect()
+}
+
+/// The BLAKE3 digest of a processor's component.
+///
+/// # Errors
+/// If the plugin is missing.
+pub(crate) fn digest(config: &Config, entry: &ProcessorEntry) -> Result<[u8; 32], Error> {
+    let failed = |reason: String| Error::Plugin { place: entry.place.clone(), reason };
+    let (bytes, _) = find(config, &entry.plugin).map_err(failed)?;
+    Ok(blake3::hash(&bytes).into())
 }
 
 /// Opens a session of each processor on a file with the columns `columns`, and appends the columns that they add.

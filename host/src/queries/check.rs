@@ -1,7 +1,7 @@
 //! Checks connections as far as that is possible without running them: plugins, location and permissions of each goal, and the
 //! columns of its next file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluicebox_files::{Location, Permission, S3, S3Problem};
 use sluicebox_processors::Runtime;
@@ -14,7 +14,8 @@ use crate::import::Import;
 use crate::import::sets::FileSet;
 use crate::output::counted;
 use crate::plugins::{self, Processor};
-use crate::queries::examine::{examine, is_imported};
+use crate::queries::examine::{examine, known};
+use crate::runs::imported_again::{self, ImportedAgain};
 
 /// What a check finds.
 pub(crate) enum Finding {
@@ -134,7 +135,17 @@ impl Checker<'_> {
         let (imported, new) = match &self.ledger {
             Some(ledger) => {
                 let import = Import::new(config, connection, goal, opened, &processors, ledger);
-                separate_imported(&import, sets)?
+                let SeparatedSets { imported, new, again, changed_plugins } =
+                    separate_imported(&import, sets)?;
+                let mut warnings = imported_again::in_words(&again, goal);
+                if !again.is_empty() {
+                    warnings.push(imported_again::how_to_accept(connection, goal));
+                }
+                warnings.extend(import.warning_of_changed(&changed_plugins)?);
+                for warning in warnings {
+                    self.warn(format!("{title}: {warning}"))?;
+                }
+                (imported, new)
             }
             None => (Vec::new(), sets),
         };
@@ -238,14 +249,34 @@ impl Checker<'_> {
     }
 }
 
-/// Separates the sets that are imported from the others.
-fn separate_imported(import: &Import<'_>, sets: Vec<FileSet>) -> Result<(Vec<FileSet>, Vec<FileSet>), Error> {
-    let (mut imported, mut new) = (Vec::new(), Vec::new());
+/// The sets of a goal by what the ledger knows of them.
+#[derive(Default)]
+struct SeparatedSets {
+    imported: Vec<FileSet>,
+    /// Those that the next run takes.
+    new: Vec<FileSet>,
+    /// Those of `new` that were imported under another configuration.
+    again: Vec<ImportedAgain>,
+    /// The plugins of which another build imported some of `imported`.
+    changed_plugins: BTreeSet<String>,
+}
+
+/// Separates the sets that are imported from the others. One with a file that cannot be read is not imported.
+fn separate_imported(import: &Import<'_>, sets: Vec<FileSet>) -> Result<SeparatedSets, Error> {
+    let mut separated = SeparatedSets::default();
     for set in sets {
-        let into = if is_imported(import, &set)? { &mut imported } else { &mut new };
-        into.push(set);
+        match known(import, &set)? {
+            Some(identified) if identified.state.complete => {
+                separated.changed_plugins.extend(identified.changed_plugins);
+                separated.imported.push(set);
+            }
+            identified => {
+                separated.again.extend(identified.and_then(|identified| identified.again));
+                separated.new.push(set);
+            }
+        }
     }
-    Ok((imported, new))
+    Ok(separated)
 }
 
 fn broken(processors: &[Processor]) -> Option<String> {

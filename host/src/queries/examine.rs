@@ -4,6 +4,7 @@ use sluicebox_files::{FileError, FoundFile};
 
 use crate::error::Error;
 use crate::import::Import;
+use crate::import::identity::Identified;
 use crate::import::reader::OpenFile;
 use crate::import::sets::FileSet;
 
@@ -68,32 +69,45 @@ pub(crate) fn examine<T>(
     Ok(Some(Examined { columns, resolved, bytes_read, is_complete, failure }))
 }
 
+/// The sets whose files are small enough to be compared with the ledger while a person waits, in their order, and whether that
+/// is all of them.
+pub(crate) fn comparable<'s>(sets: &[&'s FileSet]) -> (Vec<&'s FileSet>, bool) {
+    let mut compared = 0;
+    let small = sets.iter().copied().take_while(|set| {
+        compared += set.files().map(|file| file.size).sum::<u64>();
+        compared <= MAX_COMPARED_BYTES
+    });
+    let small: Vec<&FileSet> = small.collect();
+    let is_all = small.len() == sets.len();
+    (small, is_all)
+}
+
 /// The set to preview: the first that is not imported yet. Where large files would have to be compared with the ledger to find it,
 /// the last set, which is likely to be new.
 ///
 /// # Errors
 /// If the store fails.
 pub(crate) fn first_new<'s>(import: &Import<'_>, sets: &[&'s FileSet]) -> Result<Option<&'s FileSet>, Error> {
-    let mut compared = 0;
-    for set in sets.iter().copied() {
-        compared += set.files().map(|file| file.size).sum::<u64>();
-        if compared > MAX_COMPARED_BYTES {
-            return Ok(sets.last().copied());
-        }
-        if !is_imported(import, set)? {
+    let (comparable, is_all) = comparable(sets);
+    for set in comparable {
+        if !known(import, set)?.is_some_and(|identified| identified.state.complete) {
             return Ok(Some(set));
         }
     }
-    Ok(sets.first().copied())
+    Ok(if is_all { sets.first().copied() } else { sets.last().copied() })
 }
 
-/// Whether a set is imported. One with a file that cannot be read is not.
+/// What the ledger knows of a set; nothing of one with a file that cannot be read, and of a large object that no run has seen.
 ///
 /// # Errors
 /// If the store fails.
-pub(crate) fn is_imported(import: &Import<'_>, set: &FileSet) -> Result<bool, Error> {
-    match import.is_imported(set) {
+pub(crate) fn known(import: &Import<'_>, set: &FileSet) -> Result<Option<Identified>, Error> {
+    let identified = match import.has_digests(set)? {
+        true => import.identify(set).map(Some),
+        false => Ok(None),
+    };
+    match identified {
         Err(error) if error.ends_goal() => Err(error),
-        imported => Ok(imported.unwrap_or(false)),
+        identified => Ok(identified.unwrap_or_default()),
     }
 }

@@ -4,7 +4,7 @@ pub(crate) mod check;
 pub(crate) mod examine;
 pub(crate) mod groups;
 pub(crate) mod history;
-
+pub(crate) mod imported_again;
 pub(crate) mod preview;
 pub(crate) mod products;
 pub(crate) mod profile;

@@ -9,10 +9,12 @@ use crate::config::{Config, Connection, Goal};
 use crate::error::Error;
 use crate::export::Export;
 use crate::import::Import;
+use crate::import::identity::Identified;
 use crate::import::sets::FileSet;
 use crate::plugins;
 use crate::queries::examine::examine;
 use crate::queries::walk::Selection;
+use crate::runs::imported_again::ImportedAgain;
 
 /// What a goal would do.
 #[derive(Serialize, ToSchema)]
@@ -28,7 +30,7 @@ pub(crate) struct ScannedImport {
     pub connection: String,
     pub goal: String,
     pub files: Vec<ScannedSet>,
-    /// The columns of all root files.
+    /// The columns of all root files, those of files that are not imported yet first.
     pub fields: Vec<String>,
     /// What the operator may not expect.
     #[serde(skip)]
@@ -45,6 +47,12 @@ pub(crate) struct ScannedSet {
     pub imported: bool,
     /// Rows of it that are imported already.
     pub rows_imported: u64,
+    /// Why the next run imports it again; absent unless it was imported under another configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imported_again: Option<ImportedAgain>,
+    /// The plugins of which another build imported it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changed_plugins: Vec<String>,
     /// Bytes of it that were read to look for damage. 0 if it is imported already; fewer than its size if it is large.
     pub bytes_read: u64,
     pub fields: Vec<String>,
@@ -54,6 +62,22 @@ pub(crate) struct ScannedSet {
     /// What people must know where not all of it was read.
     #[serde(skip)]
     pub remark: Option<String>,
+}
+
+impl ScannedSet {
+    /// Whether it is imported, will be, or cannot be.
+    pub(crate) fn in_words(&self) -> String {
+        match (&self.error, &self.imported_again, self.imported, self.rows_imported) {
+            (Some(error), ..) => error.clone(),
+            (_, Some(again), ..) => format!("imported again ({})", again.reason()),
+            (_, _, true, _) if !self.changed_plugins.is_empty() => {
+                format!("already imported, with another build of {}", self.changed_plugins.join(", "))
+            }
+            (_, _, true, _) => "already imported".to_owned(),
+            (_, _, _, 0) => "new".to_owned(),
+            (_, _, _, rows) => format!("imported up to row {rows}"),
+        }
+    }
 }
 
 /// A linked file.
@@ -121,16 +145,17 @@ fn scan_import(import: &Import<'_>) -> Result<ScannedImport, Error> {
     let found = import.sets()?;
     let (mut files, mut fields) = (Vec::new(), Vec::<String>::new());
     for set in &found.sets {
-        let file = match set {
+        files.push(match set {
             Ok(set) => scanned(import, set),
             Err(incomplete) => failing(&incomplete.root, incomplete.message.clone()),
-        };
-        for field in &file.fields {
-            if !fields.contains(field) {
-                fields.push(field.clone());
-            }
+        });
+    }
+    // The fields of the next file first: those of an imported one may have been other ones.
+    let (imported, new): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.imported);
+    for field in new.into_iter().chain(imported).flat_map(|file| &file.fields) {
+        if !fields.contains(field) {
+            fields.push(field.clone());
         }
-        files.push(file);
     }
     let (connection, goal) = (import.connection.name.clone(), import.goal.name.clone());
     Ok(ScannedImport { connection, goal, files, fields, warnings: found.warnings })
@@ -142,7 +167,8 @@ fn scanned(import: &Import<'_>, set: &FileSet) -> ScannedSet {
 }
 
 fn scan_set(import: &Import<'_>, set: &FileSet) -> Result<ScannedSet, Error> {
-    let FileState { position, complete } = import.identify(set)?.state;
+    let Identified { state: FileState { position, complete }, again, changed_plugins, .. } =
+        import.identify(set)?;
     let look = |file: &FoundFile, linked: Option<usize>| match complete {
         true => columns(import, file, linked).map(|columns| (columns, None)),
         false => Ok(match examine(import, file, linked, |_| Ok(()))? {
@@ -173,6 +199,8 @@ fn scan_set(import: &Import<'_>, set: &FileSet) -> Result<ScannedSet, Error> {
         size: set.root.size,
         imported: complete,
         rows_imported: position,
+        imported_again: again,
+        changed_plugins,
         bytes_read,
         fields,
         linked,
@@ -194,6 +222,8 @@ fn failing(file: &FoundFile, error: String) -> ScannedSet {
         size: file.size,
         imported: false,
         rows_imported: 0,
+        imported_again: None,
+        changed_plugins: Vec::new(),
         bytes_read: 0,
         fields: Vec::new(),
         linked: Vec::new(),

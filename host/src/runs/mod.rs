@@ -1,9 +1,11 @@
 //! Runs the goals of connections on an open store, for the command and for the service.
 
+pub(crate) mod accept;
 pub(crate) mod distinct_profiles;
 pub(crate) mod faults;
 pub(crate) mod fingerprint;
 pub(crate) mod goal_run;
+pub(crate) mod imported_again;
 pub(crate) mod progress;
 pub(crate) mod rejected;
 pub(crate) mod report;
@@ -83,6 +85,10 @@ pub(crate) struct Runner<'a> {
     /// Whether this is a dry run on a copy of the store: files do not change, and rejected rows are only counted.
     pub dry: bool,
     pub diff: Option<Diff>,
+    /// Whether files are imported again that were imported under the present configuration.
+    pub reimport: bool,
+    /// The goals for which an interrupted run began that.
+    pub resumed: Vec<String>,
     pub watch: Watch<'a>,
     /// Set to stop the run at the next batch.
     pub stop: &'a AtomicBool,
@@ -111,7 +117,17 @@ impl<'a> Runner<'a> {
         store.trim_changes()?;
         store.forget_overwritten(overwritten_from(config))?;
         let erasure_key = erasure::key(config)?;
-        Ok(Self { config, store, dry, diff: None, watch, stop, erasure_key })
+        Ok(Self {
+            config,
+            store,
+            dry,
+            diff: None,
+            reimport: false,
+            resumed: Vec::new(),
+            watch,
+            stop,
+            erasure_key,
+        })
     }
 
     /// Runs the goals of a connection one after the other and calls `ended` with the entry of each. A goal that fails says so in
@@ -190,6 +206,7 @@ impl<'a> Runner<'a> {
                 erasure_key: self.erasure_key.as_ref(),
                 keep: config.settings.undo.is_some(),
                 diff: self.diff,
+                reimport: self.reimport && !self.resumed.contains(&goal.name),
                 run,
                 watch,
                 dry,

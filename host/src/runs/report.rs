@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use crate::error::{Error, FailureCode};
 use crate::plugins::Processor;
 use crate::runs::faults::Fault;
+use crate::runs::imported_again::ImportedAgain;
 
 /// A goal run as `run --json` prints it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -23,6 +24,12 @@ pub(crate) struct Report {
     pub status: Status,
     pub files: Vec<FileReport>,
     pub rows: Rows,
+    /// Files that were imported before, under another configuration of the goal, with what changed since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub imported_again: Vec<ImportedAgain>,
+    /// The properties with `sum` or `add` that these files count twice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub counted_twice: Vec<String>,
     /// Only of a goal with linked files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub linked: Option<LinkedRows>,
@@ -77,6 +84,8 @@ pub(crate) enum FileStatus {
     Imported,
     AlreadyImported,
     Exported,
+    /// It was imported under another configuration, and counts as imported under the present one.
+    Accepted,
     Failed,
 }
 
@@ -87,6 +96,7 @@ impl FileStatus {
             Self::Imported => "imported",
             Self::AlreadyImported => "already imported",
             Self::Exported => "exported",
+            Self::Accepted => "accepted",
             Self::Failed => "failed",
         }
     }

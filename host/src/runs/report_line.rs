@@ -2,6 +2,7 @@
 
 use crate::config::EXPORT_PROFILES;
 use crate::output::counted;
+use crate::runs::accept;
 use crate::runs::report::{Events, FileStatus, Report, Status};
 
 impl Report {
@@ -13,6 +14,10 @@ impl Report {
             Status::Failed => "FAILED",
             Status::Skipped => return format!("{} / {}: skipped", self.connection, self.goal),
         };
+        if self.kind == accept::KIND {
+            let files = counted(self.files.len() as u64, "file");
+            return format!("{} / {}: {status}: {files} accepted as imported", self.connection, self.goal);
+        }
         let (rows, profiles) = (self.rows, self.profiles);
         if self.kind == EXPORT_PROFILES {
             let mut line = format!(

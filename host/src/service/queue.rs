@@ -55,13 +55,28 @@ pub(super) struct PlannedRun {
     /// Goals that ended in the interrupted run that this one continues.
     pub done: Vec<String>,
     pub continues: Option<String>,
+    /// Whether it imports files again that were imported already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reimport: bool,
+    /// Goals that it continues: their files were marked as due before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resumed: Vec<String>,
     /// Whether it has started.
     pub begun: bool,
 }
 
 impl PlannedRun {
     pub(super) fn new(trigger: Trigger, goals: Vec<String>) -> Self {
-        Self { run: Run::new(trigger).id, trigger, goals, done: Vec::new(), continues: None, begun: false }
+        Self {
+            run: Run::new(trigger).id,
+            trigger,
+            goals,
+            done: Vec::new(),
+            continues: None,
+            reimport: false,
+            resumed: Vec::new(),
+            begun: false,
+        }
     }
 
     /// Whether it runs a goal.
@@ -263,6 +278,14 @@ impl Queue {
         Ok(true)
     }
 
+    /// Does short work while no run is current, and lets none start meanwhile; `None` if there is one.
+    pub(super) fn while_idle<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let state = self.lock();
+        let done = state.running.is_none().then(work);
+        drop(state);
+        done
+    }
+
     /// The current run, then those that wait, in their order.
     pub(super) fn list(&self) -> Vec<Queued> {
         let state = self.lock();
@@ -310,19 +333,25 @@ fn continuation(
     store: &Store,
     interrupted: PlannedRun,
 ) -> Result<Option<PlannedRun>, Error> {
-    let mut done = interrupted.done;
+    let (mut done, mut resumed) = (interrupted.done, interrupted.resumed);
     for entry in store.history() {
         let entry = HistoryEntry::decode(&entry?.1).ok_or(StoreError::Damaged("the history"))?;
         // Ids start with their time.
         if entry.report.run < interrupted.run {
             break;
         }
-        if entry.report.run == interrupted.run && !entry.interrupted {
-            done.push(entry.report.goal);
+        if entry.report.run == interrupted.run {
+            let goals = if entry.interrupted { &mut resumed } else { &mut done };
+            goals.push(entry.report.goal);
         }
     }
     let continues = Some(interrupted.run);
-    let rest = PlannedRun { done, continues, ..PlannedRun::new(Trigger::Continuation, interrupted.goals) };
+    let reimport = interrupted.reimport;
+    if !reimport {
+        resumed.clear();
+    }
+    let rest = PlannedRun::new(Trigger::Continuation, interrupted.goals);
+    let rest = PlannedRun { done, continues, reimport, resumed, ..rest };
     let mut goals = connection.all_goals().filter(|goal| goal.enabled());
     let any = connection.enabled && goals.any(|goal| rest.includes(goal.name()));
     Ok(any.then_some(rest))

@@ -88,7 +88,8 @@ impl Service {
         let includes = |goal: &Goal<'_>| planned.includes(goal.name());
         let selected = select(config, vec![connection], includes, true)?;
         let watch = Watch::Service(&self.live);
-        let runner = Runner::new(config, &self.store, false, watch, &self.stop_run)?;
+        let mut runner = Runner::new(config, &self.store, false, watch, &self.stop_run)?;
+        (runner.reimport, runner.resumed) = (planned.reimport, planned.resumed.clone());
         for selected in &selected {
             runner.run(selected, run, |entry| {
                 self.metrics.goal(stem, &entry.report);

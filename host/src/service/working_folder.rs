@@ -91,6 +91,14 @@ impl WorkingFolder {
         }
     }
 
+    /// The configuration as it would be if some files had other texts.
+    ///
+    /// # Errors
+    /// With every problem of the files.
+    pub(super) fn config_with(&self, changed: &[FileChange]) -> Result<Config, Error> {
+        Config::load_with(&self.root, changed)
+    }
+
     /// Replaces the texts of files, if the folder is valid with the new texts and no file was changed meanwhile: all or none.
     ///
     /// # Errors

@@ -61,6 +61,8 @@ pub struct Commit<'a> {
     pub file: Option<([u8; 32], FileState)>,
     /// Keys of corrected lines that are imported now. The ledger has them as files that are complete.
     pub lines: Vec<[u8; 32]>,
+    /// What the host notes of its imports, each under a key that the host makes.
+    pub import_notes: Vec<([u8; 32], Vec<u8>)>,
     /// The goal run's report so far.
     pub report: Option<Vec<u8>>,
     /// Whether the goal run is over. Its lease ends with the commit.

@@ -359,11 +359,15 @@ fn the_ledger_remembers_files(fixture: &impl Fixture) {
     store.commit(unfinished(b"rename a.csv")).unwrap();
     assert_eq!(store.unfinished().unwrap(), [(set, b"rename a.csv"[..].into())]);
     store.remember_digest("etag-1", [3; 32]).unwrap();
+    store.note_imports(&[(file, b"first".to_vec()), ([4; 32], b"other".to_vec())]).unwrap();
+    store.commit(Commit { import_notes: vec![(file, b"second".to_vec())], ..Commit::default() }).unwrap();
     drop(store);
     let store = fixture.open();
     assert_eq!(store.file_state(&file).unwrap(), Some(FileState { position: 9, complete: true }));
     assert_eq!(store.file_state(&set).unwrap(), None);
     assert_eq!((store.digest("etag-1").unwrap(), store.digest("etag-2").unwrap()), (Some([3; 32]), None));
+    let notes = [file, [4; 32], set].map(|key| store.import_note(&key).unwrap());
+    assert_eq!(notes, [Some(b"second".to_vec()), Some(b"other".to_vec()), None]);
     store.commit(unfinished(b"")).unwrap();
     assert_eq!(store.unfinished().unwrap(), []);
 }
@@ -733,6 +737,11 @@ fn copies_and_backups_go_their_own_ways(fixture: &impl Fixture) {
     let reader = Store::open_read_only(&location).unwrap().unwrap();
     assert_eq!(name_of(&reader, 0).as_deref(), Some("Cid"));
     drop(reader);
+    // So does a copy, which is another store.
+    let copy = Store::dry_copy_of(&location).unwrap();
+    copy.commit(filled(&copy, 0..MANY, "Dry", 4)).unwrap();
+    assert_eq!((name_of(&copy, 0).as_deref(), name_of(&store, 0).as_deref()), (Some("Dry"), Some("Cid")));
+    drop(copy);
     drop(store);
 
     let copy = Store::dry_copy_of(&location).unwrap();

@@ -22,6 +22,7 @@
 //! | `default` | `h` goal run u64 | the goal run's report, as the host writes it |
 //! | `default` | `e` 32-byte hash of an object's version | 32-byte digest of its content |
 //! | `default` | `f` 32-byte hash of a goal and a file | what is still to do with files that are imported, as the host writes it |
+//! | `default` | `i` 32-byte hash of a file set, a goal or a configuration | what the host notes of its imports, as the host writes it |
 //! | `default` | `x` 32-byte hash of an export goal | [`ExportState`](crate::ExportState): the cursor of its last successful run, i64, and the 32-byte hash of its settings |
 //! | `default` | `s` connection | what the service remembers of the connection's runs, as the host writes it |
 //! | `default` | `c` connection and direction | sketch of the profiles that were imported or exported, as the host writes it |
@@ -59,11 +60,12 @@ pub(crate) enum KeyKind {
     Erased = b't',
     Runs = b's',
     Exchanged = b'c',
+    ImportNote = b'i',
 }
 
 impl KeyKind {
     #[cfg(test)]
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Meta,
         Self::Name,
         Self::Indexed,
@@ -75,6 +77,7 @@ impl KeyKind {
         Self::Erased,
         Self::Runs,
         Self::Exchanged,
+        Self::ImportNote,
     ];
 
     /// The first byte of its keys, which all of them begin with and no others.
@@ -240,7 +243,7 @@ mod tests {
     #[test]
     fn bytes_of_kinds_stay() {
         let bytes: Vec<u8> = KeyKind::ALL.iter().map(|kind| kind.byte()).collect();
-        assert_eq!(bytes, b"mdulhefxtsc");
+        assert_eq!(bytes, b"mdulhefxtsci");
         let names: Vec<&[u8]> = Meta::ALL.iter().map(|meta| meta.key()).collect();
         let expected: [&[u8]; 10] = [
             b"mformat",

@@ -110,10 +110,10 @@ impl Store {
         RocksStore::temporary().map(TemporaryStore::of)
     }
 
-    /// A copy of a store that no process has open for writing, for a dry run; an empty store where there is none.
+    /// A copy of a store for a dry run; an empty store where there is none. A process may be writing to the store.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] while a process has it open for writing; or if it cannot be copied.
+    /// If it cannot be copied.
     pub fn dry_copy_of(location: &StoreLocation) -> Result<TemporaryStore, StoreError> {
         match location {
             StoreLocation::Folder(path) => RocksStore::dry_copy_of(path).map(TemporaryStore::of),
@@ -410,6 +410,22 @@ impl Store {
     /// If the store fails or is damaged.
     pub fn file_state(&self, key: &[u8; 32]) -> Result<Option<FileState>, StoreError> {
         backend!(self, store => store.file_state(key))
+    }
+
+    /// What the host noted of its imports under a key.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn import_note(&self, key: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
+        backend!(self, store => store.import_note(key))
+    }
+
+    /// Notes something of imports under each key. It is on the disk once a later commit is.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn note_imports(&self, notes: &[([u8; 32], Vec<u8>)]) -> Result<(), StoreError> {
+        backend!(self, store => store.note_imports(notes))
     }
 
     /// The digest of an object's content, if it was remembered for this version of it.

@@ -9,8 +9,9 @@ use utoipa::ToSchema;
 
 use super::status::QueuedRun;
 use super::{Failure, JsonBody, PathParams, blocking};
-use crate::config::{Config, Connection, FileChange, in_words};
+use crate::config::{Config, Connection, FileChange, Goal, in_words};
 use crate::error::Error;
+use crate::queries::imported_again::differs_from_last_run;
 use crate::runs::distinct_profiles::{Direction, DistinctProfiles};
 use crate::runs::report::{HistoryEntry, Status};
 use crate::service::Service;
@@ -78,6 +79,8 @@ pub(crate) struct GoalState {
     pub last_started: Option<String>,
     /// The id of its last run.
     pub last_run: Option<String>,
+    /// Whether its configuration changed since its last run, so that files may be imported again.
+    pub configuration_changed: bool,
 }
 
 /// A change of a connection. Absent keys stay.
@@ -165,6 +168,7 @@ impl Service {
                 last_interrupted: last.is_some_and(|entry| entry.interrupted),
                 last_started: last.map(|entry| entry.started.clone()),
                 last_run: last.map(|entry| entry.report.run.clone()),
+                configuration_changed: self.configuration_changed(config, connection, goal),
             }
         });
         let goals = goals.collect();
@@ -197,6 +201,14 @@ impl Service {
                 exported: exchanged(Direction::Exported)?,
             },
         })
+    }
+
+    /// Whether an import goal has another configuration than in its last run, as far as that is known.
+    fn configuration_changed(&self, config: &Config, connection: &Connection, goal: Goal<'_>) -> bool {
+        let Goal::Import(goal) = goal else { return false };
+        // A secret that is missing is shown elsewhere.
+        differs_from_last_run(config, connection, goal, &self.store)
+            .is_ok_and(|differs| differs == Some(true))
     }
 
     /// Changes a connection's file, and writes the change into the audit log.

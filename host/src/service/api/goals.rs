@@ -11,9 +11,14 @@ use utoipa::{IntoParams, ToSchema};
 use super::{Failure, JsonBody, PathParams, QueryParams, blocking, blocking_look};
 use crate::config::{Config, Connection, FileChange, Goal, ImportGoal, Target, may_follow};
 use crate::error::Error;
+use crate::import::Import;
+use crate::plugins;
 use crate::queries::find_goal;
+use crate::queries::imported_again::{self, DueAgain};
 use crate::queries::preview::{Preview, preview};
 use crate::queries::scan::{Scanned, scan};
+use crate::runs::accept::{self, Accepted};
+use crate::runs::report::{Run, Trigger};
 use crate::service::Service;
 use crate::service::access::Caller;
 use crate::service::edit::{Edit, FieldChange};
@@ -80,6 +85,15 @@ pub(crate) struct DetectedColumn {
 pub(crate) struct BulkMapping {
     pub rule: String,
     pub prefix: String,
+}
+
+/// The files to accept.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Accept {
+    /// Root files; empty = all that the next run would import again.
+    #[serde(default)]
+    pub files: Vec<String>,
 }
 
 /// The new mapping of an import goal.
@@ -178,6 +192,105 @@ impl Service {
         })
     }
 
+    /// The files that the next run of an import goal would import again. Nothing is compared where nothing can have changed.
+    pub(in crate::service) fn imported_again(
+        &self,
+        connection: &str,
+        goal: &str,
+    ) -> Result<DueAgain, Failure> {
+        let config = self.folder.config();
+        let connection = config.connection(connection)?;
+        let goal = import_of(find_goal(connection, goal)?)?;
+        match imported_again::is_worth_a_look(&config, connection, goal, &self.store)? {
+            true => Ok(imported_again::find(&config, connection, goal, &self.store)?),
+            false => Ok(DueAgain { complete: true, ..DueAgain::default() }),
+        }
+    }
+
+    /// The files that the next run of an import goal would import again if it had another mapping.
+    pub(in crate::service) fn imported_again_with(
+        &self,
+        connection: &str,
+        goal: &str,
+        change: &MappingChange,
+    ) -> Result<DueAgain, Failure> {
+        let config = self.folder.config();
+        let connection = config.connection(connection)?;
+        let import = import_of(find_goal(connection, goal)?)?;
+        self.check_version(&connection.stem, change)?;
+        let is_idle = !self.queue.list().iter().any(|queued| queued.running);
+        if is_idle {
+            imported_again::remember(&config, connection, import, &self.store)?;
+        }
+        let file = format!("connections/{}.toml", connection.stem);
+        let changes = self.mapping_changes(&config, (file, goal), import, change)?;
+        let config = self.folder.config_with(&changes)?;
+        let connection = config.connection(&connection.stem)?;
+        let import = import_of(find_goal(connection, goal)?)?;
+        Ok(imported_again::find(&config, connection, import, &self.store)?)
+    }
+
+    /// The new texts of the files that a change of a mapping changes, in the order in which they are written.
+    fn mapping_changes(
+        &self,
+        config: &Config,
+        (file, goal): (String, &str),
+        import: &ImportGoal,
+        change: &MappingChange,
+    ) -> Result<Vec<FileChange>, Failure> {
+        let before = self.folder.text(&file)?;
+        let mut edit = Edit::of(&file, &before)?;
+        edit.set_fields(goal, &change.fields)?;
+        let text = edit.text();
+        let mut changes = vec![FileChange { name: file, before, text }];
+        let missing = missing_properties(config, import, change);
+        if change.create_properties && !missing.is_empty() {
+            let name = "schema.toml".to_owned();
+            let before = self.folder.text(&name)?;
+            let mut edit = Edit::of(&name, &before)?;
+            edit.add_properties(group_of(import), &missing);
+            let text = edit.text();
+            // Written first: the mapping needs it.
+            changes.insert(0, FileChange { name, before, text });
+        }
+        Ok(changes)
+    }
+
+    /// Refuses a change of a mapping that is not the present one.
+    fn check_version(&self, stem: &str, change: &MappingChange) -> Result<(), Failure> {
+        if version(&self.folder.text(&format!("connections/{stem}.toml"))?) == change.version {
+            return Ok(());
+        }
+        Err(Failure::new(StatusCode::CONFLICT, "the connection was changed meanwhile: load it again"))
+    }
+
+    /// Marks files that the next run of an import goal would import again as imported; all of them if none are named.
+    pub(in crate::service) fn accept(
+        &self,
+        caller: &Caller,
+        connection: &str,
+        goal: &str,
+        accept: &Accept,
+    ) -> Result<Accepted, Failure> {
+        let config = self.folder.current()?;
+        let connection = config.connection(connection)?;
+        let goal = import_of(find_goal(connection, goal)?)?;
+        let opened = connection.open(&config.root)?;
+        let processors = plugins::load(&config, &goal.processors, &plugins::runtime(&config, false)?)?;
+        let import = Import::new(&config, connection, goal, &opened, &processors, &self.store);
+        let run = Run::new(Trigger::Request);
+        let acceptance = accept::find(&import, &accept.files, &run)?;
+        let accepted = self.queue.while_idle(|| acceptance.write(&self.store, &run)).ok_or_else(|| {
+            Failure::new(StatusCode::CONFLICT, "a run is under way; try again when it has ended")
+        })??;
+        if accepted.run.is_some() {
+            let files: Vec<&str> = accepted.files.iter().map(|file| file.file.as_str()).collect();
+            let what = format!("{} / {}: {}", connection.stem, goal.name, files.join(", "));
+            self.audit.record(caller, accept::KIND, &what)?;
+        }
+        Ok(accepted)
+    }
+
     /// Replaces the mapping of an import goal.
     pub(in crate::service) fn put_mapping(
         &self,
@@ -190,36 +303,12 @@ impl Service {
         let connection = config.connection(connection)?;
         let import = import_of(find_goal(connection, goal)?)?;
         let file = format!("connections/{}.toml", connection.stem);
-        let before = self.folder.text(&file)?;
-        if version(&before) != change.version {
-            let message = "the connection was changed meanwhile: load it again";
-            return Err(Failure::new(StatusCode::CONFLICT, message));
-        }
-        let known = import.target.properties(&config.schema);
-        let named = change.fields.iter().map(|field| field.property.clone());
-        let missing: Vec<String> =
-            named.filter(|name| !known.iter().any(|property| property.name == *name)).collect();
+        self.check_version(&connection.stem, change)?;
         self.check_new_columns(&config, connection, import, &change.fields)?;
-        let mut edit = Edit::of(&file, &before)?;
-        edit.set_fields(goal, &change.fields)?;
-        let text = edit.text();
-        let mut changes = vec![FileChange { name: file, before, text }];
-        let adds = change.create_properties && !missing.is_empty();
-        if adds {
-            let name = "schema.toml".to_owned();
-            let before = self.folder.text(&name)?;
-            let mut edit = Edit::of(&name, &before)?;
-            let group = match &import.target {
-                Target::Groups(group) => Some(group.as_str()),
-                Target::Profiles(_) => None,
-            };
-            edit.add_properties(group, &missing);
-            let text = edit.text();
-            // Written first: the mapping needs it.
-            changes.insert(0, FileChange { name, before, text });
-        }
+        let changes = self.mapping_changes(&config, (file, goal), import, change)?;
         self.folder.write(&changes)?;
-        if adds {
+        if changes.len() > 1 {
+            let missing = missing_properties(&config, import, change);
             self.audit.record(caller, "add properties", &missing.join(", "))?;
         }
         self.audit.record(caller, "change mapping", &format!("{} / {goal}", connection.stem))?;
@@ -252,6 +341,21 @@ fn import_of(goal: Goal<'_>) -> Result<&ImportGoal, Failure> {
     match goal {
         Goal::Import(goal) => Ok(goal),
         Goal::Export(_) => Err(Failure::new(StatusCode::NOT_FOUND, "an export goal has no mapping")),
+    }
+}
+
+/// The properties of a change that the schema lacks.
+fn missing_properties(config: &Config, import: &ImportGoal, change: &MappingChange) -> Vec<String> {
+    let known = import.target.properties(&config.schema);
+    let named = change.fields.iter().map(|field| field.property.clone());
+    named.filter(|name| !known.iter().any(|property| property.name == *name)).collect()
+}
+
+/// The type of the groups that a goal imports.
+fn group_of(import: &ImportGoal) -> Option<&str> {
+    match &import.target {
+        Target::Groups(group) => Some(group.as_str()),
+        Target::Profiles(_) => None,
     }
 }
 
@@ -399,4 +503,35 @@ pub(super) async fn put_mapping(
         Ok(Json(service.mapping(&connection, &goal)?))
     })
     .await
+}
+
+/// The files that the next run of an import goal would import again because its configuration changed.
+#[utoipa::path(get, path = "/connections/{connection}/goals/{goal}/imported-again", params(
+    ("connection" = String, Path, description = "Name of its file without `.toml`, or its name"), ("goal" = String, Path, description = "Its name"),
+), responses(
+    (status = 200, body = DueAgain),
+    (status = "default", body = Failure, content_type = "application/problem+json"),
+))]
+pub(super) async fn get_imported_again(
+    State(service): State<Arc<Service>>,
+    PathParams((connection, goal)): PathParams<(String, String)>,
+) -> Result<Json<DueAgain>, Failure> {
+    blocking_look(service, move |service| Ok(Json(service.imported_again(&connection, &goal)?))).await
+}
+
+/// Marks files that the next run of an import goal would import again as imported.
+#[utoipa::path(post, path = "/connections/{connection}/goals/{goal}/accept", params(
+    ("connection" = String, Path, description = "Name of its file without `.toml`, or its name"), ("goal" = String, Path, description = "Its name"),
+), request_body = Accept, responses(
+    (status = 200, body = Accepted),
+    (status = "default", body = Failure, content_type = "application/problem+json"),
+))]
+pub(super) async fn accept_files(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    PathParams((connection, goal)): PathParams<(String, String)>,
+    JsonBody(accept): JsonBody<Accept>,
+) -> Result<Json<Accepted>, Failure> {
+    blocking_look(service, move |service| Ok(Json(service.accept(&caller, &connection, &goal, &accept)?)))
+        .await
 }

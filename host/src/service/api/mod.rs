@@ -216,6 +216,8 @@ pub(super) fn router() -> Router<Arc<Service>> {
                 .routes(routes!(goals::get_scan))
                 .routes(routes!(goals::get_preview))
                 .routes(routes!(goals::get_mapping, goals::put_mapping))
+                .routes(routes!(goals::get_imported_again))
+                .routes(routes!(goals::accept_files))
                 .routes(routes!(runs::get_runs))
                 .routes(routes!(runs::get_run, runs::stop_run))
                 .routes(routes!(runs::get_rejected))

@@ -80,6 +80,9 @@ pub(crate) struct Start {
     /// Reports what would change, and writes nothing. The request waits for the end of the dry run.
     #[serde(default)]
     pub dry_run: bool,
+    /// Imports files again that were imported already, `sum` and `add` included.
+    #[serde(default)]
+    pub reimport: bool,
 }
 
 /// The answer to a run.
@@ -161,6 +164,7 @@ impl Service {
         caller: &Caller,
         connection: &str,
         goals: Vec<String>,
+        reimport: bool,
     ) -> Result<String, Failure> {
         let config = self.folder.current()?;
         let connection = config.connection(connection)?;
@@ -174,10 +178,11 @@ impl Service {
         if let Some(reason) = cannot_run(connection.enabled, switches) {
             return Err(Failure::new(StatusCode::CONFLICT, reason));
         }
-        let planned = PlannedRun::new(Trigger::Request, goals);
+        let planned = PlannedRun { reimport, ..PlannedRun::new(Trigger::Request, goals) };
         match self.queue.put(&self.store, &connection.stem, planned)? {
             Ok(run) => {
-                self.audit.record(caller, "run", &format!("{}, {run}", connection.stem))?;
+                let action = if reimport { "run again" } else { "run" };
+                self.audit.record(caller, action, &format!("{}, {run}", connection.stem))?;
                 Ok(run)
             }
             Err(AlreadyQueued { run }) => {
@@ -192,6 +197,7 @@ impl Service {
         &self,
         connection: &str,
         goals: &[String],
+        reimport: bool,
     ) -> Result<Vec<Report>, Failure> {
         let _one_at_a_time = DryRun::start()?;
         let config = self.folder.current()?;
@@ -204,7 +210,8 @@ impl Service {
         let selected = select(&config, vec![connection], wants, false)?;
         let store = self.store.dry_copy()?;
         let stop = AtomicBool::new(false);
-        let runner = Runner::new(&config, &store, true, Watch::Nowhere, &stop)?;
+        let mut runner = Runner::new(&config, &store, true, Watch::Nowhere, &stop)?;
+        runner.reimport = reimport;
         let mut reports = Vec::new();
         for selected in &selected {
             runner.run(selected, &Run::new(Trigger::Request), |entry| {
@@ -293,13 +300,13 @@ pub(super) async fn start_run(
 ) -> Result<Response, Failure> {
     if start.dry_run {
         return blocking_look(service, move |service| {
-            let goals = service.dry_run(&connection, &start.goals)?;
+            let goals = service.dry_run(&connection, &start.goals, start.reimport)?;
             Ok(Json(Started { run: None, goals }).into_response())
         })
         .await;
     }
     blocking(service, move |service| {
-        let run = service.start(&caller, &connection, start.goals)?;
+        let run = service.start(&caller, &connection, start.goals, start.reimport)?;
         Ok((StatusCode::ACCEPTED, Json(Started { run: Some(run), goals: Vec::new() })).into_response())
     })
     .await

@@ -379,7 +379,7 @@ pub(super) async fn run(
             move |service: &Service| Ok(page(&dry_run::page_of(service, &by, &connection, &goals)?));
         blocking_look(shared, dry_run).await
     } else {
-        let start = move |service: &Service| match service.start(&by, &connection, goals) {
+        let start = move |service: &Service| match service.start(&by, &connection, goals, false) {
             Ok(run) => Ok(Redirect::to(&format!("/runs/{run}?done=queued")).into_response()),
             Err(failure) => failed(service, &by, &connection, failure),
         };

@@ -25,7 +25,7 @@ pub(super) fn page_of(
     goals: &[String],
 ) -> Result<DryRunPage, Failure> {
     let state = service.connection(connection)?;
-    let reports = service.dry_run(connection, goals)?;
+    let reports = service.dry_run(connection, goals, false)?;
     let frame = Frame::new(service, Some(caller), format!("Dry run – {}", state.name), "connections");
     Ok(DryRunPage { frame, connection: state.connection, name: state.name, reports })
 }

@@ -15,12 +15,13 @@ use super::format::{bytes, count, grouped};
 use super::{Frame, PageQuery, encoded, or_error_page, page, respond_look};
 use crate::config::Goal;
 use crate::queries::find_goal;
+use crate::queries::imported_again::DueAgain;
 use crate::queries::preview::Preview;
 use crate::queries::scan::{ForExport, Scanned, ScannedSet};
 use crate::service::Service;
 use crate::service::access::Caller;
 use crate::service::api::connections::{ConnectionState, GoalState};
-use crate::service::api::goals::{GoalChange, Mapping, MappingChange, rule_name};
+use crate::service::api::goals::{Accept, GoalChange, Mapping, MappingChange, rule_name};
 use crate::service::api::{Failure, PathParams, QueryParams, blocking_look};
 use crate::service::edit::FieldChange;
 
@@ -38,6 +39,11 @@ struct GoalPage {
     mapping: Option<MappingForm>,
     files: Option<FileLook>,
     failure: Option<Failure>,
+    /// What the next run imports again, or, in `unsaved`, what it would import again with the mapping that was entered.
+    again: DueAgain,
+    unsaved: Option<DueAgain>,
+    /// Whether missing properties are to be added.
+    create_properties: bool,
 }
 
 /// What the goal's files hold now. It is absent unless the user asks for it: it opens files.
@@ -52,12 +58,7 @@ impl ScannedSet {
     }
 
     fn state(&self) -> String {
-        match (&self.error, self.imported, self.rows_imported) {
-            (Some(error), ..) => error.clone(),
-            (_, true, _) => "already imported".to_owned(),
-            (_, _, 0) => "new".to_owned(),
-            (_, _, rows) => format!("imported up to row {}", grouped(rows)),
-        }
+        self.in_words()
     }
 }
 
@@ -238,8 +239,14 @@ struct Extras {
     /// Whether to scan and preview.
     look: bool,
     notice: Option<&'static str>,
-    /// Why a mapping was not saved, and the fields that the user entered.
-    failed: Option<(Failure, Vec<FieldForm>)>,
+    /// Why a mapping was not saved.
+    failed: Option<Failure>,
+    /// What the next run would import again with the mapping that was entered, which is not saved for that.
+    unsaved: Option<DueAgain>,
+    /// The fields that the user entered, where they were not saved.
+    entered: Option<Vec<FieldForm>>,
+    /// Whether missing properties are to be added.
+    create_properties: bool,
 }
 
 fn goal_page(
@@ -257,16 +264,16 @@ fn goal_page(
     let goal_state =
         goal_state.ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, "there is no such goal"))?;
     let processors: Vec<String> = found.processors().iter().map(|entry| entry.plugin.clone()).collect();
-    let (failure, entered) = extras.failed.unzip();
-    let mapping = match found {
+    let (mapping, again) = match found {
         Goal::Import(_) => {
             let mut form = MappingForm::of(service.mapping(connection, goal)?);
-            if let Some(entered) = entered {
+            if let Some(entered) = extras.entered {
                 form.fields = entered;
             }
-            Some(form)
+            // Where the files cannot be read, the mapping says why.
+            (Some(form), service.imported_again(connection, goal).unwrap_or_default())
         }
-        Goal::Export(_) => None,
+        Goal::Export(_) => (None, DueAgain::default()),
     };
     let files = extras.look.then(|| FileLook {
         scan: service.scan(connection, goal).map_err(|failure| failure.detail),
@@ -284,7 +291,10 @@ fn goal_page(
         settings: settings(found, &processors),
         mapping,
         files,
-        failure,
+        failure: extras.failed,
+        again,
+        unsaved: extras.unsaved,
+        create_properties: extras.create_properties,
     })
 }
 
@@ -295,7 +305,8 @@ pub(super) async fn show(
     QueryParams(query): QueryParams<PageQuery>,
 ) -> Response {
     respond_look(service, caller, "connections", move |service, caller| {
-        let extras = Extras { look: query.look.is_some(), notice: query.saved(), failed: None };
+        let notice = query.saved().or(query.is_done("accepted").then_some("The files count as imported."));
+        let extras = Extras { look: query.look.is_some(), notice, ..Extras::default() };
         goal_page(service, caller, &connection, &goal, extras)
     })
     .await
@@ -313,15 +324,15 @@ pub(super) async fn set_enabled(
     .await
 }
 
-/// The fields of the form, in its order: as it shows them, and as changes. A line without a column is none.
-fn entered_fields(form: &[(String, String)]) -> (Vec<FieldForm>, Vec<FieldChange>) {
+/// The fields of the form, in its order. A line without a column is none.
+fn entered_fields(form: &[(String, String)]) -> Vec<FieldChange> {
     let all = |name: &'static str| {
         form.iter().filter(move |(key, _)| *key == name).map(|(_, value)| value.as_str())
     };
     let removed: Vec<&str> = all("remove").collect();
     let lines = all("number").zip(all("place")).zip(all("column")).zip(all("property"));
     let lines = lines.zip(all("rule")).zip(all("separator")).zip(all("format"));
-    let (mut shown, mut changes) = (Vec::new(), Vec::new());
+    let mut changes = Vec::new();
     for ((((((number, place), column), property), rule), separator), format) in lines {
         let column = column.trim();
         if column.is_empty() || removed.contains(&number) {
@@ -337,18 +348,25 @@ fn entered_fields(form: &[(String, String)]) -> (Vec<FieldForm>, Vec<FieldChange
             separator: text(separator),
             format: text(format),
         });
-        shown.push(FieldForm {
-            number: shown.len() + 1,
-            place: place.to_owned(),
-            column: column.to_owned(),
-            property: property.to_owned(),
-            rule: rule.to_owned(),
-            separator: separator.to_owned(),
-            format: format.to_owned(),
+    }
+    changes
+}
+
+impl FieldForm {
+    /// Entered fields as the form shows them.
+    fn of(changes: &[FieldChange]) -> Vec<Self> {
+        let shown = changes.iter().enumerate().map(|(place, change)| Self {
+            number: place + 1,
+            place: change.place.map(|place| place.to_string()).unwrap_or_default(),
+            column: change.column.clone(),
+            property: change.property.clone(),
+            rule: change.rule.clone(),
+            separator: change.separator.clone().unwrap_or_default(),
+            format: change.format.clone().unwrap_or_default(),
             warnings: Vec::new(),
         });
+        shown.collect()
     }
-    (shown, changes)
 }
 
 pub(super) async fn set_mapping(
@@ -361,8 +379,9 @@ pub(super) async fn set_mapping(
     let response = blocking_look(shared, move |service| {
         let value =
             |name: &str| form.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
-        let (entered, mut fields) = entered_fields(&form);
-        if value("action") == "add-all" {
+        let action = value("action");
+        let mut fields = entered_fields(&form);
+        if action == "add-all" {
             let (rule, prefix) = (value("bulk_rule"), value("bulk_prefix"));
             let detected = service.mapping(&connection, &goal)?.detected;
             for column in detected.into_iter().filter(|column| column.used.is_none()) {
@@ -376,23 +395,47 @@ pub(super) async fn set_mapping(
                 }
             }
         }
-        let change = MappingChange {
-            fields,
-            create_properties: value("create_properties") == "true",
-            version: value("version").to_owned(),
-        };
-        match service.put_mapping(&by, &connection, &goal, &change) {
-            Ok(()) => {
-                let path = format!("/connections/{}/goals/{}", encoded(&connection), encoded(&goal));
-                Ok(Redirect::to(&format!("{path}?done=saved#mapping")).into_response())
-            }
+        let create_properties = value("create_properties") == "true";
+        let change = MappingChange { fields, create_properties, version: value("version").to_owned() };
+        let mut extras =
+            Extras { entered: Some(FieldForm::of(&change.fields)), create_properties, ..Extras::default() };
+        let is_decided = ["save-again", "save-accept"].contains(&action);
+        // A mapping that is wrong, and files that cannot be read, are no reason to ask: saving says what is wrong.
+        let unsaved =
+            if is_decided { None } else { service.imported_again_with(&connection, &goal, &change).ok() };
+        if let Some(unsaved) = unsaved.filter(|unsaved| !unsaved.files.is_empty()) {
+            extras.unsaved = Some(unsaved);
+            return Ok(page(&goal_page(service, &by, &connection, &goal, extras)?));
+        }
+        let path = format!("/connections/{}/goals/{}", encoded(&connection), encoded(&goal));
+        let saved = service.put_mapping(&by, &connection, &goal, &change);
+        if saved.is_ok() && action == "save-accept" {
+            // The mapping is saved: if this fails, the page of the goal still offers it.
+            service.accept(&by, &connection, &goal, &Accept::default())?;
+        }
+        match saved {
+            Ok(()) => Ok(Redirect::to(&format!("{path}?done=saved#mapping")).into_response()),
             Err(failure) => {
                 let status = failure.status();
-                let extras = Extras { failed: Some((failure, entered)), ..Extras::default() };
+                extras.failed = Some(failure);
                 let shown = goal_page(service, &by, &connection, &goal, extras)?;
                 Ok((status, page(&shown)).into_response())
             }
         }
+    });
+    or_error_page(response.await, &service, &caller, "connections")
+}
+
+pub(super) async fn accept(
+    State(service): State<Arc<Service>>,
+    Extension(caller): Extension<Caller>,
+    PathParams((connection, goal)): PathParams<(String, String)>,
+) -> Response {
+    let (shared, by) = (Arc::clone(&service), caller.clone());
+    let response = blocking_look(shared, move |service| {
+        service.accept(&by, &connection, &goal, &Accept::default())?;
+        let path = format!("/connections/{}/goals/{}", encoded(&connection), encoded(&goal));
+        Ok(Redirect::to(&format!("{path}?done=accepted")).into_response())
     });
     or_error_page(response.await, &service, &caller, "connections")
 }

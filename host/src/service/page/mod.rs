@@ -52,6 +52,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/connections/{connection}/goals/{goal}", get(goal::show))
         .route("/connections/{connection}/goals/{goal}/enabled", post(goal::set_enabled))
         .route("/connections/{connection}/goals/{goal}/mapping", post(goal::set_mapping))
+        .route("/connections/{connection}/goals/{goal}/accept", post(goal::accept))
         .route("/runs", get(runs::show))
         .route("/runs/{run}", get(run::show))
         .route("/runs/{run}/stop", post(run::stop))
@@ -171,7 +172,7 @@ impl Frame {
 /// What a redirect or a button adds to the address of a page.
 #[derive(Default, Deserialize)]
 struct PageQuery {
-    /// What was just done: `saved`, `queued` or `stopping`.
+    /// What was just done: `saved`, `accepted`, `queued` or `stopping`.
     done: Option<String>,
     /// Set to show scan and preview, which open files.
     look: Option<String>,

@@ -7,8 +7,9 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 
-use super::format::{grouped, moment, span};
+use super::format::{count, grouped, moment, span};
 use super::{Frame, respond};
+use crate::runs::accept;
 use crate::runs::report::{LastProfile, Report, Status};
 use crate::service::Service;
 use crate::service::access::Caller;
@@ -50,6 +51,7 @@ impl GoalRunLine {
         let number = |count: i64| grouped(count.unsigned_abs());
         let changed = match report.kind.as_str() {
             "export_profiles" => format!("{} exported", grouped(report.rows.merged)),
+            accept::KIND => count(report.files.len() as u64, "file accepted", "files accepted"),
             "undo" => format!("{} restored", number(report.profiles.updated)),
             _ => format!(
                 "{} created, {} updated",

@@ -202,6 +202,9 @@ impl RocksStore {
         }
         let complete = crate::FileState { position: 0, complete: true }.encode();
         commit.lines.iter().for_each(|key| batch.put(KeyKind::Ledger.key(key), complete));
+        for (key, note) in &commit.import_notes {
+            batch.put(KeyKind::ImportNote.key(key), note);
+        }
         if let Some((lease, report)) = commit.lease.zip(commit.report) {
             batch.put(KeyKind::History.key(&lease.number.to_be_bytes()), report);
         }
@@ -268,6 +271,14 @@ impl RocksStore {
         let time = self.db.get(Meta::Now)?.as_deref().and_then(keys::read_i64);
         let time = time.ok_or(StoreError::Damaged("the time of the last goal run"))?;
         Ok(Some((GoalRunLease { number, time, fence: state.begin() }, report)))
+    }
+
+    pub(crate) fn note_imports(&self, notes: &[([u8; 32], Vec<u8>)]) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::default();
+        for (key, note) in notes {
+            batch.put(KeyKind::ImportNote.key(key), note);
+        }
+        Ok(self.db.write(batch)?)
     }
 
     pub(crate) fn remember_digest(&self, version: &str, digest: [u8; 32]) -> Result<(), StoreError> {

@@ -266,6 +266,10 @@ impl RocksStore {
         bytes.map(|bytes| FileState::decode(&bytes).ok_or(StoreError::Damaged("the ledger"))).transpose()
     }
 
+    pub(crate) fn import_note(&self, key: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.db.get(KeyKind::ImportNote.key(key))?)
+    }
+
     pub(crate) fn digest(&self, version: &str) -> Result<Option<[u8; 32]>, StoreError> {
         let key = KeyKind::Digest.key(blake3::hash(version.as_bytes()).as_bytes());
         Ok(self.db.get(key)?.and_then(|digest| digest.try_into().ok()))
