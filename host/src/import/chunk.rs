@@ -36,6 +36,8 @@ pub(crate) struct ImportChunk<'a> {
     /// The different profiles that the connection imported; `None` where it imports groups.
     pub distinct_profiles: Option<DistinctProfiles>,
     pub file: &'a FoundFile,
+    /// The file's place among the sources of the goal run.
+    pub source: u32,
     pub key: [u8; 32],
     pub plan: &'a Plan,
     /// Bytes of rows that are merged serially.
@@ -439,6 +441,7 @@ impl<'a> ImportChunk<'a> {
         Context {
             goal_run: self.run.lease.number(),
             now: self.run.lease.time(),
+            file: self.source,
             from: self.from,
             rejections_left,
             records_excluded: self.rejected.records_excluded(),

@@ -61,6 +61,8 @@ struct GroupLine {
 
 /// What an import of a group knows of its rows.
 pub(crate) struct Corrections<'a> {
+    /// What is reported as the file.
+    pub name: &'a str,
     group: &'a Group,
 }
 
@@ -99,21 +101,26 @@ impl Import<'_> {
                 running.rejected.refuse(&refused.code, &refused.file, refused.line);
             }
             running.rejected.report(&mut running.run.entry);
-            lines.groups.iter().try_for_each(|group| self.import_group(group, running))?;
             let name = format!("rejected rows of {}", corrected.report.run);
+            lines.groups.iter().try_for_each(|group| self.import_group(group, &name, running))?;
             running.report_file(name, 0);
             Ok(())
         })?;
         Ok((entry, lines))
     }
 
-    fn import_group(&self, group: &Group, running: &mut super::RunningImport) -> Result<(), Error> {
+    fn import_group(
+        &self,
+        group: &Group,
+        name: &str,
+        running: &mut super::RunningImport,
+    ) -> Result<(), Error> {
         let folder = group.path.parent().unwrap_or(Path::new(""));
-        let name = group.path.file_name().unwrap_or_default().to_string_lossy();
+        let file = group.path.file_name().unwrap_or_default().to_string_lossy();
         let location = Location::Directory(Directory { root: folder.to_owned() });
-        let pattern = Pattern::wildcard(&name).map_err(|error| Error::Failed(error.to_string()))?;
+        let pattern = Pattern::wildcard(&file).map_err(|error| Error::Failed(error.to_string()))?;
         let found = location.list("", &[&pattern]);
-        let found = found.map_err(|error| Error::File { name: name.to_string(), error })?;
+        let found = found.map_err(|error| Error::File { name: file.to_string(), error })?;
         let Some(root) = found.files.into_iter().next() else { return Ok(()) };
         let set = FileSet { root, linked: self.goal.linked.iter().map(|_| Vec::new()).collect() };
         let csv = CsvOptions {
@@ -129,7 +136,7 @@ impl Import<'_> {
             location: &location,
             decoding: Decoding::default(),
             csv: &csv,
-            corrections: Some(Corrections { group }),
+            corrections: Some(Corrections { name, group }),
             processors: self.processors,
             store: self.store,
             erasure_key: self.erasure_key,

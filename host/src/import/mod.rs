@@ -322,6 +322,7 @@ impl Import<'_> {
             import: self,
             distinct_profiles,
             file,
+            source: run.entry.source(self.source_name(file)),
             key,
             plan: &plan,
             serial_bytes: budget.serial,
@@ -371,6 +372,11 @@ impl Import<'_> {
             chunks.match_and_merge(chunk)
         });
         chunks.finish(streamed)
+    }
+
+    /// What a value says of the file that set it.
+    fn source_name<'n>(&'n self, file: &'n FoundFile) -> &'n str {
+        self.corrections.as_ref().map_or(&file.name, |corrections| corrections.name)
     }
 
     /// The goal's file sets.

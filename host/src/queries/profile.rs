@@ -46,9 +46,9 @@ pub(crate) fn get(store: &Store, id: &str) -> Result<FoundProfile, Error> {
 /// # Errors
 /// If there is none, or the store fails.
 pub(crate) fn explained(store: &Store, id: &str) -> Result<Json, Error> {
-    let FoundProfile { id, record, mut json } = get(store, id)?;
+    let FoundProfile { record, mut json, .. } = get(store, id)?;
     if let Json::Object(object) = &mut json {
-        object.insert("explain".to_owned(), provenance::of(store, id, &record)?);
+        object.insert("explain".to_owned(), provenance::of(store, &store.names(), &record)?);
     }
     Ok(json)
 }
@@ -76,7 +76,7 @@ pub(crate) fn personal_data(config: &Config, store: &Store, id: &str) -> Result<
     Ok(json!({
         "profile": json,
         "groups": groups.collect::<Vec<_>>(),
-        "explain": provenance::of(store, id, &record)?,
+        "explain": provenance::of(store, &names, &record)?,
         "before": before.collect::<Vec<_>>(),
         "rejected": rejected.collect::<Vec<_>>(),
     }))

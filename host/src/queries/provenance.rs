@@ -1,72 +1,44 @@
-//! Which run and file set each property of a profile: from the values that runs overwrote, and the lists of their changes.
+//! Which run and file set each property of a profile: the record names them, and their history entries say more.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value as Json, json};
-use sluicebox_model::{PropertyId, Record, RecordId};
-use sluicebox_store::Store;
+use sluicebox_model::Record;
+use sluicebox_store::{Names, Store, StoreError};
 
 use crate::error::Error;
 use crate::runs::report::HistoryEntry;
 
-/// For each property of a profile the run and file that set it last, and when; `null` where that was before the retained
-/// history.
+/// For each property of a profile the run and file that set it last, and when; `null` for a value that an older version
+/// wrote, which did not remember that.
 ///
 /// # Errors
-/// If the store fails.
-pub(crate) fn of(store: &Store, id: RecordId, record: &Record) -> Result<Json, Error> {
-    let names = store.names();
-    let runs = runs(store)?;
-    let before = store.previous_states(id)?;
-    let (mut explained, mut by_time) = (Map::new(), HashMap::new());
+/// If the store fails or is damaged.
+pub(crate) fn of(store: &Store, names: &Names, record: &Record) -> Result<Json, Error> {
+    let (mut explained, mut runs) = (Map::new(), HashMap::new());
     for (property, _) in record.properties() {
         let Some(name) = names.properties.get(&property) else { continue };
-        let at = set_at(record, &before, property);
-        if let Some(at) = at
-            && let Entry::Vacant(unknown) = by_time.entry(at)
+        let setter = record.provenance.get(property);
+        if setter.is_known()
+            && let Entry::Vacant(unknown) = runs.entry(setter.goal_run)
         {
-            unknown.insert(store.changed_by(id, at)?);
+            unknown.insert(run(store, setter.goal_run)?);
         }
-        let set_by = at.and_then(|at| {
-            let (number, file) = by_time.get(&at)?.as_ref()?;
-            let run = runs.get(number)?;
-            let file = if file.is_empty() { Json::Null } else { file.as_str().into() };
-            let at = Timestamp::from_millisecond(at).ok()?;
-            Some(json!({
+        let set_by = runs.get(&setter.goal_run).and_then(Option::as_ref).map(|run| {
+            let file = usize::try_from(setter.file).ok().and_then(|place| run.sources.get(place));
+            json!({
                 "run": run.report.run, "connection": run.report.connection, "goal": run.report.goal, "file": file,
-                "at": at.to_string(),
-            }))
+                "at": Timestamp::from_millisecond(run.at).ok().map(|at| at.to_string()),
+            })
         });
         explained.insert(name.clone(), set_by.unwrap_or(Json::Null));
     }
     Ok(Json::Object(explained))
 }
 
-/// The time of the run that gave a property its value; `None` if that was before the retained history.
-fn set_at(record: &Record, before: &[sluicebox_store::PreviousState], property: PropertyId) -> Option<i64> {
-    let current = record.get_packed(property);
-    let changed = before.iter().find(|before| match &before.record {
-        Some(record) => record.get_packed(property) != current,
-        None => true,
-    });
-    match changed {
-        Some(before) => Some(before.at),
-        // Nothing was overwritten since the record was created, or nothing of that is retained.
-        None if record.modified == record.created => Some(record.created),
-        None => before.last().is_some_and(|first| first.at > record.created).then_some(record.created),
-    }
-}
-
-/// The history, by the numbers of goal runs.
-fn runs(store: &Store) -> Result<HashMap<u64, HistoryEntry>, Error> {
-    let mut runs = HashMap::new();
-    for entry in store.history() {
-        let (number, bytes) = entry?;
-        if let Some(entry) = HistoryEntry::decode(&bytes) {
-            runs.insert(number, entry);
-        }
-    }
-    Ok(runs)
+fn run(store: &Store, goal_run: u64) -> Result<Option<HistoryEntry>, Error> {
+    let Some(bytes) = store.report_of(goal_run)? else { return Ok(None) };
+    Ok(Some(HistoryEntry::decode(&bytes).ok_or(StoreError::Damaged("the history"))?))
 }

@@ -104,7 +104,7 @@ pub(crate) fn text(record: &Json) -> String {
     lines.extend(listed(&record["properties"], "  "));
     for (name, by) in record["explain"].as_object().into_iter().flatten() {
         lines.push(match by.as_object() {
-            None => format!("  {name}: set before the retained history"),
+            None => format!("  {name}: set by a version that did not remember by what"),
             Some(_) => format!(
                 "  {name}: set by run {} ({} / {}) from {} at {}",
                 plain(&by["run"]),

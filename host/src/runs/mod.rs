@@ -253,6 +253,7 @@ pub(crate) fn recover(config: &Config, store: &Store, dry: bool) -> Result<(), E
         entry.report.error = Some("interrupted: the process ended before the run did".to_owned());
         entry.report.failure = Some(FailureCode::Interrupted);
         entry.interrupted = true;
+        entry.at = lease.time();
         commit.report = Some(entry.encode());
     }
     store.commit(commit)?;

@@ -278,6 +278,10 @@ pub(crate) struct HistoryEntry {
     /// The time of all its changes, in milliseconds since the epoch.
     #[serde(default)]
     pub at: i64,
+    /// The files that it merged, in their order. Records name what set a value by its place here (see
+    /// [`Setter`](sluicebox_model::Setter)): none of them ever moves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<String>,
 }
 
 /// A profile that a goal run changed.
@@ -298,6 +302,14 @@ impl HistoryEntry {
             continues: run.continues.clone(),
             ..Self::default()
         }
+    }
+
+    /// The place of a file among the sources; the file that was merged last comes last.
+    pub(crate) fn source(&mut self, file: &str) -> u32 {
+        if self.sources.last().is_none_or(|last| last != file) {
+            self.sources.push(file.to_owned());
+        }
+        u32::try_from(self.sources.len() - 1).unwrap_or(u32::MAX)
     }
 
     /// Records how the goal run ended, and how long it took.

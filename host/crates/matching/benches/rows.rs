@@ -83,7 +83,8 @@ fn prepared(plan: &Plan) -> Prepared {
 
 fn rows(criterion: &mut Criterion) {
     let plan = plan();
-    let context = Context { goal_run: 1, now: 1, from: 0, rejections_left: u64::MAX, records_excluded: true };
+    let context =
+        Context { goal_run: 1, now: 1, file: 0, from: 0, rejections_left: u64::MAX, records_excluded: true };
     let mut group = criterion.benchmark_group("rows");
     group.throughput(Throughput::Elements(u64::from(ROWS)));
     group.bench_function("prepare", |bench| {

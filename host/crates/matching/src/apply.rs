@@ -7,8 +7,8 @@ use sluicebox_model::packed::{
 };
 use sluicebox_model::{
     Class, Event, EventKey, Expected, Identifier, IdentifierHash, MergeRule, OrNever, Property, PropertyId,
-    Record, RecordId, RecordIds, RejectedCell, RejectedRow, RejectedScope, RejectionCode, Touch, Value,
-    append,
+    Provenance, Record, RecordId, RecordIds, RejectedCell, RejectedRow, RejectedScope, RejectionCode, Setter,
+    Touch, Value, append,
 };
 
 use crate::chunk::{ChunkRows, EntriesById, Loaded};
@@ -26,12 +26,21 @@ pub struct Context {
     pub goal_run: u64,
     /// When the goal run began, in milliseconds since the epoch. All of its changes have this time.
     pub now: i64,
+    /// The place of the file among those that the goal run's history entry names.
+    pub file: u32,
     /// The position: the number of the first row of the file that no earlier commit has taken.
     pub from: u64,
     /// How many more rows may be rejected before the goal fails.
     pub rejections_left: u64,
     /// Whether excluded rows are recorded.
     pub records_excluded: bool,
+}
+
+impl Context {
+    /// What sets the values that the rows write.
+    fn setter(&self) -> Setter {
+        Setter { goal_run: self.goal_run, file: self.file }
+    }
 }
 
 /// Counts of rows, cells, events and records. Those of records may be negative: a record that one commit counted as
@@ -281,6 +290,8 @@ pub(crate) struct Applier<'w> {
     timeline: Timeline<'w>,
     /// A buffer in which a row is merged into a record.
     buffer: Vec<u8>,
+    /// A buffer for the properties that a row changes, and what sets them.
+    setters: Vec<(PropertyId, Setter)>,
     applied: Applied,
     scope: Scope<'w>,
     /// The number of records created.
@@ -356,6 +367,7 @@ impl<'w> Applier<'w> {
             others: HashMap::new(),
             timeline: Timeline::new(events, context.goal_run),
             buffer: Vec::with_capacity(1024),
+            setters: Vec::new(),
             applied: Applied { position: context.from, ..Applied::default() },
             scope,
             created: 0,
@@ -597,6 +609,7 @@ impl Applier<'_> {
         // The row's writes take a little more than the record will.
         let capacity = row.writes.len() + row.lookups.len() * 32;
         let mut record = Record::new(self.plan.space, self.context.now).with_capacity(capacity);
+        record.provenance = Provenance::of(self.context.setter());
         for lookup in slice(&batch.lookups, &row.lookups) {
             let Lookup::Property { identifier, value, key } = lookup else { continue };
             let identifier = self.plan.identifiers.get(usize::from(*identifier));
@@ -662,6 +675,8 @@ impl Applier<'_> {
         entry.touched = true;
         let mut packed = entry.record.take_packed();
         let mut buffer = std::mem::take(&mut self.buffer);
+        let (mut setters, setter) = (std::mem::take(&mut self.setters), self.context.setter());
+        setters.clear();
         let mut writes = batch.writes(self.plan, row);
         let (mut rejected, mut written) = (Vec::new(), false);
         let mut next = writes.next();
@@ -699,6 +714,7 @@ impl Applier<'_> {
                     pack_number(field.property.0.into(), &mut buffer);
                     append(property, &mut buffer);
                     (copied, changed) = (record.len(), true);
+                    setters.push((field.property, setter));
                     continue;
                 }
                 let before = current.filter(|(id, _)| *id == field.property).map(|(_, held)| held);
@@ -742,6 +758,7 @@ impl Applier<'_> {
                     self.resolve_values(target, field.property, before, after);
                 }
                 (copied, changed) = (to, true);
+                setters.push((field.property, setter));
             }
             if changed {
                 buffer.extend_from_slice(record.get(copied..).unwrap_or_default());
@@ -752,13 +769,20 @@ impl Applier<'_> {
             }
         }
         self.buffer = buffer;
+        if !setters.is_sorted_by(|(one, _), (next, _)| one < next) {
+            // Several passes wrote them.
+            setters.sort_unstable_by_key(|(property, _)| *property);
+            setters.dedup_by_key(|(property, _)| *property);
+        }
         let now = self.context.now;
         if let Some(entry) = self.entry_mut(target) {
             entry.record.put_packed(packed);
             if written {
                 entry.record.modified = now;
+                entry.record.set_setters(&setters);
             }
         }
+        self.setters = setters;
         rejected
     }
 
@@ -824,6 +848,8 @@ impl Applier<'_> {
         removed.absorbed_by = Some(target);
         let from = (removed.id, removed.loaded.is_some());
         let (created, packed) = (removed.record.created, removed.record.packed().to_vec());
+        let (provenance, own, mut setters) =
+            (removed.record.provenance.clone(), self.context.setter(), Vec::new());
         let events = self.timeline.move_all(from, staying);
         let mut properties = Unpacker(&packed);
         while let Some((id, property)) = properties.entry() {
@@ -833,8 +859,15 @@ impl Applier<'_> {
             let moves = lists || held.is_none();
             if lists {
                 let united = unite(held.unwrap_or_default(), property);
+                match held {
+                    // A value that moves keeps its setter.
+                    None => setters.push((id, provenance.get(id))),
+                    Some(held) if *held != *united => setters.push((id, own)),
+                    Some(_) => {}
+                }
                 entry.record.set_packed(id, &united);
             } else if moves {
+                setters.push((id, provenance.get(id)));
                 entry.record.set_packed(id, property);
             }
             if self.plan.unique.binary_search(&id).is_ok() {
@@ -847,6 +880,7 @@ impl Applier<'_> {
             entry.record.created = entry.record.created.min(created);
             entry.record.events = entry.record.events.wrapping_add(events);
             entry.record.modified = now;
+            entry.record.set_setters(&setters);
             entry.touched = true;
             entry.absorbed_another = true;
         }

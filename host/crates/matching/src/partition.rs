@@ -671,7 +671,7 @@ mod tests {
             let on_ambiguous = [OnAmbiguous::Reject, OnAmbiguous::First, OnAmbiguous::Newest][on_ambiguous];
             let aliases = if aliases { MergeRule::Add } else { MergeRule::Set };
             let mut model = Model::default();
-            let context = Context { goal_run: 1, now: 1, from: 0, rejections_left: u64::MAX, records_excluded: true };
+            let context = Context { goal_run: 1, now: 1, file: 0, from: 0, rejections_left: u64::MAX, records_excluded: true };
             let first = plan(OnAmbiguous::First, MergeRule::Add, true);
             let held = chunk_of(&first, &before);
             let unclaimed = vec![None; held.len()];
@@ -712,7 +712,7 @@ mod tests {
                     let found = model.found(&chunk);
                     let ids = chunk.records(&found);
                     let records = (ids.as_slice(), model.load(&ids));
-                    let context = Context { goal_run: now, now: now as i64, from: 0, rejections_left: u64::MAX, records_excluded: true };
+                    let context = Context { goal_run: now, now: now as i64, file: 0, from: 0, rejections_left: u64::MAX, records_excluded: true };
                     let applied = chunk.apply(&plan, context, &found, &[], records, &mut NoEvents);
                     model = after(model, applied, &chunk).1;
                 }
@@ -727,8 +727,14 @@ mod tests {
         let plan = plan(OnAmbiguous::Reject, MergeRule::Add, true);
         let rows: Vec<[u8; 4]> = (1..100).map(|number| [number, 0, 0, 1]).collect();
         let chunk = chunk_of(&plan, &rows);
-        let context =
-            Context { goal_run: 1, now: 1, from: 0, rejections_left: u64::MAX, records_excluded: true };
+        let context = Context {
+            goal_run: 1,
+            now: 1,
+            file: 0,
+            from: 0,
+            rejections_left: u64::MAX,
+            records_excluded: true,
+        };
         let (applied, again) =
             Model::default().apply_in_partitions((&plan, context), &chunk, (4, 25)).unwrap();
         let counts = (applied.records.len(), applied.identifiers(&chunk).count(), applied.position);
@@ -763,8 +769,14 @@ mod tests {
     #[test]
     fn partitions_that_need_each_others_slots_become_one() {
         let plan = plan(OnAmbiguous::Reject, MergeRule::Set, true);
-        let context =
-            Context { goal_run: 1, now: 1, from: 0, rejections_left: u64::MAX, records_excluded: true };
+        let context = Context {
+            goal_run: 1,
+            now: 1,
+            file: 0,
+            from: 0,
+            rejections_left: u64::MAX,
+            records_excluded: true,
+        };
         let held = chunk_of(&plan, &[[1, 0, 7, 1], [2, 0, 0, 1]]);
         let unclaimed = vec![None; held.len()];
         let mut model = Model::default();

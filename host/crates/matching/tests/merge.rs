@@ -273,8 +273,14 @@ fn merge(plan_text: &str, stored: &[&str], lines: &[&str]) -> Vec<String> {
     };
     let rows: Vec<Vec<String>> = lines[1..].iter().map(|line| line.split(',').map(cell).collect()).collect();
     let plan = plan(plan_text, &columns);
-    let context =
-        Context { goal_run: 9, now: 100, from: 0, rejections_left: u64::MAX, records_excluded: true };
+    let context = Context {
+        goal_run: 9,
+        now: 100,
+        file: 0,
+        from: 0,
+        rejections_left: u64::MAX,
+        records_excluded: true,
+    };
     let store = Store::new(stored);
     let mut reports = Vec::new();
     for size in 1..=rows.len() {

@@ -11,6 +11,7 @@ mod list;
 mod moment;
 mod number;
 pub mod packed;
+mod provenance;
 mod record;
 mod schema;
 mod strptime;
@@ -28,6 +29,7 @@ pub use linked::{LinkedRow, LinkedRows, at_path};
 pub use list::{append_list_value, split_list};
 pub use moment::Moment;
 pub use number::{NumberFormat, add_exactly};
+pub use provenance::{Provenance, Setter};
 pub use record::{Class, Property, Record, Touch};
 pub use schema::{
     EventType, GroupType, Lifecycle, MergeRule, NestedType, Permission, PropertySchema, READ_ONLY_PROPERTIES,

@@ -3,7 +3,7 @@ use std::ops::Range;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::packed::{Unpacker, is_well_formed, pack_number, pack_property, unpack_property};
-use crate::{PropertyId, SpaceId, Value};
+use crate::{PropertyId, Provenance, Setter, SpaceId, Value};
 
 /// The values of a property of a record. Never an empty list: a property without a value is absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct Record {
     pub touch: Touch,
     /// The sum of its events' fingerprints, modulo 2^64.
     pub events: u64,
+    /// What set each property last.
+    pub provenance: Provenance,
     /// The properties in the format of [`packed`](crate::packed).
     packed: Vec<u8>,
 }
@@ -68,7 +70,15 @@ pub struct Record {
 impl Record {
     /// A record without properties.
     pub fn new(space: SpaceId, now: i64) -> Self {
-        Self { space, created: now, modified: now, touch: Touch::default(), events: 0, packed: Vec::new() }
+        Self {
+            space,
+            created: now,
+            modified: now,
+            touch: Touch::default(),
+            events: 0,
+            provenance: Provenance::default(),
+            packed: Vec::new(),
+        }
     }
 
     /// The same record, with memory for a number of bytes of properties.
@@ -203,6 +213,11 @@ impl Record {
     pub fn clear(&mut self, id: PropertyId) {
         let place = self.place(id).0;
         self.packed.drain(place);
+    }
+
+    /// Remembers what set some properties, which are in their order. Those that have no value any more are left out.
+    pub fn set_setters(&mut self, changed: &[(PropertyId, Setter)]) {
+        self.provenance.set(&self.packed, changed);
     }
 
     /// A hash of properties and events: records with the same ones have the same fingerprint.

@@ -59,8 +59,6 @@ impl ChangeCursor {
 pub(crate) struct Listed {
     /// The time of the goal run.
     pub time: i64,
-    pub goal_run: u64,
-    pub file: String,
     pub ids: Vec<RecordId>,
 }
 
@@ -109,16 +107,14 @@ impl Listed {
     /// Reads a list and the time in its key.
     pub(crate) fn decode(key: &[u8], list: &[u8]) -> Option<Self> {
         let time = keys::read_time(key)?;
-        let Parts { goal_run, file, short, ids } = Parts::of(list)?;
+        let Parts { short, ids } = Parts::of(list)?;
         let ids = if short { short_ids(ids) } else { whole_ids(ids) }?;
-        Some(Self { time, goal_run, file: String::from_utf8(file.to_vec()).ok()?, ids })
+        Some(Self { time, ids })
     }
 }
 
 /// A list as bytes.
 struct Parts<'a> {
-    goal_run: u64,
-    file: &'a [u8],
     /// Whether the ids are shortened, and begin with their number.
     short: bool,
     ids: &'a [u8],
@@ -126,11 +122,11 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn of(list: &'a [u8]) -> Option<Self> {
-        let (goal_run, list) = list.split_at_checked(8)?;
+        let (_goal_run, list) = list.split_at_checked(8)?;
         let (length, list) = list.split_at_checked(4)?;
         let length = keys::read_u32(length)?;
-        let (file, ids) = list.split_at_checked(usize::try_from(length & !SHORT).ok()?)?;
-        Some(Self { goal_run: keys::read_u64(goal_run)?, file, short: length & SHORT != 0, ids })
+        let (_file, ids) = list.split_at_checked(usize::try_from(length & !SHORT).ok()?)?;
+        Some(Self { short: length & SHORT != 0, ids })
     }
 }
 
@@ -175,8 +171,7 @@ mod tests {
             let ids: Vec<RecordId> = ids.into_iter().map(RecordId).collect();
             let (key, list) = (keys::change(5, 3), list(&ids, 7, "in/a.csv").unwrap());
             let listed = Listed::decode(&key, &list).unwrap();
-            prop_assert_eq!((listed.time, listed.goal_run, listed.file.as_str()), (5, 7, "in/a.csv"));
-            prop_assert_eq!((count(&list), &listed.ids), (Some(ids.len() as u64), &ids));
+            prop_assert_eq!((listed.time, count(&list), &listed.ids), (5, Some(ids.len() as u64), &ids));
             prop_assert!(Listed::decode(&key, &list[..place.index(list.len())]).is_none());
         }
     }
@@ -187,7 +182,7 @@ mod tests {
         let list =
             [&7_u64.to_be_bytes()[..], &8_u32.to_be_bytes(), b"in/a.csv", &ids[0].0, &ids[1].0].concat();
         let listed = Listed::decode(&[0; 16], &list).unwrap();
-        assert_eq!((listed.goal_run, listed.file.as_str(), listed.ids), (7, "in/a.csv", ids.to_vec()));
+        assert_eq!(listed.ids, ids);
         assert_eq!(count(&list), Some(2));
     }
 

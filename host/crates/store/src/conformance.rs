@@ -415,16 +415,14 @@ fn changes_are_listed_in_commit_order(fixture: &impl Fixture) {
         store.commit(commit).unwrap();
         let cursor = store.change_cursor(&lease);
         end(&store, &lease);
-        (cursor, lease.time(), lease.number())
+        cursor
     };
-    let (first, ..) = change(10, &[0, 1, 2]);
-    let (_, second, number) = change(20, &[1]);
-    let (last, ..) = change(30, &[1, 2, 3]);
+    let first = change(10, &[0, 1, 2]);
+    change(20, &[1]);
+    let last = change(30, &[1, 2, 3]);
     let since = |cursor| store.changed_since(cursor).unwrap();
     assert_eq!(since(first), Some([1, 2, 3].map(id).to_vec()));
     assert_eq!(since(last), Some(Vec::new()));
-    assert_eq!(store.changed_by(id(1), second).unwrap(), Some((number, "in/a.csv".to_owned())));
-    assert_eq!(store.changed_by(id(0), second).unwrap(), None);
     // A cursor is kept as bytes.
     assert_eq!(ChangeCursor::from_bytes(&first.to_bytes()), Some(first));
     assert_eq!(ChangeCursor::from_bytes(&[1]), None);

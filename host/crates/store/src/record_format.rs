@@ -1,9 +1,15 @@
 //! A record as bytes.
 //!
-//! The first byte is the kind: 5 = a record; 2 = merged into the record whose id follows. A record is `space` (a number), `created`
+//! The first byte is the kind: 6 = a record; 2 = merged into the record whose id follows. A record is `space` (a number), `created`
 //! (i64, little endian), what `modified` is later (a number that may be negative), the goal run (a number), a byte with the
 //! class, 4 more if the first fingerprint follows, 8 more if the sum of its events' fingerprints does (u64, little endian; those that are absent are 0),
-//! and its properties; numbers and properties as [`packed`](sluicebox_model::packed) has them. Three older kinds are read too:
+//! 16 more if exceptions do, its provenance, and its properties; numbers and properties as [`packed`](sluicebox_model::packed) has them.
+//!
+//! The provenance is the setter of most properties, and the exceptions: their number, and for each the difference to the property before
+//! it, doubled, and one more where it has the setter of the exception before it; otherwise its setter follows. A setter is how much
+//! smaller its goal run is than that of the record, modulo 2^64, and the file's place.
+//!
+//! Four older kinds are read too: 5 = a record of layouts 5 and 6, without provenance;
 //! 4 = a record of layout 4: `space, created, modified, goal run, first fingerprint, events` (u32 and five 64-bit integers,
 //! little endian), the class (u8), and its properties; 3 = the same of layout 2, with the number of properties before them; 1 = that
 //! of layout 1, without `events`.
@@ -15,8 +21,8 @@
 use compact_str::CompactString;
 use sluicebox_model::packed::{Unpacker, pack_number, pack_properties, pack_signed};
 use sluicebox_model::{
-    Class, Event, EventTouch, Moment, NestedTypeId, Properties, Property, PropertyId, Record, RecordId,
-    SpaceId, Touch,
+    Class, Event, EventTouch, Moment, NestedTypeId, Properties, Property, PropertyId, Provenance, Record,
+    RecordId, Setter, SpaceId, Touch,
 };
 
 use crate::StoreError;
@@ -25,14 +31,19 @@ const RECORD_WITHOUT_EVENTS: u8 = 1;
 const MERGED: u8 = 2;
 const COUNTED_RECORD: u8 = 3;
 const LONG_RECORD: u8 = 4;
-const RECORD: u8 = 5;
+const RECORD_WITHOUT_PROVENANCE: u8 = 5;
+const RECORD: u8 = 6;
 const EVENT: u8 = 1;
 /// Of a record's class and what else it has.
 const CLASS: u8 = 3;
 const HAS_FINGERPRINT: u8 = 4;
 const HAS_EVENTS: u8 = 8;
-/// The maximum number of bytes of a record before its properties.
-const MAX_BEFORE: usize = 1 + 5 + 8 + 10 + 10 + 1 + 2 * 8;
+const HAS_EXCEPTIONS: u8 = 16;
+/// The maximum number of bytes of a record before its properties, but for exceptions of its provenance.
+const MAX_BEFORE: usize = 1 + 5 + 8 + 10 + 10 + 1 + 2 * 8 + MAX_SETTER + 5;
+/// The maximum number of bytes of a setter, and of an exception.
+const MAX_SETTER: usize = 10 + 5;
+const MAX_EXCEPTION: usize = 5 + MAX_SETTER;
 
 /// What is stored under a record's id.
 #[derive(Debug, PartialEq)]
@@ -51,7 +62,7 @@ pub(crate) fn merged_into(id: RecordId) -> [u8; 17] {
 
 /// The maximum number of bytes that [`encode`] appends.
 pub(crate) fn encoded_size(record: &Record) -> usize {
-    MAX_BEFORE + record.packed().len()
+    MAX_BEFORE + record.provenance.others().len() * MAX_EXCEPTION + record.packed().len()
 }
 
 pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
@@ -62,11 +73,39 @@ pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
     pack_signed(i128::from(record.modified) - i128::from(record.created), out);
     pack_number(goal_run, out);
     let has = |number: u64, flag: u8| if number == 0 { 0 } else { flag };
-    out.push(class(of_run) | has(first_fingerprint, HAS_FINGERPRINT) | has(record.events, HAS_EVENTS));
+    let exceptions = record.provenance.others();
+    out.push(
+        class(of_run)
+            | has(first_fingerprint, HAS_FINGERPRINT)
+            | has(record.events, HAS_EVENTS)
+            | has(exceptions.len() as u64, HAS_EXCEPTIONS),
+    );
     for number in [first_fingerprint, record.events].into_iter().filter(|number| *number != 0) {
         out.extend_from_slice(&number.to_le_bytes());
     }
+    put_setter(record.provenance.most(), goal_run, out);
+    if !exceptions.is_empty() {
+        put_exceptions(exceptions, goal_run, out);
+    }
     out.extend_from_slice(record.packed());
+}
+
+fn put_setter(setter: Setter, goal_run: u64, out: &mut Vec<u8>) {
+    pack_number(goal_run.wrapping_sub(setter.goal_run), out);
+    pack_number(setter.file.into(), out);
+}
+
+fn put_exceptions(exceptions: &[(PropertyId, Setter)], goal_run: u64, out: &mut Vec<u8>) {
+    pack_number(exceptions.len() as u64, out);
+    let (mut before, mut last) = (0, None);
+    for (property, setter) in exceptions {
+        let same = last == Some(*setter);
+        pack_number(u64::from(property.0.wrapping_sub(before)) << 1 | u64::from(same), out);
+        if !same {
+            put_setter(*setter, goal_run, out);
+        }
+        (before, last) = (property.0, Some(*setter));
+    }
 }
 
 /// An event as bytes, with its id.
@@ -126,7 +165,7 @@ impl Reader<'_> {
     fn stored(&mut self) -> Option<Stored> {
         match self.0.byte()? {
             MERGED => Some(Stored::MergedInto(RecordId(self.0.array()?))),
-            RECORD => self.record().map(Stored::Record),
+            kind @ (RECORD | RECORD_WITHOUT_PROVENANCE) => self.record(kind == RECORD).map(Stored::Record),
             kind @ (LONG_RECORD | COUNTED_RECORD | RECORD_WITHOUT_EVENTS) => {
                 self.older_record(kind).map(Stored::Record)
             }
@@ -134,7 +173,7 @@ impl Reader<'_> {
         }
     }
 
-    fn record(&mut self) -> Option<Record> {
+    fn record(&mut self, has_provenance: bool) -> Option<Record> {
         let space = SpaceId(self.0.number()?);
         let mut record = Record::new(space, i64::from_le_bytes(self.0.array()?));
         let later: i128 = self.0.signed()?;
@@ -148,10 +187,40 @@ impl Reader<'_> {
         };
         record.touch.first_fingerprint = number(HAS_FINGERPRINT)?;
         record.events = number(HAS_EVENTS)?;
-        if has & !(CLASS | HAS_FINGERPRINT | HAS_EVENTS) != 0 {
+        let mut known = CLASS | HAS_FINGERPRINT | HAS_EVENTS;
+        if has_provenance {
+            known |= HAS_EXCEPTIONS;
+            record.provenance = self.provenance(record.touch.goal_run, has & HAS_EXCEPTIONS != 0)?;
+        }
+        if has & !known != 0 {
             return None;
         }
         record.with_packed(self.0.take(self.0.0.len())?)
+    }
+
+    fn provenance(&mut self, goal_run: u64, has_exceptions: bool) -> Option<Provenance> {
+        let most = self.setter(goal_run)?;
+        if !has_exceptions {
+            return Some(Provenance::of(most));
+        }
+        let count = self.0.length()?;
+        let mut exceptions: Vec<(PropertyId, Setter)> = Vec::with_capacity(count.min(self.0.0.len()));
+        for _ in 0..count {
+            let number: u64 = self.0.number()?;
+            let (before, last) = match exceptions.last() {
+                Some((property, setter)) => (property.0, Some(*setter)),
+                None => (0, None),
+            };
+            let property = before.checked_add(u32::try_from(number >> 1).ok()?)?;
+            let setter = if number & 1 == 1 { last? } else { self.setter(goal_run)? };
+            exceptions.push((PropertyId(property), setter));
+        }
+        Provenance::new(most, exceptions)
+    }
+
+    fn setter(&mut self, goal_run: u64) -> Option<Setter> {
+        let before: u64 = self.0.number()?;
+        Some(Setter { goal_run: goal_run.wrapping_sub(before), file: self.0.number()? })
     }
 
     fn older_record(&mut self, kind: u8) -> Option<Record> {
@@ -232,12 +301,30 @@ mod tests {
         ]
     }
 
+    fn provenance() -> impl Strategy<Value = Provenance> {
+        let setter = || {
+            (any::<u64>(), 0_u32..3)
+                .prop_map(|(goal_run, file)| Setter { goal_run: goal_run >> (goal_run % 64), file })
+        };
+        (setter(), setter(), prop::collection::btree_map(any::<u32>(), prop::option::of(setter()), 0..6))
+            .prop_map(|(most, shared, others)| {
+                let others =
+                    others.into_iter().map(|(id, setter)| (PropertyId(id), setter.unwrap_or(shared)));
+                Provenance::new(most, others.collect()).unwrap()
+            })
+    }
+
     fn record() -> impl Strategy<Value = Record> {
         let properties = prop::collection::btree_map(any::<u32>(), property(), 0..6);
-        (any::<(u32, i64, i64, u64, u64, u64)>(), 0..3, properties).prop_map(
-            |((space, created, modified, goal_run, first_fingerprint, events), class, properties)| {
+        (any::<(u32, i64, i64, u64, u64, u64)>(), 0..3, properties, provenance()).prop_map(
+            |(
+                (space, created, modified, goal_run, first_fingerprint, events),
+                class,
+                properties,
+                provenance,
+            )| {
                 let mut record = Record::new(SpaceId(space), created);
-                (record.modified, record.events) = (modified, events);
+                (record.modified, record.events, record.provenance) = (modified, events, provenance);
                 let class = [Class::Unchanged, Class::Updated, Class::Created][class as usize];
                 record.touch = Touch { goal_run, first_fingerprint, class };
                 properties.iter().for_each(|(id, property)| record.set(PropertyId(*id), property));
@@ -294,7 +381,17 @@ mod tests {
         }
 
         #[test]
-        fn records_of_older_layouts_are_read(record in record()) {
+        fn records_of_older_layouts_are_read(mut record in record()) {
+            record.provenance = Provenance::of(Setter { goal_run: record.touch.goal_run, file: 0 });
+            let mut bytes = Vec::new();
+            encode(&record, &mut bytes);
+            record.provenance = Provenance::default();
+            prop_assert!(!record.provenance.most().is_known());
+            // That of layout 6 is the same without a provenance, which takes two bytes here.
+            bytes[0] = RECORD_WITHOUT_PROVENANCE;
+            let provenance = bytes.len() - record.packed().len() - 2;
+            bytes.drain(provenance..provenance + 2);
+            prop_assert_eq!(decode(&bytes).unwrap(), Stored::Record(record.clone()));
             let numbers = [record.touch.goal_run, record.touch.first_fingerprint, record.events];
             let times = [record.created, record.modified].map(i64::to_le_bytes).concat();
             let header = [&[LONG_RECORD], &record.space.0.to_le_bytes()[..], &times, &numbers.map(u64::to_le_bytes).concat(), &[class(record.touch.class)]].concat();

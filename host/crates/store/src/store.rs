@@ -396,6 +396,14 @@ impl Store {
         backend!(self, store => store.interrupted())
     }
 
+    /// The report of the goal run with this number.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn report_of(&self, goal_run: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        backend!(self, store => store.report_of(goal_run))
+    }
+
     /// The numbers and reports of goal runs, newest first.
     pub fn history(&self) -> Entries<'_, (u64, Box<[u8]>)> {
         backend!(self, store => Box::new(store.history()))
@@ -466,14 +474,6 @@ impl Store {
     /// If the store fails or is damaged.
     pub fn changed_since(&self, since: ChangeCursor) -> Result<Option<Vec<RecordId>>, StoreError> {
         backend!(self, store => store.changed_since(since))
-    }
-
-    /// The goal run and the file that changed a record at the time of a goal run, if that is listed.
-    ///
-    /// # Errors
-    /// If the store fails or is damaged.
-    pub fn changed_by(&self, record: RecordId, at: i64) -> Result<Option<(u64, String)>, StoreError> {
-        backend!(self, store => store.changed_by(record, at))
     }
 
     /// Removes the oldest lists of changes while they name more records than there are.

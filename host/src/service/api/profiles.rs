@@ -47,7 +47,7 @@ impl Service {
             None => view::profile(&names, id, &record, self.store.events_of(id)?).ok_or_else(missing)?,
         };
         if let Value::Object(object) = &mut shown {
-            object.insert("explain".to_owned(), provenance::of(&self.store, id, &record)?);
+            object.insert("explain".to_owned(), provenance::of(&self.store, &names, &record)?);
         }
         Ok(shown)
     }

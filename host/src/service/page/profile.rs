@@ -32,7 +32,7 @@ struct ProfilePage {
 struct PropertyLine {
     name: String,
     values: Vec<String>,
-    /// Connection and goal that set it; `None` = that is no longer retained.
+    /// Connection and goal that set it; `None` = an older version set it, which did not remember that.
     set_by: Option<String>,
     run: String,
     at: String,

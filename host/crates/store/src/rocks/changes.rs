@@ -27,19 +27,6 @@ impl RocksStore {
         Ok(Some(ids))
     }
 
-    pub(crate) fn changed_by(&self, record: RecordId, at: i64) -> Result<Option<(u64, String)>, StoreError> {
-        for listed in self.listed(at)? {
-            let listed = listed?;
-            if listed.time != at {
-                break;
-            }
-            if listed.ids.binary_search(&record).is_ok() {
-                return Ok(Some((listed.goal_run, listed.file)));
-            }
-        }
-        Ok(None)
-    }
-
     /// The time after which changes are listed.
     pub(super) fn listed_from(&self) -> Result<i64, StoreError> {
         match self.db.get(Meta::ListedFrom)? {

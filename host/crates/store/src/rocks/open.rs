@@ -22,7 +22,7 @@ use crate::names::Dictionary;
 use crate::{Names, StoreError};
 
 /// The newest layout that this version reads, and the one that it writes.
-pub(super) const LAYOUT: u32 = 6;
+pub(super) const LAYOUT: u32 = 7;
 const LOCK_FILE: &str = "sluicebox.lock";
 const MEBIBYTE: usize = 1024 * 1024;
 /// A file of the log counts as this many bytes at least.
@@ -251,6 +251,11 @@ impl RocksStore {
         let known = (!identifiers.valid()).then(KnownIdentifiers::default);
         drop(identifiers);
         *store.known_identifiers.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        let written = store.db.get(Meta::Format)?.as_deref().and_then(keys::read_u32);
+        if written.is_none_or(|written| written < LAYOUT) {
+            // From now on it has records that older versions cannot read.
+            store.db.put_opt(Meta::Format, LAYOUT.to_be_bytes(), &durable())?;
+        }
         if store.db.get(Meta::ListedFrom)?.is_none() {
             // Older versions kept no lists of changes.
             let from = if is_new { 0 } else { jiff::Timestamp::now().as_millisecond() };

@@ -332,6 +332,10 @@ impl RocksStore {
         }))
     }
 
+    pub(crate) fn report_of(&self, goal_run: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.db.get(KeyKind::History.key(&goal_run.to_be_bytes()))?)
+    }
+
     pub(crate) fn history(&self) -> impl Iterator<Item = Result<(u64, Box<[u8]>), StoreError>> + '_ {
         let last = KeyKind::History.key(&[0xff; 8]);
         let entries = self.db.iterator(IteratorMode::From(&last, rocksdb::Direction::Reverse));

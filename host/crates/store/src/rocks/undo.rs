@@ -268,7 +268,7 @@ impl RocksStore {
         } else {
             self.after(&undoing.later, id, record)?
         };
-        let mut changed = false;
+        let mut restored = Vec::new();
         for property in undo::properties(&before, &after, record) {
             let property = match property {
                 PropertyUndo::ChangedSince(property) => {
@@ -287,9 +287,10 @@ impl RocksStore {
                 Some(value) => record.set_packed(property, value),
                 None => record.clear(property),
             }
-            changed = true;
+            restored.push((property, before.provenance.get(property)));
         }
-        Ok(changed)
+        record.set_setters(&restored);
+        Ok(!restored.is_empty())
     }
 
     /// Lets the values that a unique property had find the record again; `false` if another record holds one of them.
