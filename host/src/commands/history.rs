@@ -6,6 +6,7 @@ use serde_json::Value as Json;
 use sluicebox_model::OrNever;
 use sluicebox_store::Store;
 
+use crate::commands::run::MAX_FAULTS;
 use crate::config::Config;
 use crate::error::Error;
 use crate::output::{counted, print};
@@ -44,6 +45,9 @@ fn show(entry: &HistoryEntry, json: bool, with_profiles: bool) -> Result<(), Err
     print(format!("{}  {}  {}", entry.report.run, entry.started, entry.report.line()))?;
     if let Some(error) = &entry.report.error {
         print(format!("  {error}"))?;
+    }
+    for line in entry.report.fault_lines(if with_profiles { usize::MAX } else { MAX_FAULTS }) {
+        print(format!("  {line}"))?;
     }
     if with_profiles {
         for file in &entry.report.files {

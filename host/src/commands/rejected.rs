@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::import::corrections::CorrectedLines;
 use crate::output::{counted, print};
-use crate::queries::rejected::{self, NotTaken};
+use crate::queries::rejected::{self, NotTaken, ShownLine};
 use crate::runs::progress::Watch;
 use crate::runs::report::{HistoryEntry, Run, Status, Trigger};
 use crate::runs::undo::no_run;
@@ -72,7 +72,7 @@ pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
             let entry = rejected::goal_run(store.as_ref(), run, goal)?;
             rejected::lines(&config, store.as_ref(), &entry, |recorded_in, line, is_imported| {
                 if *json {
-                    return print(line.json(recorded_in, is_imported));
+                    return print(json!(ShownLine::of(line, recorded_in, is_imported)));
                 }
                 let imported = if is_imported { " (imported)" } else { "" };
                 let (file, number, code, reason) = (&line.file, line.number, &line.code, &line.reason);
@@ -120,7 +120,9 @@ fn import(
     let stop = stop_on_signal()?;
     let runner = Runner::new(config, store, dry_run, Watch::Terminal, &stop)?;
     let Some(selected) = selected.first() else { return Err(no_run(run)) };
-    let (entry, lines) = runner.import_corrected(selected, &Run::new(Trigger::Command), &corrected, file)?;
+    let files = file.map(|file| vec![file.to_owned()]);
+    let (entry, lines) =
+        runner.import_corrected(selected, &Run::new(Trigger::Command), &corrected, files.as_deref())?;
     show(&entry, &lines, json)?;
     Ok(u8::from(entry.report.status == Status::Failed || entry.report.rows.rejected > 0))
 }
@@ -128,13 +130,10 @@ fn import(
 fn show(entry: &HistoryEntry, lines: &CorrectedLines, json: bool) -> Result<(), Error> {
     let report = &entry.report;
     if json {
-        let refused = lines.refused.iter().map(|refused| {
-            json!({ "file": refused.file, "line": refused.line, "code": refused.code, "reason": refused.reason })
-        });
         let mut shown = json!(report);
         if let Some(object) = shown.as_object_mut() {
             object.insert("already_imported".to_owned(), json!(lines.already_imported));
-            object.insert("refused".to_owned(), refused.collect());
+            object.insert("refused".to_owned(), json!(lines.refused));
         }
         return print(shown);
     }

@@ -105,8 +105,8 @@ fn show(config: &Config, report: &Report, arguments: &Arguments) -> Result<(), E
     if let Some(error) = &report.error {
         print(format!("  {error}"))?;
     }
-    for fault in report.faults.iter().take(MAX_FAULTS) {
-        print(format!("  {}", fault.line()))?;
+    for line in report.fault_lines(MAX_FAULTS) {
+        print(format!("  {line}"))?;
     }
     if !report.faults.is_empty() && !arguments.dry_run {
         print(format!("  rejected rows: {}", rejected::folder(config, &report.run).display()))?;

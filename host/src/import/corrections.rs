@@ -10,9 +10,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use serde::Serialize;
 use sluicebox_files::{CsvOptions, Decoding, Directory, Location, Pattern, RowWriter};
 use sluicebox_matching::{FieldPlan, Plan, Workers};
 use sluicebox_model::{MergeRule, RejectedRow, RejectedScope};
+use utoipa::ToSchema;
 
 use crate::config::Config;
 use crate::error::Error;
@@ -36,6 +38,7 @@ pub(crate) struct CorrectedLines {
 }
 
 /// A line that cannot be imported.
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Refused {
     pub file: String,
     pub line: u64,
@@ -75,24 +78,32 @@ impl Drop for CorrectedLines {
 
 /// The ledger's key of a line.
 pub(crate) fn key(run: &str, goal: &str, line: &Line) -> [u8; 32] {
-    let scope = match line.scope {
-        LineScope::Row => "row",
-        LineScope::Cells(_) => "cells",
-    };
-    Fingerprint::of(["corrected line", run, goal, &line.file, &line.number.to_string(), scope])
+    let (number, scope) = (line.number.to_string(), line.scope.name());
+    Fingerprint::of(["corrected line", run, goal, &line.file, &number, scope])
+}
+
+/// Why a line cannot be imported, however it is corrected.
+pub(crate) fn never_imported(line: &Line, is_linked: bool, is_unmerged: bool) -> Option<&'static str> {
+    if is_linked {
+        return Some("a row of a linked file is imported with its root row: correct the file");
+    }
+    if is_unmerged {
+        return Some("nothing of its file was merged: correct the file, or the goal");
+    }
+    line.cells.iter().all(String::is_empty).then_some("the row was recorded without its cells")
 }
 
 impl Import<'_> {
-    /// Imports corrected lines: those of a file, or of the goal run's own files of rejected rows.
+    /// Imports corrected lines: those of some files, or of the goal run's own files of rejected rows.
     ///
     /// # Errors
     /// If the lines cannot be read, the store fails, or the run is interrupted. Lines that are rejected again are in the report.
     pub(crate) fn run_corrections(
         &self,
         corrected: &HistoryEntry,
-        file: Option<&Path>,
+        files: Option<&[PathBuf]>,
     ) -> Result<(HistoryEntry, CorrectedLines), Error> {
-        let lines = self.corrected_lines(corrected, file)?;
+        let lines = self.corrected_lines(corrected, files)?;
         let entry = self.run_with(|running| {
             let report = &mut running.run.entry.report;
             report.rows.read += lines.refused.len() as u64;
@@ -157,7 +168,7 @@ impl Import<'_> {
     fn corrected_lines(
         &self,
         corrected: &HistoryEntry,
-        file: Option<&Path>,
+        files: Option<&[PathBuf]>,
     ) -> Result<CorrectedLines, Error> {
         let (run, goal) = (&corrected.report.run, &corrected.report.goal);
         let folder = if self.dry { std::env::temp_dir() } else { self.config.data().to_owned() };
@@ -168,11 +179,7 @@ impl Import<'_> {
             CorrectedLines { groups: Vec::new(), refused: Vec::new(), already_imported: 0, folder };
         let recorded = Recorded::read(self.config, corrected)?;
         let mut groups = Groups::default();
-        let paths = match file {
-            Some(file) => vec![file.to_owned()],
-            None => recorded.paths.clone(),
-        };
-        for path in &paths {
+        for path in files.unwrap_or(&recorded.paths) {
             rejected::read_lines(path, |line| {
                 let key = key(run, goal, &line);
                 if self.store.file_state(&key)?.is_some() {
@@ -192,21 +199,14 @@ impl Import<'_> {
     /// Whether a line can be imported; otherwise a code and the reason.
     fn may_import(&self, recorded: &Recorded, line: &Line) -> Result<(), (String, String)> {
         let refuse = |code: &str, reason: &str| Err((code.to_owned(), reason.to_owned()));
-        match recorded.linked.get(&(line.file.clone(), line.number)) {
-            None => return refuse("unknown-line", "the run recorded no such line"),
-            Some(true) => {
-                return refuse(
-                    &line.code,
-                    "a row of a linked file is imported with its root row: correct the file",
-                );
-            }
-            Some(false) => {}
+        let Some(is_linked) = recorded.linked.get(&(line.file.clone(), line.number)) else {
+            return refuse("unknown-line", "the run recorded no such line");
+        };
+        if let Some(reason) = never_imported(line, *is_linked, recorded.unmerged.contains(&line.file)) {
+            return refuse(&line.code, reason);
         }
-        if recorded.unmerged.contains(&line.file) {
-            return refuse(&line.code, "nothing of its file was merged: correct the file, or the goal");
-        }
-        if line.cells.iter().all(String::is_empty) {
-            return refuse(&line.code, "the row was recorded without its cells");
+        if line.has_lost_bytes() {
+            return refuse(&line.code, "a cell still holds bytes that are no text");
         }
         if line.is_uncorrected(&self.goal.csv) {
             return refuse(&line.code, "the line is not corrected");

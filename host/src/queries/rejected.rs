@@ -1,7 +1,7 @@
 //! What runs did not take: the files of rejected rows, and which of their lines are imported since.
 
-use serde::Serialize;
-use serde_json::{Value as Json, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 use sluicebox_store::Store;
 use utoipa::ToSchema;
 
@@ -11,7 +11,7 @@ use crate::import::corrections::key;
 use crate::queries::history;
 use crate::runs::faults::Fault;
 use crate::runs::rejected::{self, Line, LineScope};
-use crate::runs::report::HistoryEntry;
+use crate::runs::report::{HistoryEntry, Status};
 
 /// What a goal run did not take.
 #[derive(Debug, Serialize, ToSchema)]
@@ -54,13 +54,19 @@ pub(crate) fn list(
     }
 }
 
-/// What a goal run did not take; `None` if its files are gone, or there are none.
-fn not_taken(
+/// What a goal run did not take; `None` if it has not ended, its files are gone, or there are none.
+///
+/// # Errors
+/// If a file or the store cannot be read.
+pub(crate) fn not_taken(
     config: &Config,
     store: Option<&Store>,
     entry: &HistoryEntry,
 ) -> Result<Option<NotTaken>, Error> {
     let mut files = Vec::new();
+    if entry.report.status == Status::Running {
+        return Ok(None);
+    }
     for (name, _) in &entry.rejected_files {
         let mut file = RejectedFile { name: name.clone(), lines: 0, imported: 0 };
         let path = rejected::folder(config, &entry.report.run).join(name);
@@ -135,22 +141,62 @@ pub(crate) fn lines(
     Ok(())
 }
 
-impl Line {
-    /// The line as one JSON object.
-    pub(crate) fn json(&self, recorded_in: &str, is_imported: bool) -> Json {
-        let (scope, columns) = match &self.scope {
-            LineScope::Row => ("row", &[][..]),
-            LineScope::Cells(columns) => ("cells", columns.as_slice()),
+/// A line of a goal run's rejected rows, for programs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ShownLine {
+    /// The file of rejected rows that holds it.
+    pub recorded_in: String,
+    /// The file that it comes from.
+    pub file: String,
+    /// The physical line where its row begins there.
+    pub line: u64,
+    pub scope: RecordedScope,
+    /// Of the scope `cells`: the columns of the cells that were not taken.
+    pub columns: Vec<String>,
+    pub code: String,
+    pub reason: String,
+    /// Whether it was corrected and imported since.
+    pub imported: bool,
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub cells: serde_json::Map<String, Json>,
+}
+
+/// How much of a row was not taken: all of it, or some cells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RecordedScope {
+    #[default]
+    Row,
+    Cells,
+}
+
+impl From<&LineScope> for RecordedScope {
+    fn from(scope: &LineScope) -> Self {
+        match scope {
+            LineScope::Row => Self::Row,
+            LineScope::Cells(_) => Self::Cells,
+        }
+    }
+}
+
+impl ShownLine {
+    pub(crate) fn of(line: Line, recorded_in: &str, imported: bool) -> Self {
+        let scope = RecordedScope::from(&line.scope);
+        let columns = match line.scope {
+            LineScope::Row => Vec::new(),
+            LineScope::Cells(columns) => columns,
         };
-        let cells: serde_json::Map<String, Json> = self
-            .columns
-            .iter()
-            .zip(&self.cells)
-            .map(|(name, cell)| (name.clone(), Json::String(cell.clone())))
-            .collect();
-        json!({
-            "recorded_in": recorded_in, "file": self.file, "line": self.number, "scope": scope, "columns": columns,
-            "code": self.code, "reason": self.reason, "imported": is_imported, "cells": cells,
-        })
+        let cells = line.cells.into_iter().map(Json::String);
+        Self {
+            recorded_in: recorded_in.to_owned(),
+            file: line.file,
+            line: line.number,
+            scope,
+            columns,
+            code: line.code,
+            reason: line.reason,
+            imported,
+            cells: line.columns.into_iter().zip(cells).collect(),
+        }
     }
 }

@@ -14,7 +14,7 @@ pub(crate) mod schedule;
 pub(crate) mod undo;
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use jiff::Timestamp;
@@ -153,7 +153,7 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// Imports corrected lines of a goal run's rejected rows: those of `file`, or of its own files of rejected rows. `selected` has
+    /// Imports corrected lines of a goal run's rejected rows: those of `files`, or of its own files of rejected rows. `selected` has
     /// the goal alone.
     ///
     /// # Errors
@@ -163,7 +163,7 @@ impl<'a> Runner<'a> {
         selected: &Selected<'_>,
         run: &Run,
         corrected: &HistoryEntry,
-        file: Option<&Path>,
+        files: Option<&[PathBuf]>,
     ) -> Result<(HistoryEntry, CorrectedLines), Error> {
         let connection = selected.connection;
         let Some(((Goal::Import(goal), Some(processors)), opened)) = selected
@@ -186,7 +186,7 @@ impl<'a> Runner<'a> {
             stop: self.stop,
             ..Import::new(self.config, connection, goal, opened, processors, self.store)
         };
-        import.run_corrections(corrected, file)
+        import.run_corrections(corrected, files)
     }
 
     fn goal(

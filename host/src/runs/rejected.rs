@@ -23,6 +23,12 @@ use crate::runs::report::HistoryEntry;
 /// Beside the store.
 const FOLDER: &str = "rejected";
 
+/// In a run's folder: its corrected lines that wait for their import, a folder for each import.
+const CORRECTED: &str = "corrected";
+
+/// Stands in a recorded cell for bytes that are no text.
+const NOT_TEXT: &str = "\u{FFFD}";
+
 /// The columns after those of the source file.
 pub(crate) const OWN_COLUMNS: [&str; 7] =
     ["_file", "_line", "_scope", "_columns", "_code", "_reason", "_raw"];
@@ -33,6 +39,11 @@ const OLD_COLUMNS: [&str; 4] = ["_file", "_line", "_code", "_reason"];
 /// The folder of a run's rejected rows.
 pub(crate) fn folder(config: &Config, run: &str) -> PathBuf {
     config.data().join(FOLDER).join(run)
+}
+
+/// The folder of a run's corrected lines that the import with an id takes.
+pub(crate) fn corrected_folder(config: &Config, run: &str, import: &str) -> PathBuf {
+    folder(config, run).join(CORRECTED).join(import)
 }
 
 /// Where rows come from.
@@ -276,7 +287,7 @@ fn join_surplus(cells: &[String], columns: usize) -> Vec<Cow<'_, str>> {
 
 /// A cell as it is recorded.
 fn readable(cell: &str) -> String {
-    cell.replace('\0', "\u{fffd}")
+    cell.replace('\0', NOT_TEXT)
 }
 
 impl Line {
@@ -330,10 +341,118 @@ pub(crate) fn files(config: &Config) -> Result<Vec<PathBuf>, Error> {
     for run in runs.flatten() {
         let entries = fs::read_dir(run.path()).map_err(|error| Error::io(&run.path(), error))?;
         let csv = entries.flatten().map(|entry| entry.path());
-        files.extend(csv.filter(|path| path.extension().is_some_and(|extension| extension == "csv")));
+        files.extend(csv.filter(|path| is_csv(path)));
+    }
+    for folder in waiting(config)? {
+        files.extend(corrected_files(&folder)?);
     }
     files.sort();
     Ok(files)
+}
+
+fn is_csv(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "csv")
+}
+
+/// The folders of corrected lines that wait for their import.
+fn waiting(config: &Config) -> Result<Vec<PathBuf>, Error> {
+    let mut waiting = Vec::new();
+    let Ok(runs) = fs::read_dir(config.data().join(FOLDER)) else { return Ok(waiting) };
+    for run in runs.flatten() {
+        let folder = run.path().join(CORRECTED);
+        match fs::read_dir(&folder) {
+            Ok(imports) => waiting.extend(imports.flatten().map(|import| import.path())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io(&folder, error)),
+        }
+    }
+    Ok(waiting)
+}
+
+/// The files of a folder of corrected lines.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub(crate) fn corrected_files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = fs::read_dir(folder).map_err(|error| Error::io(folder, error))?;
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| is_csv(path));
+    files.sort();
+    Ok(files)
+}
+
+/// Removes a folder of corrected lines that are imported, or will not be.
+///
+/// # Errors
+/// If it cannot be removed.
+pub(crate) fn remove_corrected(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(folder) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::io(folder, error)),
+    }
+    // Other imports of the same run may wait in the folder around it.
+    let _ = folder.parent().map(fs::remove_dir);
+    Ok(())
+}
+
+/// Removes the folders of corrected lines that no import will take: their process ended between two writes.
+///
+/// # Errors
+/// If one cannot be read or removed.
+pub(crate) fn remove_corrected_except(config: &Config, wanted: &HashSet<PathBuf>) -> Result<(), Error> {
+    let unwanted = waiting(config)?.into_iter().filter(|folder| !wanted.contains(folder));
+    unwanted.map(|folder| remove_corrected(&folder)).collect()
+}
+
+/// A file of corrected lines that is being written. All lines have the same columns.
+pub(crate) struct CorrectedFile {
+    path: PathBuf,
+    writer: RowWriter<BufWriter<File>>,
+}
+
+impl CorrectedFile {
+    /// Creates a file in a folder, which only its owner can read.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn create(folder: &Path, name: &str, columns: &[String]) -> Result<Self, Error> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(|error| Error::io(folder, error))?;
+        let path = folder.join(name);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|error| Error::io(&path, error))?;
+        let mut writer = RowWriter::new(BufWriter::new(file), &dialect());
+        let header = columns.iter().map(String::as_str).chain(OWN_COLUMNS);
+        writer.write(header).map_err(|error| Error::io(&path, error))?;
+        Ok(Self { path, writer })
+    }
+
+    /// Appends a line.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn write(&mut self, line: &Line) -> Result<(), Error> {
+        let columns = match &line.scope {
+            LineScope::Row => String::new(),
+            LineScope::Cells(columns) => serde_json::to_string(columns).or_never("the JSON of names"),
+        };
+        let raw = line.raw.as_ref().map(|raw| BASE64.encode(raw)).unwrap_or_default();
+        let number = line.number.to_string();
+        let own = [&line.file, &number, line.scope.name(), &columns, &line.code, &line.reason, &raw];
+        let cells = line.cells.iter().map(String::as_str).chain(own);
+        self.writer.write(cells).map_err(|error| Error::io(&self.path, error))
+    }
+
+    /// Returns when the lines are on the disk.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub(crate) fn finish(mut self) -> Result<(), Error> {
+        let writer = self.writer.get_mut();
+        let written = writer.flush().and_then(|()| writer.get_ref().sync_all());
+        written.map_err(|error| Error::io(&self.path, error))
+    }
 }
 
 /// The dialect of all files of rejected rows. Cells are not trimmed.
@@ -424,6 +543,25 @@ pub(crate) struct Line {
     pub reason: String,
     /// The bytes of a row that could not be split into its cells.
     pub raw: Option<Vec<u8>>,
+}
+
+impl LineScope {
+    /// As `_scope` has it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Row => "row",
+            Self::Cells(_) => "cells",
+        }
+    }
+}
+
+impl Line {
+    /// Whether a cell holds what stands for bytes that are no text.
+    pub(crate) fn has_lost_bytes(&self) -> bool {
+        self.raw.is_some()
+            && ["encoding", "nul"].contains(&self.code.as_str())
+            && self.cells.iter().any(|cell| cell.contains(NOT_TEXT))
+    }
 }
 
 /// Calls `take` with each line of a file of rejected rows, in the form of this version.

@@ -3,9 +3,20 @@
 use crate::config::EXPORT_PROFILES;
 use crate::output::counted;
 use crate::runs::accept;
+use crate::runs::faults::Fault;
 use crate::runs::report::{Events, FileStatus, Report, Status};
 
 impl Report {
+    /// What was not taken, in lines for people: the most frequent kinds of faults, `most` of them.
+    pub(crate) fn fault_lines(&self, most: usize) -> Vec<String> {
+        let mut lines: Vec<String> = self.faults.iter().take(most).map(Fault::line).collect();
+        if self.excluded_unrecorded > 0 {
+            let rows = counted(self.excluded_unrecorded, "excluded row");
+            lines.push(format!("{rows} not recorded: more than record_excluded"));
+        }
+        lines
+    }
+
     /// One line that says how a goal run went; the files of an export follow, one a line.
     pub(crate) fn line(&self) -> String {
         let status = match self.status {

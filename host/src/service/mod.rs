@@ -44,6 +44,7 @@ use crate::error::Error;
 use crate::output::print;
 use crate::runs;
 use crate::runs::progress::Live;
+use crate::runs::rejected;
 use access::Access;
 use audit::Audit;
 use lookup_cache::LookupCache;
@@ -110,8 +111,11 @@ pub(crate) fn serve(root: &Path, address: Option<SocketAddr>) -> Result<u8, Erro
     let listener = runtime
         .block_on(TcpListener::bind(address))
         .map_err(|error| Error::io(address.to_string().as_ref(), error))?;
+    let queue = Queue::restore(&config, &store)?;
+    let corrected = queue.list().into_iter().filter_map(|queued| queued.planned.corrected);
+    rejected::remove_corrected_except(&config, &corrected.map(|rows| rows.folder(&config)).collect())?;
     let service = Arc::new(Service {
-        queue: Queue::restore(&config, &store)?,
+        queue,
         audit: Audit::open(config.data())?,
         notifier: Notifier::new(runtime.handle().clone()),
         metrics: Metrics::new(),

@@ -23,7 +23,6 @@ use tokio::task::JoinHandle;
 use super::egress::{self, EgressError};
 use crate::config::{Config, Connection, EgressRule, Security, Server, Smtp, Webhook};
 use crate::error::Error;
-use crate::runs::faults::Fault;
 use crate::runs::report::{HistoryEntry, Run, Status};
 
 /// Pauses before the second and further attempts.
@@ -33,8 +32,8 @@ const RETRY_PAUSES: [Duration; 4] =
 const SEND_TIME: Duration = Duration::from_secs(20);
 /// How long a service that stops waits for notifications.
 const FINISH_TIME: Duration = Duration::from_secs(5);
-/// Rejected rows of a goal in a mail.
-const MAX_REASONS: usize = 5;
+/// Kinds of faults of a goal in a mail.
+const MAX_FAULTS: usize = 5;
 
 /// A run that ended.
 pub(super) struct FinishedRun {
@@ -182,8 +181,8 @@ struct MailGoal<'a> {
     entry: &'a HistoryEntry,
     /// `failed` or `stopped`; absent if it succeeded.
     status: Option<&'static str>,
-    /// The first rejected rows: where, and why.
-    reasons: Vec<String>,
+    /// What was not taken: how often, why, and where first.
+    faults: Vec<String>,
 }
 
 fn mail(
@@ -205,7 +204,7 @@ fn mail(
         } else {
             "failed"
         }),
-        reasons: entry.report.faults.iter().take(MAX_REASONS).map(Fault::line).collect(),
+        faults: entry.report.fault_lines(MAX_FAULTS),
     });
     let text =
         MailText { connection: &connection.name, run: &finished.run, outcome, goals: goals.collect(), link };

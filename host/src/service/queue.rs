@@ -2,6 +2,7 @@
 //! before it is promised, and is removed when it has ended.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, Connection};
 use crate::error::Error;
+use crate::runs::rejected::corrected_folder;
 use crate::runs::report::{HistoryEntry, Run, Trigger};
 
 /// The runs that wait, and the current one.
@@ -52,6 +54,9 @@ pub(super) struct PlannedRun {
     pub trigger: Trigger,
     /// Only these goals; empty = all.
     pub goals: Vec<String>,
+    /// The corrected lines that it imports, instead of files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrected: Option<CorrectedRows>,
     /// Goals that ended in the interrupted run that this one continues.
     pub done: Vec<String>,
     pub continues: Option<String>,
@@ -65,12 +70,30 @@ pub(super) struct PlannedRun {
     pub begun: bool,
 }
 
+/// Corrected lines of a goal run's rejected rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CorrectedRows {
+    /// The run that did not take them.
+    pub run: String,
+    pub goal: String,
+    /// Names their folder: the id of the run that was to import them first.
+    pub import: String,
+}
+
+impl CorrectedRows {
+    /// The folder of the lines.
+    pub(super) fn folder(&self, config: &Config) -> PathBuf {
+        corrected_folder(config, &self.run, &self.import)
+    }
+}
+
 impl PlannedRun {
     pub(super) fn new(trigger: Trigger, goals: Vec<String>) -> Self {
         Self {
             run: Run::new(trigger).id,
             trigger,
             goals,
+            corrected: None,
             done: Vec::new(),
             continues: None,
             reimport: false,
@@ -346,12 +369,12 @@ fn continuation(
         }
     }
     let continues = Some(interrupted.run);
-    let reimport = interrupted.reimport;
+    let (reimport, corrected) = (interrupted.reimport, interrupted.corrected);
     if !reimport {
         resumed.clear();
     }
     let rest = PlannedRun::new(Trigger::Continuation, interrupted.goals);
-    let rest = PlannedRun { done, continues, reimport, resumed, ..rest };
+    let rest = PlannedRun { done, continues, reimport, corrected, resumed, ..rest };
     let mut goals = connection.all_goals().filter(|goal| goal.enabled());
     let any = connection.enabled && goals.any(|goal| rest.includes(goal.name()));
     Ok(any.then_some(rest))

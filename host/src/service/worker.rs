@@ -7,12 +7,15 @@ use jiff::Timestamp;
 
 use super::Service;
 use super::notify::FinishedRun;
-use super::queue::PlannedRun;
+use super::queue::{CorrectedRows, PlannedRun};
 use crate::config::{Config, Connection, Goal};
 use crate::error::Error;
+use crate::queries::rejected::goal_run;
 use crate::runs::goal_run::GoalRun;
 use crate::runs::progress::{Live, Watch};
+use crate::runs::rejected::{corrected_files, remove_corrected};
 use crate::runs::report::{HistoryEntry, Report, Run, Status};
+use crate::runs::undo::no_run;
 use crate::runs::{Runner, select};
 
 impl Service {
@@ -63,6 +66,12 @@ impl Service {
         }
         self.live.send_replace(Live::default());
         let interrupted = stopped && *self.stopping.borrow();
+        // First, so that the queue without the run means that its lines are gone.
+        if let Some(corrected) = planned.corrected.as_ref().filter(|_| !interrupted)
+            && let Err(error) = remove_corrected(&corrected.folder(&config))
+        {
+            tracing::warn!(%error, "the corrected lines stay until the service starts again");
+        }
         if let Err(error) = self.queue.ended(&self.store, stem, !interrupted) {
             tracing::error!(%error, "the end of the run cannot be stored");
         }
@@ -85,6 +94,11 @@ impl Service {
         goals: &mut Vec<HistoryEntry>,
     ) -> Result<(), Error> {
         let connection = config.connection(stem)?;
+        if let Some(corrected) = &planned.corrected {
+            let entry = self.import_corrected(config, connection, corrected, run)?;
+            self.goal_ended(stem, entry, goals);
+            return Ok(());
+        }
         let includes = |goal: &Goal<'_>| planned.includes(goal.name());
         let selected = select(config, vec![connection], includes, true)?;
         let watch = Watch::Service(&self.live);
@@ -92,13 +106,34 @@ impl Service {
         (runner.reimport, runner.resumed) = (planned.reimport, planned.resumed.clone());
         for selected in &selected {
             runner.run(selected, run, |entry| {
-                self.metrics.goal(stem, &entry.report);
-                tracing::info!(goal = entry.report.goal, status = ?entry.report.status, "{}", entry.report.line());
-                goals.push(entry);
+                self.goal_ended(stem, entry, goals);
                 Ok(())
             })?;
         }
         Ok(())
+    }
+
+    fn goal_ended(&self, stem: &str, entry: HistoryEntry, goals: &mut Vec<HistoryEntry>) {
+        self.metrics.goal(stem, &entry.report);
+        tracing::info!(goal = entry.report.goal, status = ?entry.report.status, "{}", entry.report.line());
+        goals.push(entry);
+    }
+
+    /// Imports corrected lines that the run's folder holds.
+    fn import_corrected(
+        &self,
+        config: &Config,
+        connection: &Connection,
+        corrected: &CorrectedRows,
+        run: &Run,
+    ) -> Result<HistoryEntry, Error> {
+        let folder = corrected.folder(config);
+        let files = corrected_files(&folder)?;
+        let entry = goal_run(Some(&self.store), &corrected.run, &corrected.goal)?;
+        let selected = select(config, vec![connection], |goal| goal.name() == corrected.goal, true)?;
+        let runner = Runner::new(config, &self.store, false, Watch::Service(&self.live), &self.stop_run)?;
+        let Some(selected) = selected.first() else { return Err(no_run(&corrected.run)) };
+        Ok(runner.import_corrected(selected, run, &entry, Some(&files))?.0)
     }
 
     /// Records a failure that kept a run from its goals in the history of each goal that did not run.

@@ -7,6 +7,7 @@ pub(super) mod connections;
 pub(super) mod goals;
 pub(super) mod plugins;
 pub(super) mod profiles;
+pub(super) mod rejected;
 pub(super) mod runs;
 pub(super) mod status;
 
@@ -221,6 +222,10 @@ pub(super) fn router() -> Router<Arc<Service>> {
                 .routes(routes!(runs::get_runs))
                 .routes(routes!(runs::get_run, runs::stop_run))
                 .routes(routes!(runs::get_rejected))
+                .routes(routes!(rejected::list_rejected))
+                .routes(routes!(rejected::list_rejected_of_run))
+                .routes(routes!(rejected::get_rejected_lines))
+                .routes(routes!(rejected::import_rejected))
                 .routes(routes!(profiles::find_profiles))
                 .routes(routes!(profiles::get_profile))
                 .routes(routes!(plugins::get_plugins)),

@@ -100,10 +100,10 @@ const CHUNK: u64 = 64 << 10;
 /// Set while a dry run is running: there is one at a time.
 static DRY_RUN: AtomicBool = AtomicBool::new(false);
 
-struct DryRun;
+pub(super) struct DryRun;
 
 impl DryRun {
-    fn start() -> Result<Self, Failure> {
+    pub(super) fn start() -> Result<Self, Failure> {
         match DRY_RUN.swap(true, Ordering::SeqCst) {
             false => Ok(Self),
             true => Err(Failure::new(
@@ -179,17 +179,18 @@ impl Service {
             return Err(Failure::new(StatusCode::CONFLICT, reason));
         }
         let planned = PlannedRun { reimport, ..PlannedRun::new(Trigger::Request, goals) };
-        match self.queue.put(&self.store, &connection.stem, planned)? {
-            Ok(run) => {
-                let action = if reimport { "run again" } else { "run" };
-                self.audit.record(caller, action, &format!("{}, {run}", connection.stem))?;
-                Ok(run)
-            }
-            Err(AlreadyQueued { run }) => {
-                let message = format!("the connection already has run {run} in the queue");
-                Err(Failure::new(StatusCode::CONFLICT, message))
-            }
-        }
+        let run = self.put(&connection.stem, planned)?;
+        let action = if reimport { "run again" } else { "run" };
+        self.audit.record(caller, action, &format!("{}, {run}", connection.stem))?;
+        Ok(run)
+    }
+
+    /// Puts a planned run into the queue, unless the connection has one there.
+    pub(super) fn put(&self, connection: &str, planned: PlannedRun) -> Result<String, Failure> {
+        self.queue.put(&self.store, connection, planned)?.map_err(|AlreadyQueued { run }| {
+            let message = format!("the connection already has run {run} in the queue");
+            Failure::new(StatusCode::CONFLICT, message)
+        })
     }
 
     /// Runs goals on a copy of the store now.
@@ -224,11 +225,13 @@ impl Service {
 
     /// Removes a run from the queue, or stops the current one at its next batch.
     pub(in crate::service) fn stop_run(&self, caller: &Caller, run: &str) -> Result<(), Failure> {
-        let running = self.queue.list().into_iter().any(|queued| queued.running && queued.planned.run == run);
-        if running {
+        let queued = self.queue.list().into_iter().find(|queued| queued.planned.run == run);
+        if queued.as_ref().is_some_and(|queued| queued.running) {
             self.stop_run.store(true, Ordering::SeqCst);
         } else if !self.queue.withdraw(&self.store, run)? {
             return Err(Error::NotFound(format!("run `{run}` is not in the queue")).into());
+        } else if let Some(corrected) = queued.and_then(|queued| queued.planned.corrected) {
+            rejected::remove_corrected(&corrected.folder(&self.folder.config()))?;
         }
         self.audit.record(caller, "stop", run)?;
         Ok(())

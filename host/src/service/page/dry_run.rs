@@ -17,6 +17,20 @@ pub(super) struct DryRunPage {
     reports: Vec<Report>,
 }
 
+impl DryRunPage {
+    /// Shows what goals did on a copy of the store.
+    pub(super) fn of(
+        service: &Service,
+        caller: &Caller,
+        connection: &str,
+        reports: Vec<Report>,
+    ) -> Result<Self, Failure> {
+        let state = service.connection(connection)?;
+        let frame = Frame::new(service, Some(caller), format!("Dry run – {}", state.name), "connections");
+        Ok(Self { frame, connection: state.connection, name: state.name, reports })
+    }
+}
+
 /// Runs goals on a copy of the store, and shows what they did there.
 pub(super) fn page_of(
     service: &Service,
@@ -24,8 +38,6 @@ pub(super) fn page_of(
     connection: &str,
     goals: &[String],
 ) -> Result<DryRunPage, Failure> {
-    let state = service.connection(connection)?;
     let reports = service.dry_run(connection, goals, false)?;
-    let frame = Frame::new(service, Some(caller), format!("Dry run – {}", state.name), "connections");
-    Ok(DryRunPage { frame, connection: state.connection, name: state.name, reports })
+    DryRunPage::of(service, caller, connection, reports)
 }

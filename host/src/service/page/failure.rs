@@ -6,7 +6,7 @@ use crate::runs::report::Report;
 /// What to look at next. A goal run of an earlier version has no code, and gets no advice.
 pub(super) fn advice(report: &Report) -> Option<&'static str> {
     match report.failure? {
-        FailureCode::MaxRejected => {
+        FailureCode::MaxRejected | FailureCode::AllRejected => {
             Some("Look at the rejected rows below: each says why. A corrected file is imported as a new one.")
         }
         FailureCode::Columns => {

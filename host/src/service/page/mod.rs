@@ -13,6 +13,7 @@ mod plugins;
 mod profile;
 mod profiles;
 mod rejected;
+mod rejected_lines;
 mod run;
 mod runs;
 mod sign_in;
@@ -57,6 +58,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route("/runs/{run}", get(run::show))
         .route("/runs/{run}/stop", post(run::stop))
         .route("/runs/{run}/rejected/{file}", get(rejected::show))
+        .route("/runs/{run}/rejected/{goal}/lines", get(rejected_lines::show).post(rejected_lines::import))
         .route("/profiles", get(profiles::show))
         .route("/profiles/{profile}", get(profile::show))
         .route("/groups/{group}", get(profile::show))

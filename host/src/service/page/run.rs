@@ -11,12 +11,12 @@ use super::failure::advice;
 use super::format::{count, grouped};
 use super::runs::GoalRunLine;
 use super::{Frame, PageQuery, or_error_page, respond};
-use crate::runs::report::{Events, FileReport};
+use crate::runs::report::{Events, FileReport, HistoryEntry};
 use crate::service::Service;
 use crate::service::access::Caller;
 use crate::service::api::runs::GoalRun;
 use crate::service::api::status::QueuedRun;
-use crate::service::api::{PathParams, QueryParams, blocking};
+use crate::service::api::{Failure, PathParams, QueryParams, blocking};
 
 #[derive(Template)]
 #[template(path = "run.html")]
@@ -32,11 +32,16 @@ struct GoalSection {
     run: GoalRun,
     line: GoalRunLine,
     advice: Option<&'static str>,
+    /// What was not taken: how often, why, and where first.
+    faults: Vec<String>,
+    /// Whether its rejected rows can be shown line by line.
+    has_lines: bool,
 }
 
 impl GoalSection {
-    fn of(run: GoalRun) -> Self {
-        Self { line: GoalRunLine::of(&run), advice: advice(&run.report), run }
+    fn of(run: GoalRun, has_lines: bool) -> Self {
+        let faults = run.report.fault_lines(usize::MAX);
+        Self { line: GoalRunLine::of(&run), advice: advice(&run.report), faults, has_lines, run }
     }
 
     fn counts(&self) -> Vec<(&'static str, String)> {
@@ -87,8 +92,11 @@ pub(super) async fn show(
     respond(service, caller, "runs", move |service, caller| {
         // The queue first: a page that shows a goal under way must also know its run, to see that it ended.
         let queued = service.queued().into_iter().find(|queued| queued.run == run);
-        let goals = service.goal_runs(&run)?.into_iter().map(|entry| GoalSection::of(GoalRun::from(&*entry)));
-        let goals = goals.collect();
+        let section = |entry: Arc<HistoryEntry>| {
+            let has_lines = service.has_rejected_lines(&entry)?;
+            Ok(GoalSection::of(GoalRun::from(&*entry), has_lines))
+        };
+        let goals = service.goal_runs(&run)?.into_iter().map(section).collect::<Result<_, Failure>>()?;
         let mut frame = Frame::new(service, Some(caller), format!("Run {run}"), "runs");
         // A page that is loaded again says what is so now.
         frame.notice = match &queued {

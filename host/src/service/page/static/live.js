@@ -13,9 +13,10 @@
     // A run that the page shows as queued may have ended before the first event.
     const shown = [...document.querySelectorAll("[data-waits]")].map((element) => element.dataset.waits);
     const gone = shown.some((run) => !status.queue.some((queued) => queued.run === run));
-    // A reload would lose what the user is typing.
+    // A reload would lose what the user is typing or has typed.
     const typing = document.activeElement && ["INPUT", "TEXTAREA", "SELECT"].includes(document.activeElement.tagName);
-    if ((ended || gone) && !typing) return window.location.reload();
+    const changed = [...document.querySelectorAll("main input, main textarea")].some((field) => field.value !== field.defaultValue);
+    if ((ended || gone) && !typing && !changed) return window.location.reload();
     running = now;
     bar.hidden = !now;
     if (!now) return;
