@@ -1,6 +1,6 @@
 //! One test per folder of `tests/cases`. A case is a working folder with a file `commands`, and a file `expected` with
 //! what each command prints and its exit code. A line of `commands` has the arguments of `sluicebox`; a line that begins
-//! with `!` is for the shell.
+//! with `!` is for the shell. The argument `RUN` stands for the id of the first run that has rejected rows.
 //!
 //! `cargo test --release --workspace --test cases -- NAME` runs the cases whose names contain NAME. With `BLESS=1`, each
 //! case that runs writes its `expected` anew: read the difference.
@@ -87,6 +87,12 @@ fn check(case: &Path) -> Result<(), Failed> {
     Err(format!("{}\n{difference}", case.display()).into())
 }
 
+/// The first run that has rejected rows. Ids of runs begin with their time.
+fn first_run(workspace: &Workspace) -> String {
+    let folders = fs::read_dir(workspace.path().join("data/rejected")).unwrap();
+    folders.map(|folder| folder.unwrap().file_name().into_string().unwrap()).min().unwrap()
+}
+
 /// The commands of a case, with what each prints.
 fn transcript(case: &Path) -> String {
     let workspace = Workspace::copy_of(case, &OF_THE_CASE);
@@ -96,7 +102,11 @@ fn transcript(case: &Path) -> String {
         transcript.push_str(&format!("$ {command}\n"));
         let output = match command.strip_prefix('!') {
             Some(script) => workspace.shell(script),
-            None => workspace.sluicebox(&command.split(' ').collect::<Vec<_>>()),
+            None => {
+                let run = if command.contains("RUN") { first_run(&workspace) } else { String::new() };
+                let words = command.split(' ').map(|word| if word == "RUN" { run.as_str() } else { word });
+                workspace.sluicebox(&words.collect::<Vec<_>>())
+            }
         };
         transcript.push_str(&output.stdout);
         for line in output.stderr.lines() {

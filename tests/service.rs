@@ -273,11 +273,11 @@ fn mailed(mode: &str) {
     assert_eq!(sent["to"], json!(["ops@example.com", "data@example.com"]));
     let link = format!("https://cdp.example.com/runs/{}", run.as_str().unwrap());
     for (part, words) in [
-        ("text", ["2 rows (1 merged", "exchange/a.csv, line 3: ", link.as_str()]),
-        ("html", ["<td>2</td>", "a.csv, line 3: ", link.as_str()]),
+        ("text", ["2 rows (1 merged", "1 × ragged, first in a.csv, line 3", link.as_str()]),
+        ("html", ["<td>2</td>", "1 × ragged, first in a.csv, line 3", link.as_str()]),
     ] {
         let text = sent[part].as_str().unwrap();
-        let missing = words.iter().find(|word| !text.contains(word.trim_start_matches("exchange/")));
+        let missing = words.iter().find(|word| !text.contains(*word));
         assert_eq!(missing, None, "{text}");
         assert!(!text.contains("ann@example.com"), "{text}");
     }
@@ -310,6 +310,7 @@ fn a_webhook_is_called_again_and_signed() {
         "[notify]\nwebhook = 'http://{address}/hook?key=in-the-address'\nwebhook_secret = {{ file = 'hook-secret' }}\non = 'every-run'"
     ));
     workspace.write("hook-secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n");
+    workspace.write("exchange/b.csv", "email,name,spent\ncho@example.com,Cho,many\n");
     let service = Service::start(&workspace);
     let run = service.post("/api/v1/connections/shop/runs", &json!({})).json()["run"].clone();
     let answer = |status: &str| {
@@ -355,7 +356,11 @@ fn a_webhook_is_called_again_and_signed() {
     assert_eq!(signature, format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())));
     let sent: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((&sent["type"], &sent["data"]["run"]), (&json!("run.succeeded"), &run));
-    assert_eq!(sent["data"]["goals"][0]["rows"]["merged"], 2);
+    assert_eq!(sent["data"]["goals"][0]["rows"]["merged"], 3);
+    assert_eq!(
+        sent["data"]["goals"][0]["faults"],
+        json!([{ "code": "not-a-number", "column": "spent", "count": 1, "file": "b.csv", "line": 2 }])
+    );
     let (_, log) = service.stop();
     assert!(log.iter().any(|line| line.contains("webhook not sent: it answered 503")), "{log:?}");
     assert!(!log.concat().contains("in-the-address"), "{log:?}");
@@ -729,6 +734,7 @@ fn every_value_is_text_on_the_page() {
         "/runs".to_owned(),
         format!("/runs/{run}"),
         format!("/runs/{run}/rejected/customers.csv"),
+        format!("/runs/{run}/rejected/customers/lines"),
         format!("/profiles/{id}"),
         "/profiles?property=email&value=%3Cscript%3E".to_owned(),
         "/audit".to_owned(),
@@ -1143,4 +1149,198 @@ fn a_large_file_of_rejected_rows_is_not_read_into_memory() {
     assert_eq!((answer.status, answer.text.len() as u64), (200, length));
     let grown = service.peak_memory() - before;
     assert!(grown < 64 << 20, "{grown} bytes more");
+}
+
+/// A run that did not take a cell in line 3 and the row in line 4; answers with its id.
+fn run_with_rejected_rows(workspace: &Workspace, service: &Service) -> String {
+    workspace.write(
+        "exchange/a.csv",
+        "email,name,spent\nann@example.com,Ann,1.50\nbob@example.com,Bob,two\ncho@example.com\n",
+    );
+    let run = service.post("/api/v1/connections/shop/runs", &json!({})).json()["run"].clone();
+    service.wait_until_idle();
+    run.as_str().unwrap().to_owned()
+}
+
+fn spent(service: &Service, email: &str) -> Value {
+    let found = service.get(&format!("/api/v1/profiles?property=email&value={email}")).json();
+    found[0]["properties"]["spent"].clone()
+}
+
+#[test]
+fn rejected_rows_are_corrected_and_imported_once_through_the_api() {
+    let workspace = workspace("");
+    let service = Service::start(&workspace);
+    let run = run_with_rejected_rows(&workspace, &service);
+    let list = service.get("/api/v1/rejected").json();
+    assert_eq!(list, service.get(&format!("/api/v1/runs/{run}/rejected")).json());
+    assert_eq!(list[0]["files"], json!([{ "name": "customers.csv", "lines": 2, "imported": 0 }]), "{list}");
+    let rejected = format!("/api/v1/runs/{run}/rejected/customers");
+    let lines = service.get(&format!("{rejected}/lines")).json();
+    assert_eq!(
+        lines[0],
+        json!({
+            "recorded_in": "customers.csv", "file": "a.csv", "line": 3, "scope": "cells", "columns": ["spent"],
+            "code": "not-a-number", "reason": "`spent` is not a number", "imported": false,
+            "cells": { "email": "bob@example.com", "name": "Bob", "spent": "two" },
+        })
+    );
+    let second = service.get(&format!("{rejected}/lines?from=1&count=1")).json();
+    assert_eq!((&second[0], second.as_array().unwrap().len()), (&lines[1], 1));
+    let commanded = workspace.sluicebox(&["rejected", "show", &run, "customers", "--json"]).stdout;
+    let commanded: Vec<Value> = commanded.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(Value::from(commanded), lines);
+
+    // The file is downloaded where it was.
+    assert!(service.get(&format!("{rejected}.csv")).text.starts_with("email,name,spent,_file,"));
+
+    let import = format!("{rejected}/import");
+    for (body, status, words) in [
+        (json!({ "lines": [] }), 422, "nothing to import"),
+        (
+            json!({ "lines": [{ "file": "a.csv", "line": 2 }] }),
+            422,
+            "a.csv, line 2: the goal run recorded no such line",
+        ),
+        (json!({ "lines": [{ "file": "a.csv", "line": 4 }, { "file": "a.csv", "line": 4 }] }), 422, "twice"),
+        (
+            json!({ "lines": [{ "file": "a.csv", "line": 4, "cells": { "nam": "x" } }] }),
+            422,
+            "no column `nam`",
+        ),
+        (
+            json!({ "lines": [{ "file": "a.csv", "line": 3, "scope": "cells", "cells": { "name": "x" } }] }),
+            422,
+            "`name` was imported: only `spent` can be corrected",
+        ),
+        (json!({ "rows": [] }), 400, "rows"),
+    ] {
+        let refused = service.post(&import, &body);
+        assert_eq!(refused.status, status, "{}", refused.text);
+        assert!(refused.text.contains(words), "{}", refused.text);
+    }
+    assert_eq!(
+        service.post(&format!("/api/v1/runs/{run}/rejected/custmers/import"), &json!({ "lines": [] })).status,
+        404
+    );
+
+    let mut body = json!({ "dry_run": true, "lines": [
+        { "file": "a.csv", "line": 3, "scope": "cells", "cells": { "name": "Bob", "spent": "2" } },
+        { "file": "a.csv", "line": 4, "cells": { "name": "Cho, \"C\"\nand more", "spent": "3" } },
+    ] });
+    let dry = service.post(&import, &body);
+    assert_eq!((dry.status, &dry.json()["goals"][0]["rows"]["merged"]), (200, &json!(2)), "{}", dry.text);
+    assert_eq!(spent(&service, "bob@example.com"), Value::Null);
+    body["dry_run"] = json!(false);
+    // Sent again, it changes nothing.
+    for merged in [2, 0] {
+        let started = service.post(&import, &body);
+        assert_eq!(started.status, 202, "{}", started.text);
+        service.wait_until_idle();
+        let runs = service.runs();
+        let last = runs.last().unwrap();
+        assert_eq!(last["run"], started.json()["run"]);
+        assert_eq!(
+            (&last["status"], &last["rows"]["merged"]),
+            (&json!("succeeded"), &json!(merged)),
+            "{last}"
+        );
+        assert_eq!(last["files"][0]["name"], json!(format!("rejected rows of {run}")));
+        assert_eq!(spent(&service, "bob@example.com"), json!(2));
+        assert_eq!(spent(&service, "cho@example.com"), json!(3));
+    }
+    let list = service.get("/api/v1/rejected").json();
+    assert_eq!(list[0]["files"][0]["imported"], 2, "{list}");
+    assert!(!workspace.path().join("data/rejected").join(&run).join("corrected").exists());
+    let audit = std::fs::read_to_string(workspace.path().join("data/audit.jsonl")).unwrap();
+    assert!(
+        audit.contains("import corrected rows")
+            && audit.contains(&format!("shop / customers, {run}: 2 lines")),
+        "{audit}"
+    );
+    assert!(!audit.contains("Cho"), "{audit}");
+}
+
+#[test]
+fn rejected_rows_are_corrected_on_the_page_without_a_script() {
+    let workspace = workspace("");
+    let service = Service::start(&workspace);
+    let run = run_with_rejected_rows(&workspace, &service);
+    let page = service.get(&format!("/runs/{run}")).text;
+    assert!(page.contains("1 × not-a-number in `spent`, first in a.csv, line 3"), "{page}");
+    let lines = format!("/runs/{run}/rejected/customers/lines");
+    assert!(page.contains(&format!("href=\"{lines}\"")), "{page}");
+    let page = service.get(&lines).text;
+    for (part, is_there) in [
+        ("name=\"0.2\" value=\"two\" autocomplete=\"off\" aria-label=\"spent of line 3 of a.csv\"", true),
+        ("name=\"0.0\"", false),
+        ("name=\"1.0\" value=\"cho@example.com\"", true),
+        ("name=\"line.0\" value=\"cells:3:a.csv\"", true),
+    ] {
+        assert_eq!(page.contains(part), is_there, "{part}: {page}");
+    }
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let names = "line.0=cells%3A3%3Aa.csv&line.1=row%3A4%3Aa.csv";
+    let unchanged =
+        service.ask("POST", &lines, &form, Some(&format!("{names}&0.2=two&1.0=cho%40example.com")));
+    assert_eq!(unchanged.status, 422);
+    assert!(unchanged.text.contains("no cell was changed"), "{}", unchanged.text);
+    let dry = service.ask("POST", &lines, &form, Some(&format!("{names}&0.2=2&dry_run=true")));
+    assert!(dry.status == 200 && dry.text.contains("1 merged"), "{}", dry.text);
+    // A form that was made up cannot replace a cell that was imported: its page keeps what the user entered.
+    let refused = service.ask("POST", &lines, &form, Some(&format!("{names}&0.1=Rob&0.2=22")));
+    assert_eq!(refused.status, 422);
+    assert!(
+        refused.text.contains("`name` was imported") && refused.text.contains("value=\"22\""),
+        "{}",
+        refused.text
+    );
+    let sent = service.ask("POST", &lines, &form, Some(&format!("{names}&0.2=2&1.0=cho%40example.com")));
+    assert_eq!(sent.status, 303, "{}", sent.text);
+    let next = sent.headers["location"].to_str().unwrap().to_owned();
+    assert!(next.starts_with("/runs/") && next.ends_with("?done=queued"), "{next}");
+    service.wait_until_idle();
+    assert!(service.get(&next).text.contains(&format!("rejected rows of {run}: imported, 1 row")));
+    assert_eq!(spent(&service, "bob@example.com"), json!(2));
+    assert_eq!(spent(&service, "cho@example.com"), Value::Null);
+    let page = service.get(&lines).text;
+    assert!(page.contains("imported</span>") && !page.contains("name=\"0.2\""), "{page}");
+}
+
+#[test]
+fn a_queued_import_of_corrected_rows_outlives_the_service() {
+    let workspace = workspace("");
+    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 100\nbatch_rows = 100\n");
+    workspace
+        .write("connections/other.toml", connection("").replace("Shop", "Other").replace("exchange", "more"));
+    let rows: String = (0..LONG).map(|row| format!("c{row}@x.example,N,1\n")).collect();
+    workspace.write("more/a.csv", format!("email,name,spent\n{rows}"));
+    let service = Service::start(&workspace);
+    let run = run_with_rejected_rows(&workspace, &service);
+    let import = format!("/api/v1/runs/{run}/rejected/customers/import");
+    let body =
+        json!({ "lines": [{ "file": "a.csv", "line": 3, "scope": "cells", "cells": { "spent": "2" } }] });
+    let corrected = workspace.path().join("data/rejected").join(&run).join("corrected");
+
+    // One that is withdrawn leaves nothing.
+    assert_eq!(service.post("/api/v1/connections/other/runs", &json!({})).status, 202);
+    let withdrawn = service.post(&import, &body).json()["run"].as_str().unwrap().to_owned();
+    assert!(corrected.join(&withdrawn).is_dir());
+    assert_eq!(service.ask("DELETE", &format!("/api/v1/runs/{withdrawn}"), &[], None).status, 202);
+    assert!(!corrected.exists());
+
+    let queued = service.post(&import, &body);
+    assert_eq!(queued.status, 202, "{}", queued.text);
+    assert_eq!(service.post(&import, &body).status, 409);
+    service.wait_until(|status| status["live"]["rows"].as_u64().unwrap() > 400);
+    assert_eq!(service.stop().0, Some(0));
+    workspace.write(
+        &format!("data/rejected/{run}/corrected/20200101-000000-0000/0000.csv"),
+        "of a process that died before it queued the import\n",
+    );
+    let service = Service::start(&workspace);
+    assert!(!corrected.join("20200101-000000-0000").exists());
+    service.wait_until_idle();
+    assert_eq!(spent(&service, "bob@example.com"), json!(2));
+    assert!(!corrected.exists());
 }
