@@ -405,6 +405,7 @@ impl<'a> ImportChunk<'a> {
             exchanged: self.distinct_profiles.as_mut().and_then(DistinctProfiles::changed),
             records: applied.records,
             merged: applied.merged,
+            grown: Some(vec![(self.plan.space, applied.grown)]),
             identifiers,
             events: applied.events,
             unfinished: if state.complete { self.unfinished.take() } else { None },

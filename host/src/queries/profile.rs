@@ -106,15 +106,14 @@ pub(crate) fn list(
     Ok(())
 }
 
-/// How many profiles there are.
+/// How many profiles there are. None of them is read.
 ///
 /// # Errors
 /// If the store fails.
 pub(crate) fn count(store: &Store) -> Result<u64, Error> {
-    let names = store.names();
     let mut count = 0;
-    for entry in store.records()? {
-        count += u64::from(names.domain_groups.contains_key(&entry?.1.space));
+    for space in store.names().domain_groups.keys() {
+        count += store.count(*space)?;
     }
     Ok(count)
 }

@@ -118,6 +118,8 @@ pub struct Applied {
     pub(crate) last_changed: Vec<(u64, (RecordId, Class))>,
     /// The number of the first row of the file that was not applied.
     pub position: u64,
+    /// How many more records the space of the plan has.
+    pub grown: i64,
     /// Whether more rows were rejected than allowed. The rows from `position` on were not applied then.
     pub too_many_rejected: bool,
 }
@@ -158,6 +160,7 @@ impl Applied {
         self.forget_all_but_last();
     }
 
+        self.grown += other.grown;
     /// Sorts the changes of one or several partitions, and leaves each slot once. `slots` is the number of the chunk's slots.
     pub(crate) fn sort(&mut self, slots: usize) {
         if self.slots.len() > slots / DENSE_SLOTS {
@@ -1039,3 +1042,5 @@ fn slot(slots: &[SlotIndex], key: KeyIndex) -> SlotIndex {
 fn slice<'a, T>(all: &'a [T], range: &Range<u32>) -> &'a [T] {
     all.get(range.start as usize..range.end as usize).or_never("a part of a row")
 }
+                    applied.grown -= i64::from(entry.loaded.is_some());
+                applied.grown += i64::from(entry.loaded.is_none());

@@ -1,4 +1,4 @@
-use sluicebox_model::{Event, EventKey, IdentifierHash, Record, RecordId};
+use sluicebox_model::{Event, EventKey, IdentifierHash, Record, RecordId, SpaceId};
 
 use crate::changes::Changed;
 use crate::exports::ExportState;
@@ -34,6 +34,9 @@ impl FileState {
     }
 }
 
+/// By how many the records of spaces grow; a space may be there several times.
+pub type Grown = Vec<(SpaceId, i64)>;
+
 /// A moment in the order of commits: see [`Store::read_point`](crate::Store::read_point).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadPoint(pub(crate) u64);
@@ -51,6 +54,9 @@ pub struct Commit<'a> {
     pub records: Vec<(RecordId, Record)>,
     /// Records that were merged into another: the old id and the one that stayed.
     pub merged: Vec<(RecordId, RecordId)>,
+    /// By how many the records of spaces grow, if the writer knows which of the commit's records are new and which were merged. Without
+    /// it the store finds out.
+    pub grown: Option<Grown>,
     /// Identifiers to write, or to remove.
     pub identifiers: Vec<(IdentifierHash, Option<RecordId>)>,
     /// Events to write, or to remove.

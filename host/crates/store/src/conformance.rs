@@ -373,6 +373,78 @@ fn the_ledger_remembers_files(fixture: &impl Fixture) {
 }
 
 fn events_are_written_over_and_removed(fixture: &impl Fixture) {
+fn the_count_is_that_of_a_walk_whatever_happens(fixture: &impl Fixture) {
+    let other = SpaceId(2);
+    let moved = |now| Record::new(other, now);
+    let mut store = fixture.open();
+    let check = |store: &Store, expected: [u64; 2]| {
+        let mut walked = BTreeMap::from([(SPACE, 0), (other, 0)]);
+        for entry in store.records().unwrap() {
+            *walked.entry(entry.unwrap().1.space).or_default() += 1;
+        }
+        let counted = [SPACE, other].map(|space| store.count(space).unwrap());
+        assert_eq!((counted, [walked[&SPACE], walked[&other]]), (expected, expected));
+        assert_eq!(store.count(SpaceId(9)).unwrap(), 0);
+    };
+    check(&store, [0, 0]);
+    // Created; some of them again, beside new ones; in another space.
+    run(&store, 10, |now, _| filled(&store, 0..5, "Ann", now));
+    let (at, number) = run(&store, 20, |now, _| filled(&store, 3..8, "Bea", now));
+    run(&store, 30, |now, _| Commit { records: vec![(id(900_000), moved(now))], ..Commit::default() });
+    check(&store, [8, 1]);
+    // Merged, also one that was never there, and one that is written in the same commit.
+    run(&store, 40, |now, _| Commit {
+        merged: vec![(id(0), id(1)), (id(70), id(1))],
+        ..filled(&store, 1..2, "Both", now)
+    });
+    check(&store, [7, 1]);
+    // Undone: records of the goal run are removed, but for those that others have changed.
+    let lease = begin(&store, 50);
+    assert_eq!(store.undo((at, number), &lease, &[EMAIL]).unwrap().removed, 3);
+    end(&store, &lease);
+    check(&store, [4, 1]);
+    assert!(store.erase(id(0), &[EMAIL], &[7; 32], 60).unwrap(), "by way of the record that was merged");
+    assert!(!store.erase(id(1), &[EMAIL], &[7; 32], 60).unwrap());
+    check(&store, [3, 1]);
+    drop(store);
+    store = fixture.open();
+    check(&store, [3, 1]);
+    // Large commits, whose writer says how many are new, or does not.
+    store.commit(filled(&store, 2..MANY, "Cid", 70)).unwrap();
+    check(&store, [u64::from(MANY) - 2, 1]);
+    let packer = store.packer();
+    let mut next = MANY;
+    let mut write = |grown: Option<Grown>| {
+        let mut writer = store.writer(WriterHints::default()).unwrap();
+        let records: Vec<_> =
+            (next - 10..next + 10).map(|number| (id(number), record(number, "Dan", 80))).collect();
+        writer.put(&packer.pack(&records, 80), None).unwrap();
+        next += 10;
+        writer.commit(Commit { grown, ..Commit::default() }).unwrap();
+    };
+    write(Some(vec![(SPACE, 12), (SPACE, -2), (other, 0)]));
+    check(&store, [u64::from(MANY) + 8, 1]);
+    write(None);
+    check(&store, [u64::from(MANY) + 18, 1]);
+    store.commit(filled(&store, 0..1, "Eve", 90)).unwrap();
+    check(&store, [u64::from(MANY) + 19, 1]);
+    is_counted(&store);
+    drop(store);
+    // What is not known is counted once.
+    store = fixture.open();
+    check(&store, [u64::from(MANY) + 19, 1]);
+    store.commit(Commit { merged: vec![(id(900_000), id(2))], ..filled(&store, 0..2, "Eve", 91) }).unwrap();
+    check(&store, [u64::from(MANY) + 20, 0]);
+    check(&Store::open_read_only(&fixture.location()).unwrap().unwrap(), [u64::from(MANY) + 20, 0]);
+    is_counted(&store);
+}
+
+/// The store's own check finds no other number of records than it keeps.
+fn is_counted(store: &Store) {
+    let found = store.verify(&[]).unwrap();
+    assert!(!found.described.concat().contains("are counted"), "{:?}", found.described);
+}
+
     let store = fixture.open();
     // Some ids are so long that keys hold their hashes.
     let name =
@@ -825,6 +897,7 @@ macro_rules! conformance {
             a_goal_run_that_has_ended_or_was_taken_over_commits_nothing,
             the_ledger_remembers_files,
             events_are_written_over_and_removed,
+            the_count_is_that_of_a_walk_whatever_happens,
             changes_are_listed_in_commit_order,
             the_oldest_lists_of_changes_are_forgotten,
             an_export_goal_remembers_its_last_run,

@@ -7,6 +7,7 @@
 //! | column family | key | value |
 //! | --- | --- | --- |
 //! | `default` | `m` `format` | version of this layout, u32 |
+//! | `default` | `m` `counted` | nothing; present when `n` has the number of records of each space |
 //! | `default` | `m` `goal-run` | number of the last goal run, u64 |
 //! | `default` | `m` `running` | number of the goal run under way, u64; absent when there is none |
 //! | `default` | `m` `now` | time of the last goal run, in milliseconds i64: each one's is later than all before |
@@ -26,6 +27,7 @@
 //! | `default` | `x` 32-byte hash of an export goal | [`ExportState`](crate::ExportState): the cursor of its last successful run, i64, and the 32-byte hash of its settings |
 //! | `default` | `s` connection | what the service remembers of the connection's runs, as the host writes it |
 //! | `default` | `c` connection and direction | sketch of the profiles that were imported or exported, as the host writes it |
+//! | `default` | `n` space u32 | how many records the space has, u64; absent = none |
 //! | `default` | `t` 32-byte keyed hash of an identifier | when it was erased, in milliseconds i64 |
 //! | `records` | 16-byte record id | a record, or the id of the record that it was merged into (see `record_format`) |
 //! | `identifiers` | property u32, first 16 bits of hashes (see [`IdentifierHash`](sluicebox_model::IdentifierHash)) | a page: sorted, for each identifier the 12 bytes of its hash and the 16 of a record's id, or of zeros where it finds no record any more (see `rocks::pages`); up to layout 5 the key was an [`Identifier`](sluicebox_model::Identifier), and the value the record's id |
@@ -61,11 +63,12 @@ pub(crate) enum KeyKind {
     Runs = b's',
     Exchanged = b'c',
     ImportNote = b'i',
+    Count = b'n',
 }
 
 impl KeyKind {
     #[cfg(test)]
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Meta,
         Self::Name,
         Self::Indexed,
@@ -78,6 +81,7 @@ impl KeyKind {
         Self::Runs,
         Self::Exchanged,
         Self::ImportNote,
+        Self::Count,
     ];
 
     /// The first byte of its keys, which all of them begin with and no others.
@@ -112,11 +116,12 @@ pub(crate) enum Meta {
     Paged,
     Probe,
     Tables,
+    Counted,
 }
 
 impl Meta {
     #[cfg(test)]
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Format,
         Self::GoalRun,
         Self::Running,
@@ -127,6 +132,7 @@ impl Meta {
         Self::Paged,
         Self::Probe,
         Self::Tables,
+        Self::Counted,
     ];
 
     /// The whole key.
@@ -142,6 +148,7 @@ impl Meta {
             Self::Paged => b"mpaged",
             Self::Probe => b"mprobe",
             Self::Tables => b"mtables",
+            Self::Counted => b"mcounted",
         }
     }
 }
@@ -243,9 +250,9 @@ mod tests {
     #[test]
     fn bytes_of_kinds_stay() {
         let bytes: Vec<u8> = KeyKind::ALL.iter().map(|kind| kind.byte()).collect();
-        assert_eq!(bytes, b"mdulhefxtsci");
+        assert_eq!(bytes, b"mdulhefxtscin");
         let names: Vec<&[u8]> = Meta::ALL.iter().map(|meta| meta.key()).collect();
-        let expected: [&[u8]; 10] = [
+        let expected: [&[u8]; 11] = [
             b"mformat",
             b"mgoal-run",
             b"mrunning",
@@ -256,6 +263,7 @@ mod tests {
             b"mpaged",
             b"mprobe",
             b"mtables",
+            b"mcounted",
         ];
         assert_eq!(names, expected);
     }

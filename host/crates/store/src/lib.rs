@@ -31,7 +31,7 @@ mod upkeep;
 mod writer;
 
 pub use changes::{ChangeCursor, Changed};
-pub use commit::{Commit, FileState, Interrupted, ReadPoint, SketchUpdate, Unfinished};
+pub use commit::{Commit, FileState, Grown, Interrupted, ReadPoint, SketchUpdate, Unfinished};
 pub use erasure::ErasureKey;
 pub use error::{Conflict, StoreError};
 pub use exports::{ExportState, StoredRecords};

@@ -180,6 +180,18 @@ impl Reader<'_> {
         record.modified = i64::try_from(i128::from(record.created).checked_add(later)?).ok()?;
         record.touch.goal_run = self.0.number()?;
         let has = self.0.byte()?;
+/// The space of a record; `None` for one that was merged into another. Nothing else is read.
+pub(crate) fn space_of(bytes: &[u8]) -> Result<Option<SpaceId>, StoreError> {
+    let mut reader = Unpacker(bytes);
+    let space = match reader.byte() {
+        Some(MERGED) => return Ok(None),
+        Some(LONG_RECORD | COUNTED_RECORD | RECORD_WITHOUT_EVENTS) => reader.array().map(u32::from_le_bytes),
+        Some(_) => reader.number(),
+        None => None,
+    };
+    space.map(|space| Some(SpaceId(space))).ok_or(StoreError::Damaged("a record"))
+}
+
         record.touch.class = class_of(has & CLASS)?;
         let mut number = |flag| match has & flag {
             0 => Some(0),
@@ -417,3 +429,6 @@ mod tests {
         assert_eq!(decode(&merged_into(id)).unwrap(), Stored::MergedInto(id));
     }
 }
+            prop_assert_eq!(space_of(&bytes).unwrap(), Some(record.space));
+            prop_assert_eq!(space_of(&second).unwrap(), Some(record.space));
+        assert_eq!(space_of(&merged_into(id)).unwrap(), None);

@@ -285,6 +285,14 @@ impl Store {
         backend!(self, store => Ok(Box::new(store.all_records(count, since)?)))
     }
 
+    /// How many records a space has. Nothing is read of them.
+    ///
+    /// # Errors
+    /// If the store fails or is damaged.
+    pub fn count(&self, space: SpaceId) -> Result<u64, StoreError> {
+        backend!(self, store => store.count(space))
+    }
+
     /// About how many records there are, groups and merged records included.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 use std::sync::{MutexGuard, PoisonError};
 
 use rocksdb::WriteBatch;
-use sluicebox_model::never;
+use sluicebox_model::{SpaceId, never};
 
 use super::open::durable;
 use super::tables::{MIN_ROWS, Tables};
@@ -114,6 +114,8 @@ impl RocksStore {
         commit.records.sort_by_key(|(id, _)| *id);
         commit.identifiers.sort();
         let changes_data = tables.is_some() || commit.has_data();
+        let written_before = tables.is_some();
+        let after = if commit.grown.is_none() { commit.spaces_after() } else { Vec::new() };
         let mut tables = match tables {
             None if commit.fits_tables() => Some(commit.write_tables(self)?),
             tables => tables,
@@ -127,7 +129,17 @@ impl RocksStore {
         if commit.read_point.is_some_and(|point| state.others_since(point, lease)) {
             return Err(Conflict.into());
         }
-        let batch = self.batch_of(commit, tables.as_mut())?;
+        let grown = match commit.grown.take() {
+            Some(grown) => Some(grown),
+            // Which of the records in tables are new, only who wrote them could know.
+            None if written_before => None,
+            None => Some(self.growth(&after)?),
+        };
+        let mut batch = self.batch_of(commit, tables.as_mut())?;
+        match grown {
+            Some(grown) => self.put_growth(&grown, &mut batch)?,
+            None => batch.delete(Meta::Counted),
+        }
         if changes_data {
             // A commit that fails may be in the store in part, as far as others can tell.
             state.committed(lease);
@@ -222,16 +234,18 @@ impl RocksStore {
         ReadPoint(self.commit_state().commits)
     }
 
-    /// Writes a batch of records, identifiers or events that is no [`Commit`].
+    /// Writes a batch of records, identifiers or events that is no [`Commit`]. `grown` says by how many the records of spaces grow.
     pub(super) fn write_data(
         &self,
-        batch: WriteBatch,
+        mut batch: WriteBatch,
+        grown: &[(SpaceId, i64)],
         lease: Option<&GoalRunLease>,
     ) -> Result<(), StoreError> {
         let mut state = self.commit_state();
         if let Some(lease) = lease {
             state.check(lease)?;
         }
+        self.put_growth(grown, &mut batch)?;
         state.committed(lease);
         Ok(self.db.write_opt(batch, &durable())?)
     }

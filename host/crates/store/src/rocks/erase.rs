@@ -30,7 +30,7 @@ impl RocksStore {
             batch.delete_cf(self.family(RECORDS)?, merged.0);
             self.forget(merged, &mut batch)?;
         }
-        self.write_data(batch, None)?;
+        self.write_data(batch, &[(record.space, -1)], None)?;
         // Deleted entries stay in RocksDB's files until they are rewritten. The list of files, which has the first and last
         // key of each, is rewritten when the store is opened the next time.
         self.compact()?;

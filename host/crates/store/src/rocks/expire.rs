@@ -69,7 +69,7 @@ impl RocksStore {
                 batch.put_cf(records, id.0, bytes);
             }
         }
-        self.write_data(batch, None)?;
+        self.write_data(batch, &[], None)?;
         Ok(events.len() as u64)
     }
 }

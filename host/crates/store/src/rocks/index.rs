@@ -51,7 +51,7 @@ impl RocksStore {
         }
         let mut batch = self.identified(&mut identifiers)?;
         batch.put(KeyKind::Indexed.key(&property.0.to_be_bytes()), []);
-        self.write_data(batch, None)
+        self.write_data(batch, &[], None)
     }
 
     /// A batch that lets identifiers find their records. No other record may hold one of them.

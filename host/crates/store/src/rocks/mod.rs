@@ -3,6 +3,7 @@
 //! - `open`: options, the lock, copies;
 //! - `read`: what an import looks up; `prefetch`: reads tables into memory before they are needed;
 //! - `commit`: one atomic write, leases and conflicts; `tables`: large commits as tables of their own;
+//! - `count`: how many records each space has;
 //! - `pages`: how identifiers lie together; `bloom`: which of them may be there;
 //! - `page_cache`: which tables stay in the page cache after they are written;
 //! - `changes`, `undo`, `erase`, `expire`, `exports`, `index`: what the names say;
@@ -12,6 +13,7 @@
 mod bloom;
 mod changes;
 mod commit;
+mod count;
 mod erase;
 mod expire;
 mod exports;

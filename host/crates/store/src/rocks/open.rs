@@ -245,6 +245,7 @@ impl RocksStore {
         store.ingest_tables()?;
         store.move_into_pages()?;
         store.clear_tables()?;
+        store.count_once()?;
         let mut identifiers = store.db.raw_iterator_cf(store.family(IDENTIFIERS)?);
         identifiers.seek_to_first();
         identifiers.status()?;

@@ -7,6 +7,7 @@ use sluicebox_model::{Event, EventKey, EventTypeId, Identifier, OrNever, Propert
 
 use super::read::record_id;
 use super::{CHANGES, EVENTS, RECORDS, RocksStore, UNDO};
+use crate::commit::Grown;
 use crate::keys;
 use crate::record_format::{Stored, decode, decode_event, encode, encode_event};
 use crate::undo::{self, PropertyUndo};
@@ -31,6 +32,8 @@ struct Undoing<'u> {
     /// Writes that wait for their commit, and the records that they change.
     batch: WriteBatch,
     changed: Vec<RecordId>,
+    /// By how many the records of spaces grow.
+    grown: Grown,
     report: UndoReport,
 }
 
@@ -140,6 +143,7 @@ impl RocksStore {
             later: self.kept_times()?.into_iter().filter(|time| *time > at).collect(),
             batch: WriteBatch::default(),
             changed: Vec::new(),
+            grown: Grown::new(),
             report: UndoReport::default(),
         };
         let from = at.to_be_bytes();
@@ -173,13 +177,14 @@ impl RocksStore {
     fn write_undone(&self, undoing: &mut Undoing<'_>) -> Result<(), StoreError> {
         let mut batch = std::mem::take(&mut undoing.batch);
         let mut changed = std::mem::take(&mut undoing.changed);
+        let grown = std::mem::take(&mut undoing.grown);
         changed.sort_unstable();
         let lease = undoing.lease;
         if let Some(list) = changes::list(&changed, lease.number, "") {
             let key = keys::change(lease.time, self.db.latest_sequence_number());
             batch.put_cf(self.family(CHANGES)?, key, list);
         }
-        self.write_data(batch, Some(lease))
+        self.write_data(batch, &grown, Some(lease))
     }
 
     /// Records that the goal run merged, on both sides.
@@ -230,6 +235,7 @@ impl RocksStore {
                 self.keep(now, number, [id].into_iter(), [].iter(), &mut undoing.batch)?;
                 self.remove_whole(id, &record, undoing.unique, now, &mut undoing.batch)?;
                 undoing.changed.push(id);
+                undoing.grown.push((record.space, -1));
                 undoing.report.removed += 1;
             } else {
                 undoing.not_restored(id, Reason::Created);

@@ -63,6 +63,7 @@ impl RocksStore {
         }
         self.verify_found(&mut identifiers, &mut found)?;
         self.verify_identifiers(unique, &mut found)?;
+        self.verify_counts(&mut found)?;
         Ok(found)
     }
 
