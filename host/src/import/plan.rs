@@ -1,12 +1,11 @@
 //! Resolves a goal's mappings with the columns of one file and the store's dictionary.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use sluicebox_matching::{EventPlan, FieldPlan, IdentifierPlan, NestedPlan, Plan, ValuePlan};
 use sluicebox_model::{
-    CONSENTED, CellFormat, OrNever, PropertyId, PropertySchema, REFUSED, Schema, TimeFormat, Value,
-    ValueType, property,
+    CONSENTED, CellFormat, OrNever, PropertyId, PropertySchema, REFUSED, Schema, TimeFormat, Value, ValueType,
 };
 use sluicebox_store::{Owner, Store};
 
@@ -111,6 +110,13 @@ impl<'a> Resolver<'a> {
         let mut bulk = Bulk { columns: Vec::new(), warnings: Vec::new() };
         let Some(all) = &self.goal.all_fields else { return Ok(bulk) };
         let properties = self.goal.target.properties(self.schema);
+        // A file may have a hundred thousand columns.
+        let properties: HashMap<&str, &PropertySchema> =
+            properties.iter().rev().map(|property| (property.name.as_str(), property)).collect();
+        let mut places: HashMap<&str, Vec<usize>> = HashMap::with_capacity(columns.len());
+        for (place, name) in columns.iter().enumerate() {
+            places.entry(name).or_default().push(place);
+        }
         let mut seen = self.named(None);
         for name in columns.iter().filter(|name| !name.is_empty()) {
             if !seen.insert(name) {
@@ -120,7 +126,7 @@ impl<'a> Resolver<'a> {
             let mut skip = |reason: &str| {
                 bulk.warnings.push(format!("{file}: column `{name}` is skipped: {reason}"));
             };
-            let Some(property) = property(properties, &target) else {
+            let Some(property) = properties.get(target.as_str()).copied() else {
                 skip(&format!("schema.toml has no property `{target}`"));
                 continue;
             };
@@ -133,7 +139,11 @@ impl<'a> Resolver<'a> {
                 skip(&format!("property `{target}` takes its value from column `{}`", other.column));
                 continue;
             }
-            bulk.columns.push((find_column(file, columns, name)?, property));
+            let place = match places.get(name.as_str()).map(Vec::as_slice) {
+                Some([place]) => *place,
+                _ => find_column(file, columns, name)?,
+            };
+            bulk.columns.push((place, property));
         }
         Ok(bulk)
     }

@@ -1,5 +1,7 @@
 //! What a goal would do now: the files that an import would take, the profiles that an export would write.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 use sluicebox_files::{FileError, FoundFile, Pattern};
 use sluicebox_store::{FileState, Store};
@@ -143,17 +145,17 @@ pub(crate) fn scan(
 
 fn scan_import(import: &Import<'_>) -> Result<ScannedImport, Error> {
     let found = import.sets()?;
-    let (mut files, mut fields) = (Vec::new(), Vec::<String>::new());
+    let (mut files, mut fields, mut seen) = (Vec::new(), Vec::<String>::new(), HashSet::new());
     for set in &found.sets {
         files.push(match set {
             Ok(set) => scanned(import, set),
             Err(incomplete) => failing(&incomplete.root, incomplete.message.clone()),
         });
     }
-    // The fields of the next file first: those of an imported one may have been other ones.
+    // The fields of the next file first: those of an imported one may have been other ones. A file may have a hundred thousand.
     let (imported, new): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.imported);
     for field in new.into_iter().chain(imported).flat_map(|file| &file.fields) {
-        if !fields.contains(field) {
+        if seen.insert(field.clone()) {
             fields.push(field.clone());
         }
     }
