@@ -89,6 +89,11 @@ fn reports(workspace: &Workspace) -> Vec<Value> {
     history.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// Rows read according to the history.
+fn read(workspace: &Workspace) -> u64 {
+    reports(workspace).iter().map(|report| report["rows"]["read"].as_u64().unwrap()).sum()
+}
+
 /// Rows read and rejected according to the history, and the rows in the files of rejected rows.
 fn counted(workspace: &Workspace) -> (u64, u64, usize) {
     let reports = reports(workspace);
@@ -123,11 +128,56 @@ fn killed_imports_of_events_lose_and_double_nothing() {
     assert_eq!(events, 20_000);
 }
 
+/// Orders of which each line is a row; the lines of an order stand far apart, so that they come in several commits.
+#[test]
+fn killed_imports_of_orders_line_by_line_lose_and_double_nothing() {
+    const ORDERS: usize = 4000;
+    const LINES: usize = 15;
+    let make = || {
+        let workspace = workspace(Shape { rows: 0, customers: 0, commit_rows: 700 });
+        let schema = std::fs::read_to_string(workspace.path().join("schema.toml")).unwrap();
+        workspace.write(
+            "schema.toml",
+            schema + "[events.order.properties.total]\ntype = 'number'\n[events.order.nested.lines.properties.sku]\n",
+        );
+        let connection = std::fs::read_to_string(workspace.path().join("connections/shop.toml")).unwrap();
+        workspace.write(
+            "connections/shop.toml",
+            connection
+                + "[[import_profiles.events]]\ntype = 'order'\nid = 'order_id'\ntime = 'at'\n\
+                   fields = [ { column = 'total' } ]\nnested = [ { name = 'lines', fields = [ { column = 'sku' } ] } ]\n",
+        );
+        let mut csv = String::from("email,spent,tags,order_id,at,total,sku\n");
+        for row in 0..ORDERS * LINES {
+            let (order, line) = (row * 7919 % ORDERS, row / ORDERS);
+            let at = if line == 0 { "2026-01-02" } else { "" };
+            let total = if line == LINES / 2 { order.to_string() } else { String::new() };
+            csv.push_str(&format!("c{}@x.example,1,t,o{order},{at},{total},s{line}\n", order % 1000));
+        }
+        workspace.write("exchange/customers.csv", csv);
+        workspace
+    };
+    let profiles = killed_at_random_comparing(make, |workspace| (self::profiles(workspace), read(workspace)));
+    let all = profiles.concat();
+    assert_eq!(
+        (all.matches("\"total\":").count(), all.matches("\"sku\":").count()),
+        (ORDERS, ORDERS * LINES)
+    );
+}
+
 /// Kills imports at random moments until they complete, and compares each store with that of an import that was not killed.
 fn killed_at_random(make: impl Fn() -> Workspace) -> Vec<String> {
+    killed_at_random_comparing(make, |workspace| (profiles(workspace), counted(workspace)))
+}
+
+/// The same, with what is compared: profiles, and what else.
+fn killed_at_random_comparing<T: std::fmt::Debug + PartialEq>(
+    make: impl Fn() -> Workspace,
+    compared: impl Fn(&Workspace) -> (Vec<String>, T),
+) -> Vec<String> {
     let whole = make();
     let moved = whole.moved_by(&["run"]);
-    let expected = (profiles(&whole), counted(&whole));
+    let expected = compared(&whole);
 
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     let mut share = || {
@@ -146,7 +196,7 @@ fn killed_at_random(make: impl Fn() -> Workspace) -> Vec<String> {
         }
         let last = killed.sluicebox(&["run"]);
         assert_eq!(last.code, 0, "{}", last.stderr);
-        assert_eq!((profiles(&killed), counted(&killed)), expected);
+        assert_eq!(compared(&killed), expected);
         has_continued |= reports(&killed).iter().filter(|report| report["rows"]["read"] != 0).count() > 1;
     }
     expected.0

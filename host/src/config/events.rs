@@ -29,9 +29,9 @@ pub(crate) struct EventEntry {
 #[derive(Debug)]
 pub(crate) struct NestedEntry {
     pub name: String,
-    /// The linked file whose rows they are.
-    pub file: usize,
-    /// The linked files from the event's own file to that file.
+    /// The linked file whose rows they are; `None` = the root file.
+    pub file: Option<usize>,
+    /// The linked files from the event's own file to that file; empty = each row of the event's own file is a nested row.
     pub path: Vec<usize>,
     pub fields: Vec<ValueEntry>,
     pub all_fields: bool,
@@ -43,6 +43,11 @@ impl EventEntry {
         schema.event(&self.event_type).map_or(&[], |event| &event.properties)
     }
 
+    /// Whether rows of its file with the same profile and id are one event: each is a nested row of it.
+    pub(crate) fn gathers(&self) -> bool {
+        self.nested.iter().any(|nested| nested.path.is_empty())
+    }
+
     /// Older events are not stored.
     pub(crate) fn keep_from(&self, schema: &Schema, now: Timestamp) -> Option<Timestamp> {
         schema.event(&self.event_type)?.keep_from(now)
@@ -51,7 +56,9 @@ impl EventEntry {
     pub(crate) fn settings(&self, schema: &Schema) -> Value {
         let nested = self.nested.iter().map(|nested| {
             let properties = nested.properties(&self.event_type, schema);
-            json!([nested.name, nested.file, fields(&nested.fields, nested.all_fields, properties)])
+            // Settings must not change between versions: files would be imported again.
+            let file = if nested.path.is_empty() { json!("own") } else { json!(nested.file) };
+            json!([nested.name, file, fields(&nested.fields, nested.all_fields, properties)])
         });
         json!([
             self.event_type,
@@ -92,7 +99,9 @@ pub(crate) fn read(schema: &Schema, linked: &[LinkedEntry], section: &Section<'_
     if let (None, Some(entry)) = (event_type, section.get("type")) {
         entry.problem(unknown("event", name, schema.events.iter().map(|event| event.name.as_str())));
     }
-    let file = section.get("file").and_then(|entry| linked::file(linked, &entry)).flatten();
+    let named = section.get("file").map(|entry| linked::file(linked, &entry));
+    let has_known_file = named != Some(None);
+    let file = named.flatten().flatten();
     let id = section.text("id").map(str::to_owned);
     let time = section.required("time").to_owned();
     let time_format = section.text("time_format").map(str::to_owned);
@@ -107,8 +116,22 @@ pub(crate) fn read(schema: &Schema, linked: &[LinkedEntry], section: &Section<'_
     section.finish();
     let event_type = event_type?;
     let path = file.map(|file| chain(linked, file)).unwrap_or_default();
-    let nested =
-        nested_sections.iter().filter_map(|section| nested(event_type, linked, &path, section)).collect();
+    let mut nested_rows: Vec<NestedEntry> = Vec::new();
+    for nested_section in &nested_sections {
+        let Some(read) = nested(event_type, linked, (file, &path), nested_section) else { continue };
+        if read.path.is_empty() && id.is_none() && has_known_file {
+            section.problem(format!(
+                "the rows of one `{name}` stand in one file, and are found by its id: set `id` to the column that holds it"
+            ));
+        }
+        nested_rows.push(read);
+    }
+    let gathers = nested_rows.iter().any(|nested| nested.path.is_empty());
+    for (nested, section) in nested_rows.iter().zip(&nested_sections).filter(|_| gathers) {
+        if nested_rows.iter().filter(|other| other.name == nested.name).count() > 1 {
+            section.problem(format!("two entries of `nested` fill the list `{}`", nested.name));
+        }
+    }
     Some(EventEntry {
         event_type: name.to_owned(),
         file,
@@ -119,14 +142,15 @@ pub(crate) fn read(schema: &Schema, linked: &[LinkedEntry], section: &Section<'_
         fields: values(&field_sections, &event_type.properties),
         all_fields,
         product_store,
-        nested,
+        nested: nested_rows,
     })
 }
 
+/// Reads nested rows of an event whose rows `own` names: its file, and the path to it.
 fn nested(
     event_type: &EventType,
     linked: &[LinkedEntry],
-    path: &[usize],
+    (own, path): (Option<usize>, &[usize]),
     section: &Section<'_>,
 ) -> Option<NestedEntry> {
     let name = section.required("name");
@@ -135,17 +159,20 @@ fn nested(
         let known = event_type.nested.iter().map(|nested| nested.name.as_str());
         entry.problem(unknown(&format!("nested type of event `{}`", event_type.name), name, known));
     }
-    section.required("file");
     let entry = section.get("file");
     let all_fields = section.flag("all_fields", false);
     let field_sections = section.sections("fields");
     section.finish();
-    let (kind, entry) = (kind?, entry?);
-    let file = linked::file(linked, &entry)?;
+    let kind = kind?;
+    let file = match &entry {
+        Some(entry) => linked::file(linked, entry)?,
+        None => own,
+    };
     let below = file.map(|file| chain(linked, file)).unwrap_or_default();
-    let rest = below.strip_prefix(path).filter(|rest| !rest.is_empty());
-    let (Some(file), Some(rest)) = (file, rest) else {
-        entry.problem("`file`: expected a file that is linked to the event's own file");
+    let Some(rest) = below.strip_prefix(path) else {
+        if let Some(entry) = entry {
+            entry.problem("`file`: expected the event's own file, or one that is linked to it");
+        }
         return None;
     };
     Some(NestedEntry {

@@ -25,6 +25,7 @@ pub(crate) struct Link {
 }
 
 /// The columns of a linked file that a goal uses, in the order in which its rows are stored during the import.
+#[derive(Default)]
 pub(crate) struct LinkedColumns {
     /// Each column's name, and whether the file must have it.
     columns: Vec<(String, bool)>,
@@ -34,6 +35,8 @@ pub(crate) struct LinkedColumns {
     pub link: usize,
     /// The linked files below this one.
     pub links: Vec<Link>,
+    /// Whether the line of each row follows its columns, as events that gather rows need it.
+    has_lines: bool,
 }
 
 impl LinkedColumns {
@@ -55,9 +58,9 @@ impl LinkedColumns {
         columns.iter().filter(move |name| self.has_bulk && !name.is_empty() && !self.has(name))
     }
 
-    /// How many they are.
-    pub(crate) fn len(&self) -> usize {
-        self.columns.len()
+    /// The place of the cell that says where a row is from. It is the last one.
+    pub(crate) fn hidden(&self) -> usize {
+        self.columns.len() + usize::from(self.has_lines)
     }
 
     /// Whether a column is among these.
@@ -68,6 +71,11 @@ impl LinkedColumns {
     /// The place of a column among these.
     pub(crate) fn place(&self, name: &str) -> usize {
         self.columns.iter().position(|(column, _)| column == name).or_never(PLACE)
+    }
+
+    /// The place of a row's line, if there is one.
+    pub(crate) fn line(&self) -> Option<usize> {
+        self.has_lines.then_some(self.columns.len())
     }
 
     fn need(&mut self, name: &str, is_required: bool) {
@@ -90,7 +98,7 @@ impl Resolver<'_> {
     /// of one pattern give rows of one shape.
     pub(crate) fn linked(&self, file: usize) -> LinkedColumns {
         let (goal, named) = (self.goal, self.named(Some(file)));
-        let mut linked = LinkedColumns { columns: Vec::new(), has_bulk: false, link: 0, links: Vec::new() };
+        let mut linked = LinkedColumns::default();
         if let Some(own) = goal.linked.get(file) {
             linked.need(&own.column, true);
         }
@@ -102,7 +110,10 @@ impl Resolver<'_> {
                 let bulk = event.all_fields.then(|| event.properties(self.schema));
                 linked.need_values(&event.fields, bulk, &named);
             }
-            for nested in event.nested.iter().filter(|nested| nested.file == file) {
+            let nested_rows = || event.nested.iter().filter(|nested| nested.file == Some(file));
+            linked.has_lines |=
+                event.gathers() && (event.file == Some(file) || nested_rows().next().is_some());
+            for nested in nested_rows() {
                 let bulk = nested.all_fields.then(|| nested.properties(&event.event_type, self.schema));
                 linked.need_values(&nested.fields, bulk, &named);
             }

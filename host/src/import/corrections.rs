@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use serde::Serialize;
 use sluicebox_files::{CsvOptions, Decoding, Directory, Location, Pattern, RowWriter};
 use sluicebox_matching::{FieldPlan, Plan, Workers};
-use sluicebox_model::{MergeRule, RejectedRow, RejectedScope};
+use sluicebox_model::{MergeRule, RecordBatch, RejectedRow, RejectedScope};
 use utoipa::ToSchema;
 
 use crate::config::Config;
@@ -297,8 +297,14 @@ impl Groups {
 }
 
 impl Corrections<'_> {
-    /// Restricts a plan to the cells that are corrected.
+    /// Gives rows the lines of their original file.
+    pub(crate) fn restore_lines(&self, batch: &mut RecordBatch) {
+        batch.set_lines(|row| Some(self.line(row)?.line));
+    }
+
+    /// Restricts a plan to the cells that are corrected. Rows add to the events of the original file.
     pub(crate) fn restrict(&self, plan: &mut Plan, columns: &[String]) {
+        plan.events.iter_mut().for_each(|event| event.supplements = true);
         let Some(only) = &self.group.only else { return };
         let is_wanted = |place: usize| columns.get(place).is_some_and(|name| only.contains(name));
         plan.create = false;
@@ -353,10 +359,9 @@ impl Corrections<'_> {
         for row in rows {
             let Some(line) = self.line(row.number) else { continue };
             let source = Source { linked: None, columns, width, file: &line.file };
-            let row = RejectedRow { line: line.line, ..row.clone() };
-            match self.stays(&row, columns) {
-                true => rejected.count(&source, &row),
-                false => rejected.record(&source, std::slice::from_ref(&row))?,
+            match self.stays(row, columns) {
+                true => rejected.count(&source, row),
+                false => rejected.record(&source, std::slice::from_ref(row))?,
             }
         }
         Ok(())

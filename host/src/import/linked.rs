@@ -26,6 +26,8 @@ use crate::runs::report;
 
 /// What the folders of scratch files begin with.
 pub(crate) const SCRATCH: &str = "sluicebox-scratch-";
+/// Several files of one pattern are as one: the bits of a line above these are those of its file.
+const LINE_BITS: u32 = 40;
 
 /// Removes the linked rows of a process that died. No other process needs them: the store is locked.
 ///
@@ -87,10 +89,11 @@ impl LinkedFiles {
         let mut scratch = LinkedRowIndex::new(&folder, import.config.settings.tuning.linked_bytes)?;
         for (place, files) in set.linked.iter().enumerate() {
             let Some(columns) = linked.columns.get(place) else { continue };
-            for file in files {
+            for (of_pattern, file) in (0_u64..).zip(files) {
                 let number = linked.files.len();
                 linked.files.push((place, file.clone()));
-                let loaded = Loading { import, plan, file, number, place, columns, times };
+                let first_line = of_pattern << LINE_BITS;
+                let loaded = Loading { import, plan, file, number, first_line, place, columns, times };
                 linked.counts += loaded.load(&mut scratch, &mut rejected)?;
             }
         }
@@ -119,7 +122,7 @@ impl LinkedFiles {
         let mut orphans: Vec<Vec<u64>> = vec![Vec::new(); self.files.len()];
         for (file, columns) in (0..).zip(&self.columns) {
             scratch.each_orphan(file, |cells| {
-                let place = row_place(cells.cell(columns.len()));
+                let place = row_place(cells.cell(columns.hidden()));
                 if let Some((of_file, row)) =
                     place.and_then(|(file, row)| Some((orphans.get_mut(file)?, row)))
                 {
@@ -270,6 +273,8 @@ struct Loading<'a> {
     file: &'a FoundFile,
     /// Its number among all linked files of the set.
     number: usize,
+    /// What is added to the numbers of its lines.
+    first_line: u64,
     /// Its place in the goal.
     place: usize,
     columns: &'a LinkedColumns,
@@ -283,7 +288,7 @@ impl Loading<'_> {
         scratch: &mut LinkedRowIndex,
         rejected: &mut impl FnMut(&Source<'_>, &[RejectedRow]) -> Result<(), Error>,
     ) -> Result<report::LinkedRows, Error> {
-        let Self { import, plan, file, number: file_number, place, columns, times } = *self;
+        let Self { import, plan, file, number: file_number, first_line, place, columns, times } = *self;
         let mut counts = report::LinkedRows::default();
         let failed = |error| Error::File { name: file.name.clone(), error };
         let source = file.open().map_err(failed)?;
@@ -320,9 +325,13 @@ impl Loading<'_> {
                 let link = |row: usize, place: usize| cell(row, places.get(place).copied().flatten());
                 let hidden = kept.iter().map(|row| hidden_cell(file_number, batch.place(*row).0));
                 let hidden: Vec<String> = hidden.collect();
-                let rows = kept.iter().zip(&hidden).map(|(row, hidden)| {
+                let lines = kept
+                    .iter()
+                    .map(|row| columns.line().map(|_| (first_line | batch.place(*row).1).to_string()));
+                let lines: Vec<Option<String>> = lines.collect();
+                let rows = kept.iter().zip(lines.iter().zip(&hidden)).map(|(row, (line, hidden))| {
                     let cells = places.iter().map(move |place| cell(*row, *place));
-                    (link(*row, columns.link), cells.chain(std::iter::once(hidden.as_str())))
+                    (link(*row, columns.link), cells.chain(line.as_deref()).chain([hidden.as_str()]))
                 });
                 scratch.put(number(place), rows)?;
                 for below in &columns.links {

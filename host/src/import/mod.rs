@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use sluicebox_files::{CsvOptions, Decoding, FileError, FoundFile, Location, Settle, verify};
 use sluicebox_matching::{Buffers, Workers, prepare};
+use sluicebox_model::OrNever;
 use sluicebox_store::{Commit, ErasureKey, FileState, Store};
 
 use crate::config::{Config, Connection, ImportGoal, MaxRejected, Opened, Target};
@@ -48,6 +49,7 @@ use crate::import::unfinished::Unfinished;
 use crate::output::counted;
 use crate::plugins::Processor;
 use crate::runs::distinct_profiles::{Direction, DistinctProfiles};
+use crate::runs::fingerprint::Fingerprint;
 use crate::runs::goal_run::GoalRun;
 use crate::runs::progress::{Progress, Watch};
 use crate::runs::rejected::{self, RejectedRows};
@@ -172,6 +174,7 @@ impl Import<'_> {
         let result = import(&mut running);
         let import_notes = self.notes_at_end(&mut running)?;
         let RunningImport { mut run, times, .. } = running;
+        self.warn_of_overwritten(run.entry.report.events.overwritten);
         run.entry.report.stages_ms = times.milliseconds();
         run.finish(self.store, result, Commit { import_notes, ..Commit::default() })
     }
@@ -301,6 +304,10 @@ impl Import<'_> {
         if let Some(corrections) = &self.corrections {
             corrections.restrict(&mut plan, &open.columns);
         }
+        for event in &mut plan.events {
+            event.import = import_of(&key, event.path.last());
+        }
+        let plan = plan;
         warnings.iter().for_each(|warning| self.warn(warning));
         let is_resumed = state.position > 0;
         let linked = LinkedFiles::load(self, &resolver, &plan, set, times, |source, rows| {
@@ -349,8 +356,11 @@ impl Import<'_> {
             packer: self.store.packer(),
             pending: None,
         };
-        let join_and_prepare = |batch, buffers: &mut Buffers| {
+        let join_and_prepare = |mut batch, buffers: &mut Buffers| {
             timed(&times.match_and_merge, || {
+                if let Some(corrections) = &self.corrections {
+                    corrections.restore_lines(&mut batch);
+                }
                 let linked = linked.join(&links, &batch)?;
                 let prepared = prepare(&plan, batch, &linked, state.position, buffers);
                 tally.add(&prepared);
@@ -377,6 +387,21 @@ impl Import<'_> {
     /// What a value says of the file that set it.
     fn source_name<'n>(&'n self, file: &'n FoundFile) -> &'n str {
         self.corrections.as_ref().map_or(&file.name, |corrections| corrections.name)
+    }
+
+    /// Says that events were lost because several rows of a file carry the same one.
+    fn warn_of_overwritten(&self, overwritten: u64) {
+        if overwritten == 0 {
+            return;
+        }
+        let lists = self.goal.events.iter().filter_map(|event| self.config.schema.event(&event.event_type));
+        let list = lists.flat_map(|event| &event.nested).next().map_or("lines", |list| list.name.as_str());
+        self.warn(&format!(
+            "the events of {} are lost: another row of the same file has the same profile, type and id, and only the last one is \
+             kept; if each row is a line of its event, as of an order, import all of them: nested = [{{ name = \"{list}\", \
+             all_fields = true }}]",
+            counted(overwritten, "row")
+        ));
     }
 
     /// The goal's file sets.
@@ -431,4 +456,11 @@ impl Import<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// What stands for a file of a set and its import: the same file under the same configuration has the same.
+fn import_of(key: &[u8; 32], linked: Option<&usize>) -> u64 {
+    let file = linked.map_or_else(String::new, usize::to_string);
+    let hash = Fingerprint::of([key.as_slice(), file.as_bytes()]);
+    hash.first_chunk().copied().map(u64::from_le_bytes).or_never("the first bytes of a hash")
 }

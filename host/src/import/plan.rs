@@ -11,7 +11,7 @@ use sluicebox_store::{Owner, Store};
 
 use crate::config::{Connection, EventEntry, ImportGoal, NestedEntry, Target, ValueEntry, may_follow};
 use crate::error::Error;
-use crate::import::columns::{Link, find_column};
+use crate::import::columns::{Link, LinkedColumns, find_column};
 
 /// What a goal's mappings are resolved with.
 pub(crate) struct Resolver<'a> {
@@ -180,10 +180,21 @@ impl<'a> Resolver<'a> {
         let named = self.named(entry.file);
         let properties = entry.properties(self.schema);
         let bulk = entry.all_fields.then_some(properties);
-        let nested = entry.nested.iter().map(|nested| self.nested(entry, nested));
+        let nested = entry.nested.iter().map(|nested| match nested.path.as_slice() {
+            [] => self.nested(entry, nested, &has, &column, None),
+            _ => {
+                let linked = nested.file.map(|file| self.linked(file)).or_never("the file of nested rows");
+                let line = linked.line().filter(|_| entry.gathers());
+                self.nested(entry, nested, &|name| linked.has(name), &|name| Ok(linked.place(name)), line)
+            }
+        });
         Ok(EventPlan {
             event_type: self.store.event_type(&entry.event_type)?,
             path: entry.path.clone(),
+            gathers: entry.gathers(),
+            line: linked.as_ref().and_then(LinkedColumns::line).filter(|_| entry.gathers()),
+            supplements: false,
+            import: 0,
             id: entry.id.as_deref().map(column).transpose()?,
             time: column(&entry.time)?,
             time_format: self.format(ValueType::DateTime, entry.time_format.as_ref()),
@@ -194,17 +205,22 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    fn nested(&self, event: &EventEntry, entry: &NestedEntry) -> Result<NestedPlan, Error> {
-        let linked = self.linked(entry.file);
-        let column = |name: &str| Ok(linked.place(name));
-        let has = |name: &str| linked.has(name);
+    fn nested(
+        &self,
+        event: &EventEntry,
+        entry: &NestedEntry,
+        has: &dyn Fn(&str) -> bool,
+        column: &dyn Fn(&str) -> Result<usize, Error>,
+        line: Option<usize>,
+    ) -> Result<NestedPlan, Error> {
         let owner = Owner::Nested(&event.event_type, &entry.name);
-        let named = self.named(Some(entry.file));
+        let named = self.named(entry.file);
         let bulk = entry.all_fields.then(|| entry.properties(&event.event_type, self.schema));
         Ok(NestedPlan {
             nested_type: self.store.nested_type(&event.event_type, &entry.name)?,
             path: entry.path.clone(),
-            fields: self.values(owner, &entry.fields, bulk, &named, &has, &column)?,
+            line,
+            fields: self.values(owner, &entry.fields, bulk, &named, has, column)?,
         })
     }
 

@@ -191,6 +191,9 @@ pub(crate) struct Events {
     /// Older than the retention of their type.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub expired: u64,
+    /// Lost, because another row of the same file has the same profile, type and id.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub overwritten: u64,
     /// Written to files.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub exported: u64,
@@ -374,8 +377,9 @@ impl Report {
         self.rows.excluded += counts.excluded;
         self.rows.merged += counts.merged;
         self.cells_rejected += counts.cells_rejected;
-        self.events.created += counts.events_created;
-        self.events.updated += counts.events_updated;
+        self.events.created = self.events.created.saturating_add_signed(counts.events_created);
+        self.events.updated = self.events.updated.saturating_add_signed(counts.events_updated);
+        self.events.overwritten += counts.events_overwritten;
         self.events.rejected += counts.events_rejected;
         self.events.expired += counts.events_expired;
         self.profiles.created += counts.created;

@@ -74,6 +74,9 @@ impl Report {
             if events.expired > 0 {
                 line.push_str(&format!(", {} too old", events.expired));
             }
+            if events.overwritten > 0 {
+                line.push_str(&format!(", {} overwritten", events.overwritten));
+            }
         }
         if let Some(linked) = self.linked {
             line.push_str(&format!(

@@ -15,9 +15,9 @@ use crate::chunk::{ChunkRows, EntriesById, Loaded};
 use crate::index::{EntryIndex, Index, KeyIndex, PartitionIndex, RowIndex, SlotIndex};
 use crate::partition::Partitions;
 use crate::plan::{OnAmbiguous, Plan};
-use crate::prepare::{Lookup, Prepared, Row, RowEvent, Write};
+use crate::prepare::{Lookup, Prepared, Row, RowEvent, RowTime, Write};
 use crate::rules::{Outcome, is_list, is_stored_as_written, list, merge, unite, without};
-use crate::timeline::{EventOutcome, EventSource, Timeline};
+use crate::timeline::{EventOutcome, EventSource, Gathered, Timeline};
 
 /// What [`ChunkRows::apply`] needs to know of the goal run.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ impl Context {
 }
 
 /// Counts of rows, cells, events and records. Those of records may be negative: a record that one commit counted as
-/// unchanged may be updated by the next.
+/// unchanged may be updated by the next. So may those of events, to which the rows of several commits may add.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Rows that a processor dropped.
@@ -58,9 +58,11 @@ pub struct Counts {
     /// Cells of merged rows that were rejected.
     pub cells_rejected: u64,
     /// Events created.
-    pub events_created: u64,
+    pub events_created: i64,
     /// Events that existed and changed.
-    pub events_updated: u64,
+    pub events_updated: i64,
+    /// Events that another row of the same file replaced, which had the same profile, type and id.
+    pub events_overwritten: u64,
     /// Events rejected, because they have no valid time.
     pub events_rejected: u64,
     /// Events ignored, because they are older than the retention of their type.
@@ -82,6 +84,7 @@ impl Counts {
         self.cells_rejected += other.cells_rejected;
         self.events_created += other.events_created;
         self.events_updated += other.events_updated;
+        self.events_overwritten += other.events_overwritten;
         self.events_rejected += other.events_rejected;
         self.events_expired += other.events_expired;
         self.created += other.created;
@@ -114,12 +117,12 @@ pub struct Applied {
     pub rejected: Vec<RejectedRow>,
     /// Counts of all that happened.
     pub counts: Counts,
+    /// How many more records the space of the plan has.
+    pub grown: i64,
     /// The last records that were created or updated, each with its order.
     pub(crate) last_changed: Vec<(u64, (RecordId, Class))>,
     /// The number of the first row of the file that was not applied.
     pub position: u64,
-    /// How many more records the space of the plan has.
-    pub grown: i64,
     /// Whether more rows were rejected than allowed. The rows from `position` on were not applied then.
     pub too_many_rejected: bool,
 }
@@ -156,11 +159,11 @@ impl Applied {
         self.others.extend(other.others);
         self.rejected.extend(other.rejected);
         self.counts.add(&other.counts);
+        self.grown += other.grown;
         self.last_changed.extend(other.last_changed);
         self.forget_all_but_last();
     }
 
-        self.grown += other.grown;
     /// Sorts the changes of one or several partitions, and leaves each slot once. `slots` is the number of the chunk's slots.
     pub(crate) fn sort(&mut self, slots: usize) {
         if self.slots.len() > slots / DENSE_SLOTS {
@@ -831,19 +834,60 @@ impl Applier<'_> {
         let entry = self.entries.get_mut(target.place()).expected("the entry of an event");
         let Some(entry) = entry else { return };
         let key = EventKey { record: entry.id, event_type: event.event_type, id: event.id.clone() };
-        let (outcome, difference) = self.timeline.put(key, event.event.clone(), entry.loaded.is_some());
+        let (id, stored) = (entry.id, entry.loaded.is_some());
+        if let Some(row) = &event.row {
+            let was_added = self.timeline.gather(key, (event, row), target, stored);
+            // Where another row gave the time, only the cell is rejected.
+            self.applied.counts.cells_rejected += u64::from(was_added && row.time == RowTime::Invalid);
+            self.applied.counts.events_rejected += u64::from(!was_added);
+            return;
+        }
+        if self.timeline.gathers(&key) {
+            self.settle_events(Some(id));
+        }
+        let resumed = self.context.from > 0;
+        self.applied.counts.events_overwritten +=
+            u64::from(self.timeline.overwrites(&key, &event.event, stored, resumed));
+        let (outcome, difference) = self.timeline.put(key, event.event.clone(), stored);
         match outcome {
             EventOutcome::Unchanged => return,
             EventOutcome::Created => self.applied.counts.events_created += 1,
             EventOutcome::Updated => self.applied.counts.events_updated += 1,
             EventOutcome::Counted => {}
         }
-        entry.record.events = entry.record.events.wrapping_add(difference);
-        entry.record.modified = self.context.now;
+        let now = self.context.now;
+        if let Some(entry) = self.entry_mut(target) {
+            entry.record.events = entry.record.events.wrapping_add(difference);
+            entry.record.modified = now;
+        }
+    }
+
+    /// Counts the events to which rows added, of one record or of all, and adds them to their records' sums.
+    fn settle_events(&mut self, record: Option<RecordId>) {
+        let now = self.context.now;
+        for Gathered { entry, counted: (before, after), difference } in self.timeline.settle(record) {
+            let counts = &mut self.applied.counts;
+            for (class, by) in [(before, -1), (Some(after), 1)] {
+                match class {
+                    Some(Class::Created) => counts.events_created += by,
+                    Some(Class::Updated) => counts.events_updated += by,
+                    Some(Class::Unchanged) | None => {}
+                }
+            }
+            if let Some(entry) = self.entry_mut(entry) {
+                entry.record.events = entry.record.events.wrapping_add(difference);
+                entry.record.modified = now;
+            }
+        }
     }
 
     /// Merges the record `other` into `target`: moves the values, events and identifiers that `target` lacks, and removes `other`.
     fn merge_records(&mut self, target: EntryIndex, other: EntryIndex) {
+        for entry in [target, other] {
+            if let Some(id) = self.entry(entry).map(|entry| entry.id) {
+                self.settle_events(Some(id));
+            }
+        }
         let Some(staying) = self.entry(target).map(|entry| (entry.id, entry.loaded.is_some())) else {
             return;
         };
@@ -940,6 +984,7 @@ impl Applier<'_> {
         if !self.crossings.is_empty() {
             return Err(self.crossings);
         }
+        self.settle_events(None);
         let goal_run = self.context.goal_run;
         let others = std::mem::take(&mut self.others);
         let id = |resolution: Resolution| match resolution {
@@ -967,6 +1012,7 @@ impl Applier<'_> {
             std::mem::take(&mut self.entries).into_iter().enumerate().filter_map(|(place, mut entry)| {
                 let before = (entry.record.touch.goal_run == goal_run).then_some(entry.record.touch);
                 if let Some(into) = into.get(&place) {
+                    applied.grown -= i64::from(entry.loaded.is_some());
                     applied.merged.push((entry.id, *into));
                     count(&mut applied.counts, before, None);
                     return None;
@@ -974,6 +1020,7 @@ impl Applier<'_> {
                 if !entry.touched {
                     return None;
                 }
+                applied.grown += i64::from(entry.loaded.is_none());
                 let touch = touch(&entry, before, goal_run);
                 count(&mut applied.counts, before, Some(touch.class));
                 entry.record.touch = touch;
@@ -1042,5 +1089,3 @@ fn slot(slots: &[SlotIndex], key: KeyIndex) -> SlotIndex {
 fn slice<'a, T>(all: &'a [T], range: &Range<u32>) -> &'a [T] {
     all.get(range.start as usize..range.end as usize).or_never("a part of a row")
 }
-                    applied.grown -= i64::from(entry.loaded.is_some());
-                applied.grown += i64::from(entry.loaded.is_none());

@@ -2,10 +2,12 @@
 //!
 //! `prepare` turns the cells of a batch into typed values, identifiers and events. `ChunkRows` collects the identifiers of
 //! many batches, so that the store can look them up in one sorted sweep. `apply` applies the rows in file order; `partition`
-//! splits them so that several threads can. `timeline` puts events in place. `segments` evaluates expressions over profiles.
+//! splits them so that several threads can. `timeline` puts events in place; `gather` makes one event of several rows.
+//! `segments` evaluates expressions over profiles.
 
 mod apply;
 mod chunk;
+mod gather;
 mod index;
 mod partition;
 mod plan;

@@ -81,6 +81,14 @@ pub struct EventPlan {
     pub event_type: EventTypeId,
     /// The linked files that lead to their rows, each linked to the one before; empty = rows of the root file.
     pub path: Vec<usize>,
+    /// Whether rows of the same profile, type and id are one event: each adds its values and its nested rows.
+    pub gathers: bool,
+    /// Where rows are gathered from a linked file, the column of a row's line in it; rows of the root file have theirs.
+    pub line: Option<usize>,
+    /// Whether the rows are some that were missing of an earlier import, as corrected ones are: they add to the event that is there.
+    pub supplements: bool,
+    /// Stands for the file and its import: rows of other imports replace the event.
+    pub import: u64,
     /// The column of the id; an event without an id is identified by its content.
     pub id: Option<usize>,
     /// The column of the time; an event without a time is rejected.
@@ -102,8 +110,10 @@ pub struct EventPlan {
 pub struct NestedPlan {
     /// The type of the nested rows.
     pub nested_type: NestedTypeId,
-    /// The linked files from the event's own to theirs.
+    /// The linked files from the event's own to theirs; empty = each row of the event's own file is a nested row.
     pub path: Vec<usize>,
+    /// Where events gather rows, the column of a linked row's line in its file.
+    pub line: Option<usize>,
     /// In the order of their properties' ids.
     pub fields: Vec<ValuePlan>,
 }

@@ -7,13 +7,13 @@ use sluicebox_model::packed::{
     Unpacker, pack_number, pack_shape, pack_short_text, pack_text, packed_text_bytes, packed_values,
 };
 use sluicebox_model::{
-    CellFormat, Event, EventTouch, EventTypeId, Expected, Identifier, IdentifierHash, LinkedRow, LinkedRows,
-    MergeRule, OrNever, Properties, Property, PropertyId, RecordBatch, RecordId, RejectedCell, RejectedRow,
-    RejectedScope, RejectionCode, ValueType, Verdict, at_path, split_list,
+    CellFormat, Event, EventOrigin, EventTouch, EventTypeId, Expected, Identifier, IdentifierHash, LinkedRow,
+    LinkedRows, MergeRule, Moment, OrNever, Properties, Property, PropertyId, RecordBatch, RecordId,
+    RejectedCell, RejectedRow, RejectedScope, RejectionCode, ValueType, Verdict, at_path, split_list,
 };
 
 use crate::index::{Index, KeyIndex};
-use crate::plan::{EventPlan, FieldPlan, Plan, ValuePlan};
+use crate::plan::{EventPlan, FieldPlan, NestedPlan, Plan, ValuePlan};
 use crate::rules::is_stored_as_written;
 
 /// Lists of more values are searched by hash.
@@ -116,6 +116,33 @@ pub(crate) struct RowEvent {
     pub event: Event,
     /// Whether it is older than the retention of its type.
     pub expired: bool,
+    /// Where the row is one of several that may make the event: what else is known of it.
+    pub row: Option<Box<EventRow>>,
+}
+
+/// A row that is one of several that may make an event.
+#[derive(Debug)]
+pub(crate) struct EventRow {
+    /// Its line in the event's file.
+    pub line: u64,
+    /// The line of its row of the root file.
+    pub root: u64,
+    /// Whether it has a time.
+    pub time: RowTime,
+    /// Whether it was missing of an earlier import.
+    pub supplements: bool,
+    /// The lines of its nested rows, as the event has them.
+    pub nested: Vec<Vec<u64>>,
+}
+
+/// The time cell of a row that is one of several that may make an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowTime {
+    Valid,
+    /// The cell is empty: another row has the time.
+    Empty,
+    /// The cell is no time.
+    Invalid,
 }
 
 /// An identifier cell with a value.
@@ -354,7 +381,13 @@ impl Prepared {
     }
 
     fn measure(&self) -> usize {
-        let events: usize = self.events.iter().map(|event| event.event.memory()).sum();
+        let rows = |event: &RowEvent| {
+            event
+                .row
+                .as_ref()
+                .map_or(0, |row| 64 + row.nested.iter().map(|rows| 24 + 8 * rows.len()).sum::<usize>())
+        };
+        let events: usize = self.events.iter().map(|event| event.event.memory() + rows(event)).sum();
         let rejected: usize = self.rejected.iter().chain(&self.incomplete).map(RejectedRow::memory).sum();
         self.batch.as_ref().map_or(0, RecordBatch::memory)
             + self.rows.len() * size_of::<RowStart>()
@@ -491,9 +524,12 @@ impl Prepared {
             }
         }
         let mut events = self.row_events_start();
+        // Lines, unlike numbers of rows, are what people and files of rejected rows name.
+        let root = batch.place(index).1;
         for plan in &plan.events {
             if plan.path.is_empty() {
-                match read_event(plan, &|column| batch.cell(index, column), linked, &mut misfits) {
+                let cell = |column| batch.cell(index, column);
+                match read_event(plan, &cell, linked, (root, root), &mut misfits) {
                     Some(event) => self.events.push(event),
                     None => {
                         events.rejected += 1;
@@ -506,7 +542,9 @@ impl Prepared {
             // What does not fit in linked rows was recorded when they were read: here it only counts.
             let mut below = Misfits::default();
             for row in at_path(linked, &plan.path) {
-                match read_event(plan, &|column| row.cells.cell(column), &row.below, &mut below) {
+                let lines = (root, line_of(row, plan.line));
+                let cell = |column| row.cells.cell(column);
+                match read_event(plan, &cell, &row.below, lines, &mut below) {
                     Some(event) => self.events.push(event),
                     None => events.rejected += 1,
                 }
@@ -664,50 +702,90 @@ pub fn rejected_linked_cells<'c>(
 ) -> Vec<RejectedCell> {
     let mut misfits = Misfits::default();
     for event in &plan.events {
-        if event.path.last() == Some(&file) {
-            match event.time_format.parse_moment(cell(event.time)) {
-                Some(_) => misfits.check(&event.fields, cell),
-                None => {
-                    misfits.cells.push(RejectedCell { column: event.time, code: RejectionCode::EventTime });
-                }
+        let is_own = event.path.last() == Some(&file);
+        let mut has_event = true;
+        if is_own {
+            let time = cell(event.time);
+            let may_be_elsewhere = event.gathers && time.is_empty();
+            has_event = event.time_format.parse_moment(time).is_some() || may_be_elsewhere;
+            if has_event {
+                misfits.check(&event.fields, cell);
+            } else {
+                misfits.cells.push(RejectedCell { column: event.time, code: RejectionCode::EventTime });
             }
         }
-        let nested = event.nested.iter().filter(|nested| nested.path.last() == Some(&file));
-        nested.for_each(|nested| misfits.check(&nested.fields, cell));
+        let is_here = |nested: &&NestedPlan| match nested.path.last() {
+            Some(last) => *last == file,
+            None => is_own && has_event,
+        };
+        event.nested.iter().filter(is_here).for_each(|nested| misfits.check(&nested.fields, cell));
     }
     misfits.cells
 }
 
-/// The event of a row, or `None` where it has no valid time.
+/// The line of a linked row in its file, which the import gave it as a cell.
+fn line_of(row: &LinkedRow, column: Option<usize>) -> u64 {
+    column.and_then(|column| row.cells.cell(column).parse().ok()).unwrap_or_default()
+}
+
+/// The event that a row carries; `None` if it has no valid time, and cannot get one from another row. `lines` are those of its row of the
+/// root file, and of the row in its own file.
 fn read_event<'c>(
     plan: &EventPlan,
     cell: &dyn Fn(usize) -> &'c str,
     below: &[LinkedRows],
+    (root, line): (u64, u64),
     misfits: &mut Misfits,
 ) -> Option<RowEvent> {
-    let time = plan.time_format.parse_moment(cell(plan.time))?;
+    let id = plan.id.map(cell).unwrap_or_default();
+    let gathers = plan.gathers && !id.is_empty();
+    let (time, row_time) = match (plan.time_format.parse_moment(cell(plan.time)), cell(plan.time)) {
+        (Some(time), _) => (time, RowTime::Valid),
+        (None, "") if gathers => (Moment::from(jiff::Timestamp::UNIX_EPOCH), RowTime::Empty),
+        (None, _) if gathers => (Moment::from(jiff::Timestamp::UNIX_EPOCH), RowTime::Invalid),
+        (None, _) => return None,
+    };
+    if row_time == RowTime::Invalid {
+        misfits.cells.push(RejectedCell { column: plan.time, code: RejectionCode::EventTime });
+    }
+    let (mut nested, mut lines) = (Vec::with_capacity(plan.nested.len()), Vec::new());
     let mut of_nested = Misfits::default();
-    let nested = plan.nested.iter().map(|nested| {
-        let own = |row: &&LinkedRow| {
-            read_properties(&nested.fields, &|column| row.cells.cell(column), &mut of_nested)
+    for of_type in &plan.nested {
+        let fields = &of_type.fields;
+        let rows: Vec<Properties> = if of_type.path.is_empty() {
+            vec![read_properties(fields, cell, misfits)]
+        } else {
+            let rows = at_path(below, &of_type.path);
+            rows.iter()
+                .map(|row| read_properties(fields, &|column| row.cells.cell(column), &mut of_nested))
+                .collect()
         };
-        (nested.nested_type, at_path(below, &nested.path).iter().map(own).collect())
-    });
-    let nested = nested.collect::<Vec<_>>();
+        if rows.is_empty() {
+            continue;
+        }
+        if gathers && of_type.path.is_empty() {
+            lines.push(vec![line]);
+        } else if gathers {
+            let rows = at_path(below, &of_type.path);
+            lines.push(rows.iter().map(|row| line_of(row, of_type.line)).collect());
+        }
+        nested.push((of_type.nested_type, rows));
+    }
     misfits.count += of_nested.count;
     let event = Event {
         time,
         properties: read_properties(&plan.fields, cell, misfits),
-        nested: nested.into_iter().filter(|(_, rows): &(_, Vec<_>)| !rows.is_empty()).collect(),
+        nested,
         product_store: plan.product_store,
         touch: EventTouch::default(),
+        origin: EventOrigin { import: plan.import, rows: None },
     };
-    let id = match plan.id.map(cell).unwrap_or_default() {
-        "" => event.content_id(),
-        id => id.into(),
-    };
-    let expired = plan.keep_from.is_some_and(|from| time < from);
-    Some(RowEvent { event_type: plan.event_type, id, event, expired })
+    let id = if id.is_empty() { event.content_id() } else { id.into() };
+    let expired = row_time == RowTime::Valid && plan.keep_from.is_some_and(|from| time < from);
+    let row = gathers.then(|| {
+        Box::new(EventRow { line, root, time: row_time, supplements: plan.supplements, nested: lines })
+    });
+    Some(RowEvent { event_type: plan.event_type, id, event, expired, row })
 }
 
 fn read_properties<'c>(

@@ -347,6 +347,15 @@ impl RecordBatch {
         self.places.get(row).copied().or_never("the place of a row")
     }
 
+    /// Gives rows the lines of another file, by their numbers in this one.
+    pub fn set_lines(&mut self, line_of: impl Fn(u64) -> Option<u64>) {
+        let places = self.places.iter_mut().map(|(number, line)| (*number, line));
+        let rejected = self.rejected.iter_mut().map(|row| (row.number, &mut row.line));
+        for (number, line) in places.chain(rejected) {
+            *line = line_of(number).unwrap_or(*line);
+        }
+    }
+
     /// The row with a number in the file, if the batch has it.
     pub fn row_of(&self, number: u64) -> Option<usize> {
         self.places.binary_search_by_key(&number, |(number, _)| *number).ok()

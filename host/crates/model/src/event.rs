@@ -37,6 +37,8 @@ pub struct Event {
     pub product_store: bool,
     /// How the last goal run that wrote the event counts it.
     pub touch: EventTouch,
+    /// What the event was made of.
+    pub origin: EventOrigin,
 }
 
 /// What a goal run has done to an event. It is stored with the event, so that the event is counted once.
@@ -46,6 +48,39 @@ pub struct EventTouch {
     pub goal_run: u64,
     /// How that goal run counts it.
     pub class: Class,
+}
+
+/// Which rows an event was made of. It is no part of the event's content.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventOrigin {
+    /// Stands for a file and its import; 0 = not known, as of events of older versions.
+    pub import: u64,
+    /// Of an event that several rows may make: which ones did.
+    pub rows: Option<Box<EventRows>>,
+}
+
+/// The rows that made an event, by their lines in the event's file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventRows {
+    /// The line after the last row of the root file that added to the event.
+    pub next: u64,
+    /// The row that gave the time.
+    pub time: u64,
+    /// The row that gave each property, in the order of the event's properties.
+    pub properties: Vec<u64>,
+    /// The row that gave each nested row, in their order. A row of another linked file has its line in that file.
+    pub nested: Vec<Vec<u64>>,
+    /// The event's fingerprint before the goal run that wrote it last; `None` = it was not there.
+    pub before: Option<u64>,
+}
+
+impl EventOrigin {
+    /// About how many bytes of memory it takes beyond its own.
+    fn memory(&self) -> usize {
+        let lines =
+            |rows: &EventRows| rows.properties.len() + rows.nested.iter().map(Vec::len).sum::<usize>();
+        self.rows.as_ref().map_or(0, |rows| 96 + 8 * lines(rows))
+    }
 }
 
 impl Event {
@@ -78,7 +113,7 @@ impl Event {
         }
     }
 
-    /// Whether the content equals that of another event; which goal run wrote them does not count.
+    /// Whether the content equals that of another event; which goal run wrote them, and of which rows, does not count.
     pub fn same_as(&self, other: &Self) -> bool {
         self.time == other.time
             && self.product_store == other.product_store
@@ -95,7 +130,7 @@ impl Event {
             properties.iter().map(|(_, property)| 24 + values(property)).sum::<usize>() + 24
         };
         let nested: usize = self.nested.iter().flat_map(|(_, rows)| rows).map(of).sum();
-        96 + of(&self.properties) + nested
+        120 + of(&self.properties) + nested + self.origin.memory()
     }
 }
 
@@ -115,6 +150,7 @@ mod tests {
             nested: vec![(NestedTypeId(0), rows.collect())],
             product_store: false,
             touch: EventTouch::default(),
+            origin: EventOrigin::default(),
         }
     }
 
@@ -131,7 +167,9 @@ mod tests {
         for (place, id) in ids.iter().enumerate() {
             assert!(id.len() == 32 && !ids[..place].contains(id), "{id}");
         }
-        let touched = Event { touch: EventTouch { goal_run: 7, class: Class::Created }, ..event("1", &[]) };
+        let origin = EventOrigin { import: 3, rows: Some(Box::default()) };
+        let touch = EventTouch { goal_run: 7, class: Class::Created };
+        let touched = Event { touch, origin, ..event("1", &[]) };
         assert_eq!(touched.content_id(), ids[0]);
         assert!(touched.same_as(&event("1", &[])) && !touched.same_as(&event("2", &[])));
     }

@@ -20,7 +20,7 @@ mod value;
 pub use batch::{
     Column, Header, RecordBatch, RejectedCell, RejectedRow, RejectedScope, RejectionCode, Verdict, append,
 };
-pub use event::{Event, EventKey, EventTouch, EventTypeId, NestedTypeId, Properties};
+pub use event::{Event, EventKey, EventOrigin, EventRows, EventTouch, EventTypeId, NestedTypeId, Properties};
 pub use identifier::{
     Identifier, IdentifierHash, IdentifierHasher, PropertyId, RecordId, RecordIds, SpaceId,
 };

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use jiff::{SignedDuration, Timestamp};
 use sluicebox_model::{
-    Event, EventKey, EventTouch, EventTypeId, Identifier, IdentifierHash, Property, PropertyId, Record,
-    RecordId, SpaceId, Value,
+    Event, EventKey, EventOrigin, EventTouch, EventTypeId, Identifier, IdentifierHash, Property, PropertyId,
+    Record, RecordId, SpaceId, Value,
 };
 
 use crate::*;
@@ -109,6 +109,7 @@ fn order(number: u32, order: &str, second: i64, goal_run: u64) -> (EventKey, Eve
         nested: Vec::new(),
         product_store: false,
         touch: EventTouch { goal_run, ..EventTouch::default() },
+        origin: EventOrigin::default(),
     };
     (key, event)
 }
@@ -372,7 +373,6 @@ fn the_ledger_remembers_files(fixture: &impl Fixture) {
     assert_eq!(store.unfinished().unwrap(), []);
 }
 
-fn events_are_written_over_and_removed(fixture: &impl Fixture) {
 fn the_count_is_that_of_a_walk_whatever_happens(fixture: &impl Fixture) {
     let other = SpaceId(2);
     let moved = |now| Record::new(other, now);
@@ -445,6 +445,7 @@ fn is_counted(store: &Store) {
     assert!(!found.described.concat().contains("are counted"), "{:?}", found.described);
 }
 
+fn events_are_written_over_and_removed(fixture: &impl Fixture) {
     let store = fixture.open();
     // Some ids are so long that keys hold their hashes.
     let name =
@@ -896,8 +897,8 @@ macro_rules! conformance {
             goal_runs_have_growing_numbers_and_times,
             a_goal_run_that_has_ended_or_was_taken_over_commits_nothing,
             the_ledger_remembers_files,
-            events_are_written_over_and_removed,
             the_count_is_that_of_a_walk_whatever_happens,
+            events_are_written_over_and_removed,
             changes_are_listed_in_commit_order,
             the_oldest_lists_of_changes_are_forgotten,
             an_export_goal_remembers_its_last_run,

@@ -16,13 +16,16 @@
 //!
 //! An event is 1, the goal run (u64, little endian), the class (u8), whether it feeds the product store (u8), the time
 //! in nanoseconds, the id's length and text, properties after their number, and the number of nested types; for each of
-//! them its id, the number of rows and each row's properties after their number.
+//! them its id, the number of rows and each row's properties after their number. An event of which it is known what it was made of is 2
+//! and the same, then what stands for its import (u64, little endian), and 0; or, where several rows made it, 1, the line after the
+//! last row of the root file, the line of the row that gave the time, that of each property, those of the nested rows of each type,
+//! each as the difference to the one before, and 0, or 1 and the fingerprint before (u64, little endian).
 
 use compact_str::CompactString;
 use sluicebox_model::packed::{Unpacker, pack_number, pack_properties, pack_signed};
 use sluicebox_model::{
-    Class, Event, EventTouch, Moment, NestedTypeId, Properties, Property, PropertyId, Provenance, Record,
-    RecordId, Setter, SpaceId, Touch,
+    Class, Event, EventOrigin, EventRows, EventTouch, Moment, NestedTypeId, Properties, Property, PropertyId,
+    Provenance, Record, RecordId, Setter, SpaceId, Touch,
 };
 
 use crate::StoreError;
@@ -33,7 +36,8 @@ const COUNTED_RECORD: u8 = 3;
 const LONG_RECORD: u8 = 4;
 const RECORD_WITHOUT_PROVENANCE: u8 = 5;
 const RECORD: u8 = 6;
-const EVENT: u8 = 1;
+const EVENT_WITHOUT_ORIGIN: u8 = 1;
+const EVENT: u8 = 2;
 /// Of a record's class and what else it has.
 const CLASS: u8 = 3;
 const HAS_FINGERPRINT: u8 = 4;
@@ -110,7 +114,8 @@ fn put_exceptions(exceptions: &[(PropertyId, Setter)], goal_run: u64, out: &mut 
 
 /// An event as bytes, with its id.
 pub(crate) fn encode_event(id: &str, event: &Event, out: &mut Vec<u8>) {
-    out.push(EVENT);
+    let origin = Some(&event.origin).filter(|origin| **origin != EventOrigin::default());
+    out.push(if origin.is_some() { EVENT } else { EVENT_WITHOUT_ORIGIN });
     out.extend_from_slice(&event.touch.goal_run.to_le_bytes());
     out.push(class(event.touch.class));
     out.push(u8::from(event.product_store));
@@ -123,6 +128,33 @@ pub(crate) fn encode_event(id: &str, event: &Event, out: &mut Vec<u8>) {
         pack_number(nested.0.into(), out);
         pack_number(rows.len() as u64, out);
         rows.iter().for_each(|row| put_properties(row, out));
+    }
+    if let Some(origin) = origin {
+        put_origin(origin, out);
+    }
+}
+
+/// An event has as many properties and nested rows as its origin has rows of them, so that how many they are is not there twice.
+fn put_origin(origin: &EventOrigin, out: &mut Vec<u8>) {
+    out.extend_from_slice(&origin.import.to_le_bytes());
+    let Some(rows) = &origin.rows else { return out.push(0) };
+    out.push(1);
+    pack_number(rows.next, out);
+    pack_number(rows.time, out);
+    rows.properties.iter().for_each(|row| pack_number(*row, out));
+    for nested in &rows.nested {
+        let mut before = 0;
+        for row in nested {
+            pack_number(row.wrapping_sub(before), out);
+            before = *row;
+        }
+    }
+    match rows.before {
+        None => out.push(0),
+        Some(before) => {
+            out.push(1);
+            out.extend_from_slice(&before.to_le_bytes());
+        }
     }
 }
 
@@ -146,6 +178,18 @@ fn class_of(byte: u8) -> Option<Class> {
 fn put_properties(properties: &[(PropertyId, Property)], out: &mut Vec<u8>) {
     pack_number(properties.len() as u64, out);
     pack_properties(properties, out);
+}
+
+/// The space of a record; `None` for one that was merged into another. Nothing else is read.
+pub(crate) fn space_of(bytes: &[u8]) -> Result<Option<SpaceId>, StoreError> {
+    let mut reader = Unpacker(bytes);
+    let space = match reader.byte() {
+        Some(MERGED) => return Ok(None),
+        Some(LONG_RECORD | COUNTED_RECORD | RECORD_WITHOUT_EVENTS) => reader.array().map(u32::from_le_bytes),
+        Some(_) => reader.number(),
+        None => None,
+    };
+    space.map(|space| Some(SpaceId(space))).ok_or(StoreError::Damaged("a record"))
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Result<Stored, StoreError> {
@@ -180,18 +224,6 @@ impl Reader<'_> {
         record.modified = i64::try_from(i128::from(record.created).checked_add(later)?).ok()?;
         record.touch.goal_run = self.0.number()?;
         let has = self.0.byte()?;
-/// The space of a record; `None` for one that was merged into another. Nothing else is read.
-pub(crate) fn space_of(bytes: &[u8]) -> Result<Option<SpaceId>, StoreError> {
-    let mut reader = Unpacker(bytes);
-    let space = match reader.byte() {
-        Some(MERGED) => return Ok(None),
-        Some(LONG_RECORD | COUNTED_RECORD | RECORD_WITHOUT_EVENTS) => reader.array().map(u32::from_le_bytes),
-        Some(_) => reader.number(),
-        None => None,
-    };
-    space.map(|space| Some(SpaceId(space))).ok_or(StoreError::Damaged("a record"))
-}
-
         record.touch.class = class_of(has & CLASS)?;
         let mut number = |flag| match has & flag {
             0 => Some(0),
@@ -252,7 +284,11 @@ pub(crate) fn space_of(bytes: &[u8]) -> Result<Option<SpaceId>, StoreError> {
     }
 
     fn event(&mut self) -> Option<(CompactString, Event)> {
-        let EVENT = self.0.byte()? else { return None };
+        let has_origin = match self.0.byte()? {
+            EVENT => true,
+            EVENT_WITHOUT_ORIGIN => false,
+            _ => return None,
+        };
         let touch = EventTouch { goal_run: u64::from_le_bytes(self.0.array()?), class: self.class()? };
         let product_store = match self.0.byte()? {
             0 => false,
@@ -270,7 +306,36 @@ pub(crate) fn space_of(bytes: &[u8]) -> Result<Option<SpaceId>, StoreError> {
             let rows: usize = self.0.number()?;
             nested.push((kind, (0..rows).map(|_| self.properties()).collect::<Option<_>>()?));
         }
-        Some((id, Event { time, properties, nested, product_store, touch }))
+        let mut event =
+            Event { time, properties, nested, product_store, touch, origin: EventOrigin::default() };
+        if has_origin {
+            event.origin = self.origin(&event)?;
+        }
+        Some((id, event))
+    }
+
+    fn origin(&mut self, event: &Event) -> Option<EventOrigin> {
+        let import = u64::from_le_bytes(self.0.array()?);
+        let 1 = self.0.byte()? else { return Some(EventOrigin { import, rows: None }) };
+        let (next, time) = (self.0.number()?, self.0.number()?);
+        let properties = event.properties.iter().map(|_| self.0.number()).collect::<Option<_>>()?;
+        let nested = event.nested.iter().map(|(_, rows)| {
+            let mut before = 0_u64;
+            let mut row = || {
+                before = before.wrapping_add(self.0.number()?);
+                Some(before)
+            };
+            rows.iter().map(|_| row()).collect::<Option<Vec<u64>>>()
+        });
+        let nested = nested.collect::<Option<_>>()?;
+        let before = match self.0.byte()? {
+            0 => None,
+            _ => Some(u64::from_le_bytes(self.0.array()?)),
+        };
+        Some(EventOrigin {
+            import,
+            rows: Some(Box::new(EventRows { next, time, properties, nested, before })),
+        })
     }
 
     fn class(&mut self) -> Option<Class> {
@@ -353,13 +418,25 @@ mod tests {
 
     fn event() -> impl Strategy<Value = Event> {
         let nested = prop::collection::vec((any::<u32>(), prop::collection::vec(properties(), 0..3)), 0..3);
-        (-(10_i128.pow(19))..10_i128.pow(19), any::<(bool, u64)>(), properties(), nested).prop_map(
-            |(time, (product_store, goal_run), properties, nested)| Event {
-                time: Moment::from_nanosecond(time).unwrap(),
-                properties,
-                nested: nested.into_iter().map(|(kind, rows)| (NestedTypeId(kind), rows)).collect(),
-                product_store,
-                touch: EventTouch { goal_run, class: Class::Created },
+        let origin = any::<(u64, Option<(u64, u64, Option<u64>)>)>();
+        (-(10_i128.pow(19))..10_i128.pow(19), any::<(bool, u64)>(), properties(), nested, origin).prop_map(
+            |(time, (product_store, goal_run), properties, nested, (import, rows))| {
+                let of_rows = |(next, time, before): (u64, u64, Option<u64>)| EventRows {
+                    next,
+                    time,
+                    properties: properties.iter().map(|(id, _)| u64::from(id.0) ^ next).collect(),
+                    nested: nested.iter().map(|(_, rows)| (time..).take(rows.len()).collect()).collect(),
+                    before,
+                };
+                let rows = rows.map(|(next, time, before)| Box::new(of_rows((next, time >> 1, before))));
+                Event {
+                    time: Moment::from_nanosecond(time).unwrap(),
+                    properties,
+                    nested: nested.into_iter().map(|(kind, rows)| (NestedTypeId(kind), rows)).collect(),
+                    product_store,
+                    touch: EventTouch { goal_run, class: Class::Created },
+                    origin: EventOrigin { import, rows },
+                }
             },
         )
     }
@@ -377,9 +454,19 @@ mod tests {
         }
 
         #[test]
+        fn events_of_older_layouts_are_read(mut event in event(), id: String) {
+            event.origin = EventOrigin::default();
+            let mut bytes = Vec::new();
+            encode_event(&id, &event, &mut bytes);
+            prop_assert_eq!(bytes[0], EVENT_WITHOUT_ORIGIN);
+            prop_assert_eq!(decode_event(&bytes).unwrap().1, event);
+        }
+
+        #[test]
         fn records_come_back_as_they_were(record in record()) {
             let mut bytes = Vec::new();
             encode(&record, &mut bytes);
+            prop_assert_eq!(space_of(&bytes).unwrap(), Some(record.space));
             prop_assert_eq!(decode(&bytes).unwrap(), Stored::Record(record));
         }
 
@@ -415,6 +502,7 @@ mod tests {
             let mut second = [&header, &count, record.packed()].concat();
             second[0] = COUNTED_RECORD;
             prop_assert_eq!(decode(&second).unwrap(), Stored::Record(record.clone()));
+            prop_assert_eq!(space_of(&second).unwrap(), Some(record.space));
             let mut first = [&header[..37], &header[45..], &count, record.packed()].concat();
             first[0] = RECORD_WITHOUT_EVENTS;
             let mut without_events = record;
@@ -427,8 +515,6 @@ mod tests {
     fn merged_records_lead_to_another() {
         let id = RecordId::create();
         assert_eq!(decode(&merged_into(id)).unwrap(), Stored::MergedInto(id));
+        assert_eq!(space_of(&merged_into(id)).unwrap(), None);
     }
 }
-            prop_assert_eq!(space_of(&bytes).unwrap(), Some(record.space));
-            prop_assert_eq!(space_of(&second).unwrap(), Some(record.space));
-        assert_eq!(space_of(&merged_into(id)).unwrap(), None);

@@ -388,7 +388,7 @@ impl RocksStore {
 #[cfg(test)]
 mod tests {
     use sluicebox_model::{
-        EventTouch, EventTypeId, Identifier, PropertyId, Record, RecordId, SpaceId, Value,
+        EventOrigin, EventTouch, EventTypeId, Identifier, PropertyId, Record, RecordId, SpaceId, Value,
     };
 
     use super::*;
@@ -416,6 +416,7 @@ mod tests {
             nested: Vec::new(),
             product_store: false,
             touch: EventTouch::default(),
+            origin: EventOrigin::default(),
         };
         (key, Some(event))
     }

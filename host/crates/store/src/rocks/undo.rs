@@ -342,12 +342,17 @@ impl RocksStore {
             let Some(bytes) = self.db.get_pinned_cf(family, &stored)? else { continue };
             let (event_id, now) = decode_event(&bytes)?;
             let key = EventKey { record: id, event_type, id: event_id };
+            let before = event(before)?;
+            if before.as_ref().is_some_and(|before| before.same_as(&now)) {
+                // Only its rows were found again.
+                continue;
+            }
             if now.touch.goal_run != undoing.goal_run {
                 undoing.not_restored(id, Reason::Event(key));
                 continue;
             }
             record.events = record.events.wrapping_sub(now.fingerprint(&key));
-            match event(before)? {
+            match before {
                 None => undoing.batch.delete_cf(family, &stored),
                 Some(before) => {
                     record.events = record.events.wrapping_add(before.fingerprint(&key));
