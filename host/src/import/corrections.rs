@@ -310,8 +310,9 @@ impl Corrections<'_> {
         plan.create = false;
         plan.fields.retain(|field| is_wanted(field.column));
         plan.events.retain(|event| {
-            let is_corrected =
-                is_wanted(event.time) || event.fields.iter().any(|field| is_wanted(field.column));
+            let own = event.nested.iter().filter(|nested| nested.path.is_empty());
+            let mut fields = event.fields.iter().chain(own.flat_map(|nested| &nested.fields));
+            let is_corrected = is_wanted(event.time) || fields.any(|field| is_wanted(field.column));
             event.path.is_empty() && is_corrected
         });
         // A profile gets its identifiers when it is created; this one was created without the value that is corrected.

@@ -13,8 +13,9 @@ use sluicebox_model::{
 
 use crate::chunk::{ChunkRows, EntriesById, Loaded};
 use crate::index::{EntryIndex, Index, KeyIndex, PartitionIndex, RowIndex, SlotIndex};
+use crate::long_values::{LONG_RECORD, LONG_VALUE, LongValues, is_taken_out};
 use crate::partition::Partitions;
-use crate::plan::{OnAmbiguous, Plan};
+use crate::plan::{FieldPlan, OnAmbiguous, Plan};
 use crate::prepare::{Lookup, Prepared, Row, RowEvent, RowTime, Write};
 use crate::rules::{Outcome, is_list, is_stored_as_written, list, merge, unite, without};
 use crate::timeline::{EventOutcome, EventSource, Gathered, Timeline};
@@ -294,6 +295,8 @@ pub(crate) struct Applier<'w> {
     /// Changed resolutions of identifiers that no row of the chunk names.
     others: HashMap<IdentifierHash, Resolution>,
     timeline: Timeline<'w>,
+    /// Long values of records to which several rows are applied.
+    long_values: LongValues,
     /// A buffer in which a row is merged into a record.
     buffer: Vec<u8>,
     /// A buffer for the properties that a row changes, and what sets them.
@@ -372,6 +375,7 @@ impl<'w> Applier<'w> {
             changed: Vec::new(),
             others: HashMap::new(),
             timeline: Timeline::new(events, context.goal_run),
+            long_values: LongValues::default(),
             buffer: Vec::with_capacity(1024),
             setters: Vec::new(),
             applied: Applied { position: context.from, ..Applied::default() },
@@ -678,8 +682,12 @@ impl Applier<'_> {
         wanted: impl Fn(PropertyId) -> bool,
     ) -> Vec<RejectedCell> {
         let Some(entry) = self.entry_mut(target) else { return Vec::new() };
-        entry.touched = true;
+        let touched_before = std::mem::replace(&mut entry.touched, true);
         let mut packed = entry.record.take_packed();
+        if touched_before && packed.len() >= LONG_RECORD {
+            self.take_out_long_values(target, &mut packed);
+        }
+        let mut adds_to_long = false;
         let mut buffer = std::mem::take(&mut self.buffer);
         let (mut setters, setter) = (std::mem::take(&mut self.setters), self.context.setter());
         setters.clear();
@@ -724,6 +732,23 @@ impl Applier<'_> {
                     continue;
                 }
                 let before = current.filter(|(id, _)| *id == field.property).map(|(_, held)| held);
+                if before.is_some_and(is_taken_out)
+                    && let Some((all_free, grew)) = self.add_to_long_value(target, slots, &write, field)
+                {
+                    if !all_free {
+                        rejected.push(RejectedCell { column: field.column, code: RejectionCode::Taken });
+                    }
+                    if grew {
+                        written = true;
+                        setters.push((field.property, setter));
+                    }
+                    continue;
+                }
+                let taken_out = before.filter(|before| is_taken_out(before));
+                let taken_out = taken_out.and_then(|_| self.long_values.get(target, field.property));
+                let before = taken_out.as_deref().or(before);
+                adds_to_long |=
+                    field.rule == MergeRule::Add && before.is_some_and(|before| before.len() >= LONG_VALUE);
                 // A value that the record holds already is free.
                 let same = before.is_some() && before == write.property;
                 if field.unique && same && field.rule != MergeRule::Sum {
@@ -763,6 +788,9 @@ impl Applier<'_> {
                     let (before, after) = (before.unwrap_or_default(), after.as_deref().unwrap_or_default());
                     self.resolve_values(target, field.property, before, after);
                 }
+                if taken_out.is_some() {
+                    self.long_values.forget(target, field.property);
+                }
                 (copied, changed) = (to, true);
                 setters.push((field.property, setter));
             }
@@ -780,6 +808,9 @@ impl Applier<'_> {
             setters.sort_unstable_by_key(|(property, _)| *property);
             setters.dedup_by_key(|(property, _)| *property);
         }
+        if touched_before && adds_to_long {
+            self.take_out_long_values(target, &mut packed);
+        }
         let now = self.context.now;
         if let Some(entry) = self.entry_mut(target) {
             entry.record.put_packed(packed);
@@ -790,6 +821,32 @@ impl Applier<'_> {
         }
         self.setters = setters;
         rejected
+    }
+
+    /// Takes the long values of a record's properties out of them, but for those that decide about consent.
+    fn take_out_long_values(&mut self, target: EntryIndex, packed: &mut Vec<u8>) {
+        self.long_values.take_out(target, packed, &[self.plan.consented, self.plan.refused]);
+    }
+
+    /// Adds the values of a cell to a list that was taken out of its record; answers whether no other record holds one of them, and whether
+    /// the list grew. `None` if the rule does not add, or the property is no such list.
+    fn add_to_long_value(
+        &mut self,
+        target: EntryIndex,
+        slots: &[SlotIndex],
+        write: &Write<'_>,
+        field: &FieldPlan,
+    ) -> Option<(bool, bool)> {
+        let written = write.property.filter(|_| field.rule == MergeRule::Add)?;
+        let free = if field.unique { self.free_values(target, slots, write) } else { None };
+        if free.as_ref().is_some_and(Vec::is_empty) {
+            return Some((false, false));
+        }
+        let added = self.long_values.add(target, field.property, free.as_deref().unwrap_or(written))?;
+        for value in added.iter().filter(|_| field.unique) {
+            self.resolve_value(field.property, value, Resolution::Entry(target));
+        }
+        Some((free.is_none(), !added.is_empty()))
     }
 
     /// Whether no other record holds the value of a key.
@@ -881,13 +938,19 @@ impl Applier<'_> {
         }
     }
 
+    /// Brings a record up to date whose events and long values are kept apart while rows are applied.
+    fn settle_record(&mut self, entry: EntryIndex) {
+        if let Some(id) = self.entry(entry).map(|entry| entry.id) {
+            self.settle_events(Some(id));
+        }
+        if let Some(held) = self.entries.get_mut(entry.place()).expected("an entry") {
+            self.long_values.put_back(entry, &mut held.record);
+        }
+    }
+
     /// Merges the record `other` into `target`: moves the values, events and identifiers that `target` lacks, and removes `other`.
     fn merge_records(&mut self, target: EntryIndex, other: EntryIndex) {
-        for entry in [target, other] {
-            if let Some(id) = self.entry(entry).map(|entry| entry.id) {
-                self.settle_events(Some(id));
-            }
-        }
+        [target, other].into_iter().for_each(|entry| self.settle_record(entry));
         let Some(staying) = self.entry(target).map(|entry| (entry.id, entry.loaded.is_some())) else {
             return;
         };
@@ -985,6 +1048,9 @@ impl Applier<'_> {
             return Err(self.crossings);
         }
         self.settle_events(None);
+        for entry in self.long_values.entries() {
+            self.settle_record(entry);
+        }
         let goal_run = self.context.goal_run;
         let others = std::mem::take(&mut self.others);
         let id = |resolution: Resolution| match resolution {

@@ -3,12 +3,13 @@
 //! `prepare` turns the cells of a batch into typed values, identifiers and events. `ChunkRows` collects the identifiers of
 //! many batches, so that the store can look them up in one sorted sweep. `apply` applies the rows in file order; `partition`
 //! splits them so that several threads can. `timeline` puts events in place; `gather` makes one event of several rows.
-//! `segments` evaluates expressions over profiles.
+//! `long_values` keeps long lists out of the way. `segments` evaluates expressions over profiles.
 
 mod apply;
 mod chunk;
 mod gather;
 mod index;
+mod long_values;
 mod partition;
 mod plan;
 mod prepare;

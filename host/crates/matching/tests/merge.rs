@@ -711,3 +711,79 @@ fn every_rule_with_every_type_every_start_and_every_cell() {
     }
     assert!(cases > 400, "{cases}");
 }
+
+/// Applies rows to the stored records in chunks of `size` rows, and answers with the records after that.
+fn in_chunks(plan_text: &str, columns: &[String], rows: &[Vec<String>], size: usize) -> Vec<String> {
+    let (plan, mut store) = (plan(plan_text, columns), Store::default());
+    for (goal_run, rows) in (1..).zip(rows.chunks(size)) {
+        let context = Context { goal_run, now: 100, from: 0, rejections_left: u64::MAX };
+        let chunk = chunk(&plan, columns, rows, size);
+        let resolved: Vec<_> = chunk.hashes().iter().map(|hash| store.index.get(hash).copied()).collect();
+        let ids = chunk.records(&resolved);
+        let before = store.records.len() as i64;
+        let applied = chunk.apply(&plan, context, &resolved, &[], (&ids, store.load(&ids)), &mut NoEvents);
+        store.commit(&applied, &applied.records, &chunk);
+        store.verify();
+        assert_eq!(before + applied.grown, store.records.len() as i64);
+    }
+    let mut shown: Vec<String> = store.records.values().map(shown).collect();
+    shown.sort();
+    shown
+}
+
+/// Long values are taken out of their records while several rows of a chunk are applied to them: rows of their own chunks give
+/// the same.
+#[test]
+fn long_values_are_merged_as_short_ones() {
+    let columns = ["email", "phone", "aliases", "text", "texts", "number"].map(str::to_owned);
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    for rules in [
+        "aliases add; text set; texts add; number sum",
+        "aliases add; text set-if-empty; texts set-or-clear; number sum",
+        "aliases set; text set-or-clear; texts set-if-empty; number sum",
+    ] {
+        let rows: Vec<Vec<String>> = (0..400)
+            .map(|_| {
+                let long = |number: u64| format!("{number}-{}", "x".repeat(200));
+                let mut list = |most: u64, below: u64| {
+                    (0..random(most)).map(|_| long(random(below))).collect::<Vec<_>>().join("|")
+                };
+                let (aliases, texts, text) = (list(3, 200), list(4, 300), list(12, 3));
+                vec![
+                    format!("p{}", random(3)),
+                    if random(40) == 0 { format!("f{}", random(3)) } else { String::new() },
+                    aliases,
+                    text,
+                    texts,
+                    random(9).to_string(),
+                ]
+            })
+            .collect();
+        for ambiguous in ["first", "merge"] {
+            let plan = format!("by email phone; ambiguous {ambiguous}; {rules}");
+            let one_by_one = in_chunks(&plan, &columns, &rows, 1);
+            assert!(one_by_one.concat().len() > 5000);
+            for size in [7, 400] {
+                assert!(in_chunks(&plan, &columns, &rows, size) == one_by_one, "{plan}, chunks of {size}");
+            }
+        }
+    }
+}
+
+/// Each row would copy a list, and look through it: this takes minutes then.
+#[test]
+fn lists_of_many_rows_grow_in_linear_time() {
+    const ROWS: usize = 60_000;
+    let columns = ["email", "aliases", "texts", "number"].map(str::to_owned);
+    let row = |number: usize| ["a@x".to_owned(), format!("a{number}"), format!("t{number}"), "1".to_owned()];
+    let rows: Vec<Vec<String>> = (0..ROWS).map(|number| row(number).to_vec()).collect();
+    let records = in_chunks("by email; aliases add; texts add; number sum", &columns, &rows, ROWS / 3);
+    assert!(records.len() == 1 && records[0].ends_with(&format!("|t{} number={ROWS}", ROWS - 1)));
+    assert_eq!(records[0].matches('|').count(), 2 * (ROWS - 1));
+}
