@@ -15,7 +15,7 @@ use crate::chunk::{ChunkRows, EntriesById, Loaded};
 use crate::index::{EntryIndex, Index, KeyIndex, PartitionIndex, RowIndex, SlotIndex};
 use crate::long_values::{LONG_RECORD, LONG_VALUE, LongValues, is_taken_out};
 use crate::partition::Partitions;
-use crate::plan::{FieldPlan, OnAmbiguous, Plan};
+use crate::plan::{EventPlan, FieldPlan, OnAmbiguous, Plan};
 use crate::prepare::{Lookup, Prepared, Row, RowEvent, RowTime, Write};
 use crate::rules::{Outcome, is_list, is_stored_as_written, list, merge, unite, without};
 use crate::timeline::{EventOutcome, EventSource, Gathered, Timeline};
@@ -538,16 +538,15 @@ impl Applier<'_> {
         }
         let written = is_new && self.write_as_packed(target, batch, slots, row);
         let rejected = if written { Vec::new() } else { self.write(target, batch, slots, row, |_| true) };
-        for event in slice(&batch.events, &row.events) {
-            self.put_event(target, event);
-        }
+        let events = slice(&batch.events, &row.events).iter();
+        let events: Vec<RejectedCell> = events.filter_map(|event| self.put_event(target, event)).collect();
         self.applied.counts.events_rejected += u64::from(row.events_rejected);
         if let Some(entry) = self.entry_mut(target) {
             entry.touched = true;
         }
         self.applied.counts.merged += 1;
         self.applied.counts.cells_rejected += u64::from(row.rejected_cells) + rejected.len() as u64;
-        self.reject_cells(batch, row, rejected);
+        self.reject_cells(batch, row, [rejected, events].concat());
         None
     }
 
@@ -882,14 +881,13 @@ impl Applier<'_> {
         }
     }
 
-    /// Puts an event on a profile's time line.
-    fn put_event(&mut self, target: EntryIndex, event: &RowEvent) {
+    /// Puts an event on a profile's time line; answers with the cell that should have given its time, if it was rejected here.
+    fn put_event(&mut self, target: EntryIndex, event: &RowEvent) -> Option<RejectedCell> {
         if event.expired {
             self.applied.counts.events_expired += 1;
-            return;
+            return None;
         }
-        let entry = self.entries.get_mut(target.place()).expected("the entry of an event");
-        let Some(entry) = entry else { return };
+        let entry = self.entries.get_mut(target.place()).expected("the entry of an event")?;
         let key = EventKey { record: entry.id, event_type: event.event_type, id: event.id.clone() };
         let (id, stored) = (entry.id, entry.loaded.is_some());
         if let Some(row) = &event.row {
@@ -897,7 +895,11 @@ impl Applier<'_> {
             // Where another row gave the time, only the cell is rejected.
             self.applied.counts.cells_rejected += u64::from(was_added && row.time == RowTime::Invalid);
             self.applied.counts.events_rejected += u64::from(!was_added);
-            return;
+            // An invalid time is recorded already. Rows of linked files are recorded when they are read.
+            let is_recorded = was_added || row.time == RowTime::Invalid;
+            let of_root = |plan: &&EventPlan| plan.event_type == event.event_type && plan.path.is_empty();
+            let plan = self.plan.events.iter().find(of_root).filter(|_| !is_recorded)?;
+            return Some(RejectedCell { column: plan.time, code: RejectionCode::EventTime });
         }
         if self.timeline.gathers(&key) {
             self.settle_events(Some(id));
@@ -907,7 +909,7 @@ impl Applier<'_> {
             u64::from(self.timeline.overwrites(&key, &event.event, stored, resumed));
         let (outcome, difference) = self.timeline.put(key, event.event.clone(), stored);
         match outcome {
-            EventOutcome::Unchanged => return,
+            EventOutcome::Unchanged => return None,
             EventOutcome::Created => self.applied.counts.events_created += 1,
             EventOutcome::Updated => self.applied.counts.events_updated += 1,
             EventOutcome::Counted => {}
@@ -917,6 +919,7 @@ impl Applier<'_> {
             entry.record.events = entry.record.events.wrapping_add(difference);
             entry.record.modified = now;
         }
+        None
     }
 
     /// Counts the events to which rows added, of one record or of all, and adds them to their records' sums.

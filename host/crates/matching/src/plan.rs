@@ -161,7 +161,8 @@ impl Plan {
 
     /// Whether matching may find that a row, or a cell of it, cannot be taken. The row is recorded as the file has it then.
     pub(crate) fn needs_rows_as_read(&self) -> bool {
-        self.may_be_ambiguous() || self.may_find_nothing() || self.may_lack_unique_values()
+        let may_lack_times = self.events.iter().any(|event| event.gathers);
+        self.may_be_ambiguous() || self.may_find_nothing() || self.may_lack_unique_values() || may_lack_times
     }
 
     /// Whether a row with an identifier value may be excluded because it finds no record.
