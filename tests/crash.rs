@@ -202,62 +202,6 @@ fn killed_at_random_comparing<T: std::fmt::Debug + PartialEq>(
     expected.0
 }
 
-/// Rows and cells that a run did not take are corrected, and their import is killed at random moments until it completes. The
-/// store is that of a file without faults.
-#[test]
-fn killed_imports_of_corrected_rows_lose_and_double_nothing() {
-    const ROWS: usize = 30_000;
-    let row = |row: usize, corrected: bool| {
-        let (customer, cents, tag) = (row * 7919 % 5003, row % 100, row % 7);
-        match (row % 3, row % 2, corrected) {
-            (0, _, false) => format!("c{customer}@x.example\n"),
-            (0, _, true) => format!("c{customer}@x.example,0.50,t1\n"),
-            (_, 0, false) => format!("c{customer}@x.example,bad,t{tag}\n"),
-            (_, 0, true) => format!("c{customer}@x.example,0.25,t{tag}\n"),
-            _ => format!("c{customer}@x.example,0.{cents:02},t{tag}\n"),
-        }
-    };
-    let file = |corrected| {
-        let rows: String = (0..ROWS).map(|number| row(number, corrected)).collect();
-        format!("email,spent,tags\n{rows}")
-    };
-    let make = || workspace(Shape { rows: 0, customers: 1, commit_rows: 500 });
-    let whole = make();
-    whole.write("exchange/customers.csv", file(true));
-    assert_eq!(whole.sluicebox(&["run"]).code, 0);
-    // Lists keep the order in which their values came.
-    let sorted = |workspace: &Workspace| -> Vec<String> {
-        let sort = |profile: &String| {
-            let (properties, _) = profile.rsplit_once(' ').unwrap();
-            let mut properties: Value = serde_json::from_str(properties).unwrap();
-            properties["tags"].as_array_mut().unwrap().sort_by_key(Value::to_string);
-            properties.to_string()
-        };
-        profiles(workspace).iter().map(sort).collect()
-    };
-    let expected = sorted(&whole);
-
-    let base = make();
-    base.write("exchange/customers.csv", file(false));
-    assert_eq!(base.sluicebox(&["run"]).code, 0);
-    base.shell(
-        "sed 's/^\\(c[0-9]*@x.example\\),,,/\\1,0.50,t1,/; s/,bad,/,0.25,/' data/rejected/*/customers.csv > corrected.csv",
-    );
-    let run = reports(&base)[0]["run"].as_str().unwrap().to_owned();
-    let import = ["rejected", "import", &run, "customers", "--file", "corrected.csv"];
-    let moved = Workspace::copy_of(base.path(), &[]).moved_by(&import);
-    for share in [5, 20, 35, 50, 65, 80, 95] {
-        let killed = Workspace::copy_of(base.path(), &[]);
-        killed.killed_at(&import, moved * share / 100);
-        for said in [" merged", "0 merged"] {
-            let last = killed.sluicebox(&import);
-            assert_eq!(last.code, 0, "{} {}", last.stdout, last.stderr);
-            assert!(last.stdout.contains(said), "{}", last.stdout);
-            assert_eq!(sorted(&killed), expected, "killed at {share} %");
-        }
-    }
-}
-
 #[test]
 fn a_second_process_learns_which_process_uses_the_store() {
     let workspace = workspace(Shape { rows: 10, customers: 3, commit_rows: 10 });

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sluicebox_files::{FileError, FoundFile};
 use sluicebox_matching::{Applied, ChunkRows, Context, Counts, Plan};
-use sluicebox_model::{IdentifierHash, RecordId, RejectedRow, never};
+use sluicebox_model::{IdentifierHash, RecordId, RejectedRow, RejectedScope, never};
 use sluicebox_store::{Changed, Commit, FileState, FinishedWriter, Packer, ReadPoint, Writer, WriterHints};
 
 use crate::config::MaxRejected;
@@ -214,7 +214,8 @@ impl<'a> ImportChunk<'a> {
             let source =
                 Source { linked: None, columns: &self.columns, width: self.width, file: &self.file.name };
             self.rejected.record(&source, &first)?;
-            let rejected = first.len() as u64;
+            let is_row = |row: &&RejectedRow| !matches!(row.scope, RejectedScope::Cells(_));
+            let rejected = first.iter().filter(is_row).count() as u64;
             *self.unmerged += rejected;
             let entry = &mut self.run.entry;
             entry.report.rows.read += rejected;
@@ -445,7 +446,8 @@ impl<'a> ImportChunk<'a> {
             file: self.source,
             from: self.from,
             rejections_left,
-            records_excluded: self.rejected.records_excluded(),
+            // A corrected line that is excluded again must be known: it is not taken.
+            records_excluded: self.import.corrections.is_some() || self.rejected.records_excluded(),
         }
     }
 }

@@ -361,7 +361,7 @@ impl Corrections<'_> {
             let Some(line) = self.line(row.number) else { continue };
             let source = Source { linked: None, columns, width, file: &line.file };
             match self.stays(row, columns) {
-                true => rejected.count(&source, row),
+                true => rejected.keep(&source, row),
                 false => rejected.record(&source, std::slice::from_ref(row))?,
             }
         }

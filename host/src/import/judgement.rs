@@ -35,11 +35,28 @@ pub(crate) struct Tally {
 /// The first rejected rows, and how many have each code.
 #[derive(Default)]
 struct FirstRejected {
-    rows: Vec<RejectedRow>,
-    bytes: usize,
+    rows: FirstRows,
+    /// Rows of which cells were rejected.
+    without_cells: FirstRows,
     codes: HashMap<String, u64>,
     /// Ragged rows that would fit if missing cells were empty and surplus empty cells dropped.
     can_be_padded: u64,
+}
+
+/// Rows, up to a number and size.
+#[derive(Default)]
+struct FirstRows {
+    rows: Vec<RejectedRow>,
+    bytes: usize,
+}
+
+impl FirstRows {
+    fn add(&mut self, row: &RejectedRow) {
+        if self.rows.len() < MAX_FIRST && self.bytes < MAX_FIRST_BYTES {
+            self.bytes += row.memory();
+            self.rows.push(row.clone());
+        }
+    }
 }
 
 impl Tally {
@@ -48,6 +65,11 @@ impl Tally {
         self.rows.fetch_add(batch.rows_read() as u64, Ordering::Relaxed);
         self.cells.fetch_add(batch.rejected_cells(), Ordering::Relaxed);
         self.reject(batch.rejected());
+        let mut without_cells = batch.rows_without_cells().peekable();
+        if without_cells.peek().is_some() {
+            let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+            without_cells.for_each(|row| first.without_cells.add(row));
+        }
     }
 
     /// Counts the rows of a batch that went through the processors.
@@ -80,10 +102,7 @@ impl Tally {
             if row.code == RejectionCode::Ragged && !has_surplus() {
                 first.can_be_padded += 1;
             }
-            if first.rows.len() < MAX_FIRST && first.bytes < MAX_FIRST_BYTES {
-                first.bytes += row.memory();
-                first.rows.push(row.clone());
-            }
+            first.rows.add(row);
         }
     }
 
@@ -95,7 +114,10 @@ impl Tally {
     /// The first rejected rows, in file order.
     pub(crate) fn first_rejected(&self) -> Vec<RejectedRow> {
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rows = std::mem::take(&mut first.rows);
+        let (rows, without_cells) =
+            (std::mem::take(&mut first.rows), std::mem::take(&mut first.without_cells));
+        let mut rows = rows.rows;
+        rows.extend(without_cells.rows);
         rows.sort_by_key(|row| row.number);
         rows
     }

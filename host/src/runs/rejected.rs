@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use sluicebox_files::{CsvOptions, Reader, RowWriter, cells_of_row};
 use sluicebox_model::{OrNever, RejectedRow, RejectedScope};
 
-use crate::config::{Config, RecordExcluded};
+use crate::config::{Config, EXPORT_PROFILES, RecordExcluded};
 use crate::error::Error;
 use crate::runs::faults::Faults;
 use crate::runs::report::HistoryEntry;
@@ -78,8 +78,6 @@ pub(crate) struct RejectedRows {
     record_excluded: RecordExcluded,
     /// Excluded rows that were recorded.
     excluded: u64,
-    /// Excluded rows that were not recorded, beyond the limit.
-    excluded_unrecorded: u64,
     /// By the name of the linked file.
     open: HashMap<Option<String>, Open>,
     /// The name and length of each file.
@@ -105,7 +103,6 @@ impl RejectedRows {
             dry,
             record_excluded,
             excluded: 0,
-            excluded_unrecorded: 0,
             open: HashMap::new(),
             written: Vec::new(),
             faults: Faults::default(),
@@ -133,10 +130,7 @@ impl RejectedRows {
                     self.excluded += 1;
                     true
                 }
-                RejectedScope::Excluded => {
-                    self.excluded_unrecorded += 1;
-                    false
-                }
+                RejectedScope::Excluded => false,
                 RejectedScope::Row | RejectedScope::Cells(_) => true,
             };
             if is_recorded {
@@ -150,7 +144,11 @@ impl RejectedRows {
     pub(crate) fn report(&self, entry: &mut HistoryEntry) {
         entry.rejected_files.clone_from(&self.written);
         entry.report.faults = self.faults.most_frequent();
-        entry.report.excluded_unrecorded = self.excluded_unrecorded;
+        // An export excludes profiles, which no file records.
+        if entry.report.kind != EXPORT_PROFILES {
+            let excluded = entry.report.rows.excluded;
+            entry.report.excluded_unrecorded = excluded.saturating_sub(self.excluded);
+        }
     }
 
     /// Counts a line that cannot be imported.
@@ -158,8 +156,14 @@ impl RejectedRows {
         self.faults.add(code, None, file, line);
     }
 
+    /// Counts a row that is recorded already.
+    pub(crate) fn keep(&mut self, source: &Source<'_>, row: &RejectedRow) {
+        self.count(source, row);
+        self.excluded += u64::from(row.scope == RejectedScope::Excluded);
+    }
+
     /// Counts what of a row was not taken.
-    pub(crate) fn count(&mut self, source: &Source<'_>, row: &RejectedRow) {
+    fn count(&mut self, source: &Source<'_>, row: &RejectedRow) {
         match &row.scope {
             RejectedScope::Row | RejectedScope::Excluded => {
                 self.faults.add(row.code.as_str(), None, source.file, row.line);

@@ -247,6 +247,14 @@ impl Run {
         let random = uuid::Uuid::now_v7().simple().to_string();
         Self { id: format!("{now}-{}", random.get(28..).unwrap_or_default()), trigger, ..Self::default() }
     }
+
+    /// Whether a run began in an earlier second than another, by their ids. The digits after the time have no order.
+    pub(crate) fn is_earlier(run: &str, than: &str) -> bool {
+        fn time(run: &str) -> &str {
+            run.rsplit_once('-').map_or(run, |(time, _)| time)
+        }
+        time(run) < time(than)
+    }
 }
 
 impl Trigger {
@@ -402,6 +410,13 @@ mod tests {
         let later = encoded.replace("\"error\":null", "\"error\":\"?\",\"failure\":\"of-tomorrow\"");
         let decoded = HistoryEntry::decode(later.as_bytes()).unwrap();
         assert_eq!(decoded.report.failure, Some(FailureCode::Other));
+    }
+
+    #[test]
+    fn runs_of_one_second_have_no_order() {
+        assert!(Run::is_earlier("20260102-030405-ffff", "20260102-030406-0000"));
+        assert!(!Run::is_earlier("20260102-030405-0000", "20260102-030405-ffff"));
+        assert!(!Run::is_earlier("20260102-030406-0000", "20260102-030405-ffff"));
     }
 
     #[test]

@@ -359,8 +359,7 @@ fn continuation(
     let (mut done, mut resumed) = (interrupted.done, interrupted.resumed);
     for entry in store.history() {
         let entry = HistoryEntry::decode(&entry?.1).ok_or(StoreError::Damaged("the history"))?;
-        // Ids start with their time.
-        if entry.report.run < interrupted.run {
+        if Run::is_earlier(&entry.report.run, &interrupted.run) {
             break;
         }
         if entry.report.run == interrupted.run {

@@ -147,8 +147,7 @@ impl Service {
             let entry = entry?;
             if entry.report.run == run {
                 found.insert(0, entry);
-            } else if entry.report.run.as_str() < run {
-                // Ids start with their time.
+            } else if Run::is_earlier(&entry.report.run, run) {
                 break;
             }
         }
