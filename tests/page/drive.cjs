@@ -89,26 +89,26 @@ fs.mkdirSync(pictures, { recursive: true });
   const download = await waiting;
   const text = fs.readFileSync(await download.path(), "utf8");
   assert.equal(text.trim().split("\n").length, 7);
-  assert.match(text.split("\n")[0], /^email,name,city,spent,note,_file,_line,_code,_reason/);
+  assert.match(text.split("\n")[0], /^email,name,city,spent,note,_file,_line,_scope,_columns,_code,_reason,_raw/);
 
   // A cell is corrected in place, and its row imported.
   await page.goto(run);
-  assert.match(await page.textContent("section[aria-label=customers]"), /6 × ragged, first in customers\.csv, line 20001/);
+  assert.match(await page.textContent("section[aria-label=customers]"), /6 × ragged, first in customers\.csv, line 20002/);
   await page.click("section[aria-label=customers] a:text-is('Correct and import')");
   assert.match(await page.textContent("main"), /Lines 1 to 6\./);
   await judge("rejected-lines");
   await page.click("text=Import corrected rows");
   assert.match(await page.textContent("[role=alert]"), /no cell was changed/);
   wrong.length = 0;
-  await page.fill("[aria-label='email of line 20001 of customers.csv']", "corrected@example.com");
-  await page.fill("[aria-label='name of line 20001 of customers.csv']", "Corrected");
+  await page.fill("[aria-label='email of line 20002 of customers.csv']", "corrected@example.com");
+  await page.fill("[aria-label='name of line 20002 of customers.csv']", "Corrected");
   await page.click("text=Import corrected rows");
   await page.waitForSelector("h2:has-text('customers') .badge.succeeded", { timeout: 120000 });
   assert.match(await page.textContent("section[aria-label=customers] .counts"), /Merged1.*Created1/s);
   await page.goto(run);
   await page.click("section[aria-label=customers] a:text-is('Correct and import')");
-  assert.match(await page.textContent("tr:has-text('20001')"), /imported/);
-  assert.equal(await page.locator("[aria-label='email of line 20001 of customers.csv']").count(), 0);
+  assert.match(await page.textContent("tr:has-text('20002')"), /imported/);
+  assert.equal(await page.locator("[aria-label='email of line 20002 of customers.csv']").count(), 0);
   await judge("rejected-lines-imported");
 
   // The last profiles lead to a profile, which shows who set its values.

@@ -289,7 +289,7 @@ fn join_surplus(cells: &[String], columns: usize) -> Vec<Cow<'_, str>> {
     row
 }
 
-/// A cell as it is recorded.
+/// A cell in the form that is recorded.
 fn readable(cell: &str) -> String {
     cell.replace('\0', NOT_TEXT)
 }
