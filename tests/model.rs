@@ -289,6 +289,205 @@ proptest! {
     }
 }
 
+/// A value's run and file; empty where a version that did not remember them set it.
+type SetBy = (String, String);
+/// The values of each property, and what set them.
+type Known = BTreeMap<String, (Vec<String>, SetBy)>;
+
+/// Merges a row into profiles, one cell after the other.
+fn merge_row(profiles: &mut Vec<Known>, row: &Row, by: &SetBy) {
+    let find = |profiles: &[Known], property: &str, value: &String| {
+        profiles
+            .iter()
+            .position(|profile| profile.get(property).is_some_and(|(held, _)| held.contains(value)))
+    };
+    let identifiers: Vec<(&str, &String)> =
+        COLUMNS.into_iter().take(2).zip(row).filter(|(_, cell)| !cell.is_empty()).collect();
+    let mut found: Vec<usize> = Vec::new();
+    for (property, value) in &identifiers {
+        found.extend(find(profiles, property, value).filter(|place| !found.contains(place)));
+    }
+    let mut target = match found.first() {
+        Some(first) => *first,
+        None if identifiers.is_empty() => return,
+        None => {
+            let values = identifiers
+                .iter()
+                .map(|(property, value)| ((*property).to_owned(), (vec![(*value).clone()], by.clone())));
+            profiles.push(values.collect());
+            profiles.len() - 1
+        }
+    };
+    let mut others: Vec<usize> = found.into_iter().skip(1).collect();
+    for other in &others {
+        for (property, (values, set_by)) in profiles[*other].clone() {
+            match profiles[target].get_mut(&property) {
+                None => drop(profiles[target].insert(property, (values, set_by))),
+                Some((held, held_by)) if property == "tags" => {
+                    for value in values {
+                        if !held.contains(&value) {
+                            held.push(value);
+                            *held_by = by.clone();
+                        }
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    others.sort_unstable();
+    for other in others.into_iter().rev() {
+        profiles.remove(other);
+        target -= usize::from(other < target);
+    }
+    for (place, (property, rule)) in RULES.into_iter().enumerate() {
+        let cell = &row[place + 1];
+        if property == "customer_id" && find(profiles, property, cell).is_some_and(|holder| holder != target)
+        {
+            continue;
+        }
+        let held = profiles[target].get(property).map(|(held, _)| held.clone()).unwrap_or_default();
+        let mut after = held.clone();
+        match rule {
+            "set-or-clear" if cell.is_empty() => after.clear(),
+            _ if cell.is_empty() => {}
+            "sum" => {
+                if let Ok(number) = cell.parse::<i64>() {
+                    let sum = held.first().map_or(0, |held| held.parse::<i64>().unwrap()) + number;
+                    after = vec![sum.to_string()];
+                }
+            }
+            "add" => cell.split('|').filter(|part| !part.is_empty()).for_each(|part| {
+                if !after.iter().any(|held| held == part) {
+                    after.push(part.to_owned());
+                }
+            }),
+            "set-if-empty" if !held.is_empty() => {}
+            _ => after = vec![cell.clone()],
+        }
+        if after.is_empty() {
+            profiles[target].remove(property);
+        } else if after != held {
+            profiles[target].insert(property.to_owned(), (after, by.clone()));
+        }
+    }
+}
+
+/// The profiles with what set each value, as the program says.
+fn explained(workspace: &Workspace) -> Vec<Known> {
+    let listed = workspace.sluicebox(&["profile", "list", "--json"]).stdout;
+    let text = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
+    let mut profiles = Vec::new();
+    for line in listed.lines() {
+        let id = serde_json::from_str::<Value>(line).unwrap()["profile_id"].as_str().unwrap().to_owned();
+        let shown = workspace.sluicebox(&["profile", "get", &id, "--explain", "--json"]).stdout;
+        let profile: Value = serde_json::from_str(&shown).unwrap();
+        let values = profile["properties"].as_object().unwrap().iter().map(|(name, value)| {
+            let values = value
+                .as_array()
+                .map_or_else(|| vec![text(value)], |values| values.iter().map(text).collect());
+            let by = &profile["explain"][name];
+            let set_by = if by.is_null() { SetBy::default() } else { (text(&by["run"]), text(&by["file"])) };
+            (name.clone(), (values, set_by))
+        });
+        profiles.push(values.collect());
+    }
+    profiles
+}
+
+/// A sorted list, to be compared whatever its order.
+fn in_order(profiles: &[Known]) -> Vec<String> {
+    let mut shown: Vec<String> = profiles.iter().map(|profile| format!("{profile:?}")).collect();
+    shown.sort();
+    shown
+}
+
+/// What an operator does: imports files, or undoes the last run.
+#[derive(Clone, Debug)]
+enum Step {
+    Import(Vec<Vec<Row>>),
+    Undo,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_value_says_what_set_it_after_imports_merges_and_undos(
+        steps in prop::collection::vec(
+            prop_oneof![3 => prop::collection::vec(rows(), 1..3).prop_map(Step::Import), 2 => Just(Step::Undo)],
+            2..7,
+        ),
+        batch_rows in prop::sample::select(&[1, 4096][..]),
+        keep: bool,
+    ) {
+        let workspace = Workspace::empty();
+        let undo = if keep { "[undo]\nkeep = '1d'\n" } else { "" };
+        let tuning = format!("[import]\nbatch_rows = {batch_rows}\ncommit_rows = {batch_rows}\n");
+        workspace.write("sluicebox.toml", format!("{undo}{tuning}[profiles]\nmerge_limit = 1000\n"));
+        workspace.write(
+            "schema.toml",
+            "[properties]\nemail = { unique = true }\ncustomer_id = { unique = true }\nname = {}\nflag = {}\nnick = {}\n\
+             spent = { type = 'number' }\ntags = { multiple = true }\n",
+        );
+        let fields = RULES.map(|(property, rule)| {
+            let separator = if rule == "add" { "separator = '|'\n" } else { "" };
+            format!("[[import_profiles.fields]]\ncolumn = '{property}'\nrule = '{rule}'\n{separator}")
+        });
+        let identifiers = ["email", "customer_id"].map(|identifier| {
+            format!("[[import_profiles.identifiers]]\ncolumn = '{identifier}'\nproperty = '{identifier}'\n")
+        });
+        workspace.write(
+            "connections/c.toml",
+            format!(
+                "[location]\nkind = 'directory'\npath = 'in'\n[[import_profiles]]\nname = 'g'\nfiles = '*.csv'\n\
+                 on_ambiguous = 'merge'\n{}{}",
+                identifiers.concat(),
+                fields.concat()
+            ),
+        );
+        let mut profiles: Vec<Known> = Vec::new();
+        // The last run, if it changed something, with the profiles before it.
+        let mut last: Option<(String, Vec<Known>)> = None;
+        for (number, step) in steps.iter().enumerate() {
+            match step {
+                Step::Import(files) => {
+                    for (file, rows) in files.iter().enumerate() {
+                        let lines: Vec<String> = rows.iter().map(|row| row.join(",")).collect();
+                        let csv = format!("{}\n{}\n", COLUMNS.join(","), lines.join("\n"));
+                        workspace.write(&format!("in/{number}_{file}.csv"), csv);
+                    }
+                    let output = workspace.sluicebox(&["run", "--json"]);
+                    prop_assert_eq!(output.code, 0, "{}{}", output.stdout, output.stderr);
+                    let report: Value = serde_json::from_str(&output.stdout).unwrap();
+                    let run = report["run"].as_str().unwrap().to_owned();
+                    let before = profiles.clone();
+                    for (file, rows) in files.iter().enumerate() {
+                        let by = (run.clone(), format!("{number}_{file}.csv"));
+                        rows.iter().for_each(|row| merge_row(&mut profiles, row, &by));
+                    }
+                    let count = |name: &str| report["profiles"][name].as_i64().unwrap();
+                    last = (count("created") + count("updated") > 0).then_some((run, before));
+                }
+                Step::Undo => {
+                    let Some((run, before)) = last.take().filter(|_| keep) else { continue };
+                    let output = workspace.sluicebox(&["undo", &run, "--json"]);
+                    prop_assert_eq!(output.code, 0, "{}{}", output.stdout, output.stderr);
+                    let report: Value = serde_json::from_str(&output.stdout).unwrap();
+                    prop_assert_eq!(&report["left_alone"], 0, "{}", output.stdout);
+                    let after = std::mem::replace(&mut profiles, before);
+                    let changed = report["restored"].as_u64().unwrap() + report["removed"].as_u64().unwrap() > 0;
+                    last = changed.then(|| (report["run"].as_str().unwrap().to_owned(), after));
+                }
+            }
+            prop_assert_eq!(in_order(&explained(&workspace)), in_order(&profiles), "after step {}", number);
+        }
+        if steps.iter().any(|step| matches!(step, Step::Import(_))) {
+            prop_assert_eq!(workspace.sluicebox(&["store", "verify"]).code, 0);
+        }
+    }
+}
+
 /// Imports two files that are large enough to be partitioned. People come several times, by either identifier, and identifiers
 /// change hands. Answers with the report of each run, and the profiles.
 fn two_large_files(on_ambiguous: &str, tuning: &str) -> (Vec<Value>, Vec<String>) {

@@ -117,8 +117,8 @@ fn undo_leaves_alone_and_lists_what_changed_since() {
     assert_eq!(
         why,
         [
-            "another record holds the value that `card` had",
             "`name` was changed since",
+            "another record holds the value that `card` had",
             "an event of type `order` was changed since",
             "the run created it, and it was changed since",
         ]
@@ -135,21 +135,66 @@ fn undo_leaves_alone_and_lists_what_changed_since() {
     assert_consistent(&workspace);
 }
 
-#[test]
-fn undo_keeps_profiles_merged_and_needs_retention() {
-    let workspace = workspace("on_ambiguous = 'merge'\n");
+/// Lets rows of both identifiers find several profiles, which are merged.
+fn merge_by_card(workspace: &Workspace) {
     let goals = fs::read_to_string(workspace.path().join("connections/shop.toml")).unwrap();
-    let by_card = "[[import_profiles.identifiers]]\ncolumn = 'email'\nproperty = 'email'\n\
-                   [[import_profiles.identifiers]]\ncolumn = 'card'\nproperty = 'card'\n";
     let by_email = "[[import_profiles.identifiers]]\ncolumn = 'email'\nproperty = 'email'\n";
-    workspace.write("connections/shop.toml", goals.replace(by_email, by_card));
-    import(&workspace, "1", "ann@x,c1,Ann,10,,,\nbob@x,c2,Bob,1,,,\n");
-    let run = import(&workspace, "2", "ann@x,c2,,,,,\n");
+    let by_card = "[[import_profiles.identifiers]]\ncolumn = 'card'\nproperty = 'card'\n";
+    workspace.write("connections/shop.toml", goals.replace(by_email, &[by_email, by_card].concat()));
+}
+
+#[test]
+fn undo_splits_profiles_that_the_run_merged() {
+    let workspace = workspace("on_ambiguous = 'merge'\n");
+    merge_by_card(&workspace);
+    import(
+        &workspace,
+        "1",
+        "ann@x,c1,Ann,10,o1,2026-01-01,5\nbob@x,c2,Bob,1,o1,2026-01-02,6\nbob@x,,,,o2,2026-01-02,7\ncid@x,,Cid,3,,,\n",
+    );
+    let before = profiles(&workspace);
+    let run = import(&workspace, "2", "ann@x,c2,Anna,5,o2,2026-01-02,8\ncid@x,,,1,,,\n");
+    let merged = profiles(&workspace);
+    assert_eq!(merged.len(), 2);
     let undone = undo(&workspace, &run);
-    assert!(undone["left"][0]["why"].as_str().unwrap().contains("merged"), "{undone}");
+    assert_eq!(
+        (&undone["restored"], &undone["removed"], &undone["left_alone"]),
+        (&3.into(), &0.into(), &0.into()),
+        "{undone}"
+    );
+    assert_eq!(profiles(&workspace), before);
+    for (condition, name) in
+        [("email=ann@x", "Ann"), ("card=c1", "Ann"), ("email=bob@x", "Bob"), ("card=c2", "Bob")]
+    {
+        assert_eq!(find(&workspace, condition).unwrap()["properties"]["name"], name);
+    }
+    assert_consistent(&workspace);
+    undo(&workspace, undone["run"].as_str().unwrap());
+    assert_eq!(profiles(&workspace), merged);
+    assert_consistent(&workspace);
+}
+
+#[test]
+fn undo_leaves_merged_what_was_merged_again_since_and_needs_retention() {
+    let workspace = workspace("on_ambiguous = 'merge'\n");
+    merge_by_card(&workspace);
+    import(&workspace, "1", "ann@x,c1,Ann,10,,,\nbob@x,c2,Bob,1,,,\ncid@x,c3,Cid,1,,,\n");
+    let run = import(&workspace, "2", "ann@x,c2,,,,,\n");
+    import(&workspace, "3", "cid@x,c2,,,,,\n");
+    let before = profiles(&workspace);
+    let undone = undo(&workspace, &run);
+    let mut why: Vec<&str> =
+        undone["left"].as_array().unwrap().iter().map(|left| left["why"].as_str().unwrap()).collect();
+    why.sort_unstable();
+    let expected = [
+        "another run merged it with another record since",
+        "the run merged it with a record that is left alone",
+    ];
+    assert_eq!(why, expected);
+    assert_eq!(profiles(&workspace), before);
     assert_consistent(&workspace);
     workspace.write("sluicebox.toml", "");
-    let run = import(&workspace, "3", "eve@x,,Eve,,,,\n");
+    let run = import(&workspace, "4", "eve@x,,Eve,,,,\n");
     let refused = workspace.sluicebox(&["undo", &run]);
     assert_eq!(refused.code, 1);
     assert!(refused.stderr.contains("`[undo] keep` in sluicebox.toml"), "{}", refused.stderr);
@@ -159,6 +204,8 @@ fn undo_keeps_profiles_merged_and_needs_retention() {
 #[test]
 fn explain_names_the_run_and_file_of_each_property() {
     let workspace = workspace("");
+    // Nothing that was overwritten is retained.
+    workspace.write("sluicebox.toml", "");
     let first = import(&workspace, "1", "ann@x,c1,Ann,10,,,\n");
     let second = import(&workspace, "2", "ann@x,,Anna,,,,\n");
     let third = import(&workspace, "3", "ann@x,,Anna,5,,,\n");

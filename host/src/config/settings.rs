@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub expansion: ExpansionLimit,
     /// How imports work.
     pub tuning: Tuning,
+    /// How many other profiles may be merged into one in a run.
+    pub merge_limit: u32,
     /// How long overwritten values are retained for `undo`; `None` = not at all.
     pub undo: Option<Duration>,
     /// Where the service listens.
@@ -73,6 +75,7 @@ pub(crate) fn read(root: &Path, file: Section<'_>) -> Settings {
         plugins: root.join("plugins"),
         limits: Limits::default(),
         expansion: ExpansionLimit::default(),
+        merge_limit: 20,
         undo: None,
         server: Server::default(),
         smtp: None,
@@ -115,6 +118,12 @@ pub(crate) fn read(root: &Path, file: Section<'_>) -> Settings {
         tuning.batch_rows = count(&import, "batch_rows", tuning.batch_rows, 65_536);
         tuning.commit_rows = count(&import, "commit_rows", tuning.commit_rows, 10_000_000);
         import.finish();
+    }
+    if let Some(profiles) = file.section("profiles") {
+        let limit = profiles.get("merge_limit").and_then(|entry| entry.whole());
+        settings.merge_limit =
+            limit.map_or(settings.merge_limit, |limit| u32::try_from(limit).unwrap_or(u32::MAX));
+        profiles.finish();
     }
     if let Some(undo) = file.section("undo") {
         settings.undo = undo.has("keep").then(|| duration(&undo, "keep", Duration::ZERO));

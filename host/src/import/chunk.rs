@@ -38,6 +38,8 @@ pub(crate) struct ImportChunk<'a> {
     pub file: &'a FoundFile,
     /// The file's place among the sources of the goal run.
     pub source: u32,
+    /// The first goal run whose merges count as this one's.
+    pub merges_since: u64,
     pub key: [u8; 32],
     pub plan: &'a Plan,
     /// Bytes of rows that are merged serially.
@@ -270,7 +272,12 @@ impl<'a> ImportChunk<'a> {
                 None => {
                     let [records, identifiers] = self.expected_counts(chunk, found_count);
                     let mostly_new = found_count < chunk.rows() / 2;
-                    let writer = store.writer(WriterHints { records, identifiers, mostly_new })?;
+                    let writer = store.writer(WriterHints {
+                        records,
+                        identifiers,
+                        mostly_new,
+                        keep_at: self.import.keep.then_some(context.now),
+                    })?;
                     Pending::new(writer, read_point, self.bytes_read)
                 }
             };
@@ -443,6 +450,7 @@ impl<'a> ImportChunk<'a> {
         Context {
             goal_run: self.run.lease.number(),
             now: self.run.lease.time(),
+            merges_since: self.merges_since,
             file: self.source,
             from: self.from,
             rejections_left,

@@ -29,7 +29,7 @@ use std::time::Duration;
 use sluicebox_files::{CsvOptions, Decoding, FileError, FoundFile, Location, Settle, verify};
 use sluicebox_matching::{Buffers, Workers, prepare};
 use sluicebox_model::OrNever;
-use sluicebox_store::{Commit, ErasureKey, FileState, Store};
+use sluicebox_store::{Commit, ErasureKey, FileState, Store, StoreError};
 
 use crate::config::{Config, Connection, ImportGoal, MaxRejected, Opened, Target};
 use crate::error::Error;
@@ -54,7 +54,7 @@ use crate::runs::goal_run::GoalRun;
 use crate::runs::progress::{Progress, Watch};
 use crate::runs::rejected::{self, RejectedRows};
 use crate::runs::report::{
-    FileReport, FileStatus, HistoryEntry, LinkedRows, ProcessorReport, Report, Run, Trigger,
+    FileReport, FileStatus, HistoryEntry, LinkedRows, ProcessorReport, Report, Run, Status, Trigger,
 };
 
 /// The run of commands that only read.
@@ -330,6 +330,11 @@ impl Import<'_> {
             distinct_profiles,
             file,
             source: run.entry.source(self.source_name(file)),
+            merges_since: if is_resumed {
+                self.merges_since(file, run.lease.number())?
+            } else {
+                run.lease.number()
+            },
             key,
             plan: &plan,
             serial_bytes: budget.serial,
@@ -421,12 +426,33 @@ impl Import<'_> {
         })
     }
 
+    /// The first of the goal runs that were interrupted in the same file, one after the other, before this one: what they merged
+    /// counts as this one's.
+    fn merges_since(&self, file: &FoundFile, own: u64) -> Result<u64, Error> {
+        let mut since = own;
+        for entry in self.store.history() {
+            let (number, bytes) = entry?;
+            let entry = HistoryEntry::decode(&bytes).ok_or(StoreError::Damaged("the history"))?;
+            let is_of_goal =
+                entry.report.connection == self.connection.name && entry.report.goal == self.goal.name;
+            if number >= own || !is_of_goal {
+                continue;
+            }
+            if entry.report.status != Status::Failed || !entry.sources.contains(&file.name) {
+                break;
+            }
+            since = number;
+        }
+        Ok(since)
+    }
+
     /// Resolves the goal's mappings.
     pub(crate) fn resolver(&self) -> Resolver<'_> {
         Resolver {
             connection: self.connection,
             goal: self.goal,
             schema: &self.config.schema,
+            merge_limit: self.config.settings.merge_limit,
             store: self.store,
         }
     }

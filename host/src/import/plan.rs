@@ -18,6 +18,8 @@ pub(crate) struct Resolver<'a> {
     pub connection: &'a Connection,
     pub goal: &'a ImportGoal,
     pub schema: &'a Schema,
+    /// How many other profiles may be merged into one in a run.
+    pub merge_limit: u32,
     pub store: &'a Store,
 }
 
@@ -93,6 +95,7 @@ impl<'a> Resolver<'a> {
             events: events.collect::<Result<_, Error>>()?,
             create: goal.create,
             on_ambiguous: goal.on_ambiguous,
+            merge_limit: self.merge_limit,
             objectives: objectives.iter().map(|name| Value::Text(name.as_str().into())).collect(),
             consented: self.store.property(Owner::Profile, CONSENTED)?,
             refused: self.store.property(Owner::Profile, REFUSED)?,

@@ -130,7 +130,8 @@ fn reason(names: &Names, left: &NotRestored) -> String {
         Reason::Property(property) => format!("`{}` was changed since", name(property)),
         Reason::Taken(property) => format!("another record holds the value that `{}` had", name(property)),
         Reason::Created => "the run created it, and it was changed since".to_owned(),
-        Reason::Merged => "the run merged it with another record, which cannot be undone".to_owned(),
+        Reason::Merged => "another run merged it with another record since".to_owned(),
+        Reason::MergedWith => "the run merged it with a record that is left alone".to_owned(),
         Reason::Gone => "the record no longer exists".to_owned(),
         Reason::Event(key) => {
             let kind = names.event_types.get(&key.event_type).map_or("?", String::as_str);

@@ -49,6 +49,7 @@ fn plan() -> Plan {
         events: Vec::new(),
         create: true,
         on_ambiguous: OnAmbiguous::Reject,
+        merge_limit: 20,
         objectives: Vec::new(),
         consented: PropertyId(1),
         refused: PropertyId(2),
@@ -83,8 +84,15 @@ fn prepared(plan: &Plan) -> Prepared {
 
 fn rows(criterion: &mut Criterion) {
     let plan = plan();
-    let context =
-        Context { goal_run: 1, now: 1, file: 0, from: 0, rejections_left: u64::MAX, records_excluded: true };
+    let context = Context {
+        goal_run: 1,
+        now: 1,
+        merges_since: 1,
+        file: 0,
+        from: 0,
+        rejections_left: u64::MAX,
+        records_excluded: true,
+    };
     let mut group = criterion.benchmark_group("rows");
     group.throughput(Throughput::Elements(u64::from(ROWS)));
     group.bench_function("prepare", |bench| {

@@ -27,6 +27,8 @@ pub struct Context {
     pub goal_run: u64,
     /// When the goal run began, in milliseconds since the epoch. All of its changes have this time.
     pub now: i64,
+    /// The first goal run whose merges count as this one's: the one itself, or the first that it continues.
+    pub merges_since: u64,
     /// The place of the file among those that the goal run's history entry names.
     pub file: u32,
     /// The position: the number of the first row of the file that no earlier commit has taken.
@@ -271,6 +273,8 @@ struct Entry {
     touched: bool,
     /// Whether another record was merged into it.
     absorbed_another: bool,
+    /// How many others it is made of that were merged in this run.
+    absorbed: u32,
     /// The record that it was merged into.
     absorbed_by: Option<EntryIndex>,
 }
@@ -360,7 +364,10 @@ impl<'w> Applier<'w> {
     ) -> Self {
         let loaded = records.into_iter().map(|(order, (id, record))| {
             let loaded = Some(record.fingerprint());
-            Entry { order, id, record, loaded, touched: false, absorbed_another: false, absorbed_by: None }
+            let in_this_run = record.touch.goal_run >= context.merges_since;
+            let absorbed = if in_this_run { record.touch.absorbed } else { 0 };
+            let (touched, absorbed_another, absorbed_by) = (false, false, None);
+            Entry { order, id, record, loaded, touched, absorbed_another, absorbed, absorbed_by }
         });
         let mut entries = Vec::with_capacity(scope.rows(chunk).max(loaded.len()));
         entries.extend(loaded);
@@ -525,6 +532,13 @@ impl Applier<'_> {
                 .chain(others.iter().copied())
                 .reduce(|best, next| if self.modified(next) > self.modified(best) { next } else { best }),
         };
+        if self.plan.on_ambiguous == OnAmbiguous::Merge
+            && let Some(reason) = self.beyond_merge_limit(target, &others)
+        {
+            let as_read = batch.batch.as_ref().expected("the rows as read")?;
+            let place = as_read.row_of(row.number).expected("the row as read")?;
+            return Some(as_read.reject(place, RejectionCode::MergeLimit, reason));
+        }
         if !self.plan.objectives.is_empty() && !self.consents(target, batch, row) {
             let reason = "the person has not consented to an objective of the connection";
             self.exclude(|| Some(without_cells(row, RejectionCode::NoConsent, reason)));
@@ -645,6 +659,7 @@ impl Applier<'_> {
             loaded: None,
             touched: true,
             absorbed_another: false,
+            absorbed: 0,
             absorbed_by: None,
         });
         index
@@ -951,6 +966,19 @@ impl Applier<'_> {
         }
     }
 
+    /// Why other records may not be merged into `target`; `None` if they may.
+    fn beyond_merge_limit(&self, target: Option<EntryIndex>, others: &[EntryIndex]) -> Option<String> {
+        let absorbed = |entry: &EntryIndex| self.entry(*entry).map_or(0, |entry| u64::from(entry.absorbed));
+        let more: u64 = others.iter().map(|other| 1 + absorbed(other)).sum();
+        let all = more + target.iter().map(absorbed).sum::<u64>();
+        (more > 0 && all > self.plan.merge_limit.into()).then(|| {
+            format!(
+                "it would merge {all} others into one profile in this run, more than the {} that `merge_limit` allows",
+                self.plan.merge_limit
+            )
+        })
+    }
+
     /// Merges the record `other` into `target`: moves the values, events and identifiers that `target` lacks, and removes `other`.
     fn merge_records(&mut self, target: EntryIndex, other: EntryIndex) {
         [target, other].into_iter().for_each(|entry| self.settle_record(entry));
@@ -961,6 +989,7 @@ impl Applier<'_> {
         removed.absorbed_by = Some(target);
         let from = (removed.id, removed.loaded.is_some());
         let (created, packed) = (removed.record.created, removed.record.packed().to_vec());
+        let absorbed = removed.absorbed.saturating_add(1);
         let (provenance, own, mut setters) =
             (removed.record.provenance.clone(), self.context.setter(), Vec::new());
         let events = self.timeline.move_all(from, staying);
@@ -996,6 +1025,7 @@ impl Applier<'_> {
             entry.record.set_setters(&setters);
             entry.touched = true;
             entry.absorbed_another = true;
+            entry.absorbed = entry.absorbed.saturating_add(absorbed);
         }
     }
 
@@ -1123,18 +1153,20 @@ fn without_cells(row: &Row, code: RejectionCode, reason: &str) -> RejectedRow {
 
 /// How the goal run counts a record after this chunk. `before` is how it counted the record so far.
 fn touch(entry: &Entry, before: Option<Touch>, goal_run: u64) -> Touch {
+    let absorbed = entry.absorbed;
     let Some(loaded) = entry.loaded else {
-        return Touch { goal_run, first_fingerprint: 0, class: Class::Created };
+        return Touch { goal_run, first_fingerprint: 0, class: Class::Created, absorbed };
     };
     let first_fingerprint = before.map_or(loaded, |touch| touch.first_fingerprint);
     let now = entry.record.fingerprint();
-    match before.map(|touch| touch.class) {
-        Some(Class::Created) => Touch { goal_run, first_fingerprint, class: Class::Created },
+    let (class, first_fingerprint) = match before.map(|touch| touch.class) {
+        Some(Class::Created) => (Class::Created, first_fingerprint),
         // It counts as updated until the end of the run, even if its properties become again what they were.
-        _ if entry.absorbed_another => Touch { goal_run, first_fingerprint: !now, class: Class::Updated },
-        _ if now != first_fingerprint => Touch { goal_run, first_fingerprint, class: Class::Updated },
-        _ => Touch { goal_run, first_fingerprint, class: Class::Unchanged },
-    }
+        _ if entry.absorbed_another => (Class::Updated, !now),
+        _ if now != first_fingerprint => (Class::Updated, first_fingerprint),
+        _ => (Class::Unchanged, first_fingerprint),
+    };
+    Touch { goal_run, first_fingerprint, class, absorbed }
 }
 
 fn count(counts: &mut Counts, before: Option<Touch>, after: Option<Class>) {

@@ -540,6 +540,7 @@ mod tests {
             events: Vec::new(),
             create,
             on_ambiguous,
+            merge_limit: 20,
             objectives: Vec::new(),
             consented: PropertyId(1),
             refused: PropertyId(2),
@@ -671,7 +672,7 @@ mod tests {
             let on_ambiguous = [OnAmbiguous::Reject, OnAmbiguous::First, OnAmbiguous::Newest][on_ambiguous];
             let aliases = if aliases { MergeRule::Add } else { MergeRule::Set };
             let mut model = Model::default();
-            let context = Context { goal_run: 1, now: 1, file: 0, from: 0, rejections_left: u64::MAX, records_excluded: true };
+            let context = Context { goal_run: 1, now: 1, merges_since: 1, file: 0, from: 0, rejections_left: u64::MAX, records_excluded: true };
             let first = plan(OnAmbiguous::First, MergeRule::Add, true);
             let held = chunk_of(&first, &before);
             let unclaimed = vec![None; held.len()];
@@ -712,7 +713,7 @@ mod tests {
                     let found = model.found(&chunk);
                     let ids = chunk.records(&found);
                     let records = (ids.as_slice(), model.load(&ids));
-                    let context = Context { goal_run: now, now: now as i64, file: 0, from: 0, rejections_left: u64::MAX, records_excluded: true };
+                    let context = Context { goal_run: now, now: now as i64, merges_since: 1, file: 0, from: 0, rejections_left: u64::MAX, records_excluded: true };
                     let applied = chunk.apply(&plan, context, &found, &[], records, &mut NoEvents);
                     model = after(model, applied, &chunk).1;
                 }
@@ -730,6 +731,7 @@ mod tests {
         let context = Context {
             goal_run: 1,
             now: 1,
+            merges_since: 1,
             file: 0,
             from: 0,
             rejections_left: u64::MAX,
@@ -772,6 +774,7 @@ mod tests {
         let context = Context {
             goal_run: 1,
             now: 1,
+            merges_since: 1,
             file: 0,
             from: 0,
             rejections_left: u64::MAX,

@@ -135,6 +135,8 @@ pub struct Plan {
     pub create: bool,
     /// What to do when a row finds several records.
     pub on_ambiguous: OnAmbiguous,
+    /// How many others may be merged into one profile in a run; a row that would merge more is rejected.
+    pub merge_limit: u32,
     /// A profile must have consented to one of these objectives; empty = no consent is needed.
     pub objectives: Vec<Value>,
     /// The property that holds the consented objectives.
@@ -146,9 +148,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether a row may be rejected because its identifiers find several records.
+    /// Whether a row may be rejected because its identifiers find several records, or too many.
     pub(crate) fn may_be_ambiguous(&self) -> bool {
-        self.on_ambiguous == OnAmbiguous::Reject && self.identifiers.len() > 1
+        matches!(self.on_ambiguous, OnAmbiguous::Reject | OnAmbiguous::Merge) && self.identifiers.len() > 1
     }
 
     /// How many cells of a row are mapped to properties and events, once for each mapping.

@@ -17,7 +17,8 @@ use sluicebox_matching::{
 use sluicebox_model::packed::{packed_text, packed_values};
 use sluicebox_model::{
     CellFormat, Header, Identifier, IdentifierHash, IdentifierHasher, MergeRule, NumberFormat, Property,
-    PropertyId, PropertySchema, Record, RecordBatch, RecordId, SpaceId, TimeFormat, Value, ValueType,
+    PropertyId, PropertySchema, Provenance, Record, RecordBatch, RecordId, Setter, SpaceId, TimeFormat,
+    Value, ValueType,
 };
 
 /// Name, type, whether it is unique, whether it is multiple. The place is the property's id.
@@ -75,6 +76,7 @@ fn plan(text: &str, columns: &[String]) -> Plan {
         events: Vec::new(),
         create: true,
         on_ambiguous: OnAmbiguous::Reject,
+        merge_limit: 20,
         objectives: Vec::new(),
         consented: property("consented").0,
         refused: property("refused").0,
@@ -95,6 +97,7 @@ fn plan(text: &str, columns: &[String]) -> Plan {
             ["ambiguous", name] => {
                 plan.on_ambiguous = OnAmbiguous::NAMES.iter().find(|(known, _)| *known == name).unwrap().1;
             }
+            ["merge", "limit", limit] => plan.merge_limit = limit.parse().unwrap(),
             ["consent", ref objectives @ ..] => {
                 plan.objectives = objectives.iter().map(|name| Value::Text((*name).into())).collect();
             }
@@ -276,6 +279,7 @@ fn merge(plan_text: &str, stored: &[&str], lines: &[&str]) -> Vec<String> {
     let context = Context {
         goal_run: 9,
         now: 100,
+        merges_since: 9,
         file: 0,
         from: 0,
         rejections_left: u64::MAX,
@@ -593,6 +597,103 @@ fn merged_records_are_found_by_all_their_identifiers() {
 }
 
 #[test]
+fn merges_of_one_record_are_limited() {
+    let plan = |limit: u32| format!("by email phone; text set; ambiguous merge; merge limit {limit}");
+    let stored = ["email=a", "email=b", "phone=1", "email=c"];
+    // Each row makes one of two; the last one would make one of all four.
+    let rows = ["email,phone,text", "a,1,x", "b,1,y", "c,1,z"];
+    let (three, two) = (plan(3), plan(2));
+    check(
+        &three,
+        &stored,
+        &rows,
+        &["merged into 4", "merged into 4", "merged into 4", "email=c phone=1 text=z", "3 merged, 1 updated"],
+    );
+    check(
+        &two,
+        &stored,
+        &rows,
+        &[
+            "merged into 2",
+            "email=b phone=1 text=y",
+            "merged into 2",
+            "email=c",
+            "2 merged, 1 rejected, 1 updated",
+        ],
+    );
+    check(&plan(0), &stored[..3], &rows[..2], &["email=a", "email=b", "phone=1", "1 rejected"]);
+}
+
+#[test]
+fn merges_of_a_run_count_over_its_commits_and_interruptions() {
+    let text = "by email phone; ambiguous merge; merge limit 1";
+    let columns = ["email", "phone"].map(str::to_owned);
+    let plan = plan(text, &columns);
+    let context = Context {
+        goal_run: 8,
+        now: 100,
+        merges_since: 8,
+        file: 0,
+        from: 0,
+        rejections_left: u64::MAX,
+        records_excluded: true,
+    };
+    let mut store = Store::new(&["email=a", "phone=1", "email=b"]);
+    let mut apply = |context: Context, row: [&str; 2]| {
+        let rows = [row.map(str::to_owned).to_vec()];
+        let chunk = chunk(&plan, &columns, &rows, 1);
+        let resolved: Vec<_> = chunk.hashes().iter().map(|hash| store.index.get(hash).copied()).collect();
+        let ids = chunk.records(&resolved);
+        let applied = chunk.apply(&plan, context, &resolved, &[], (&ids, store.load(&ids)), &mut NoEvents);
+        store.commit(&applied, &applied.records, &chunk);
+        let codes = applied.rejected.iter().map(|row| row.code.as_str().to_owned());
+        (applied.merged.len(), codes.collect::<Vec<_>>())
+    };
+    let rejected = (0, vec!["merge-limit".to_owned()]);
+    assert_eq!(apply(context, ["a", "1"]), (1, Vec::new()));
+    assert_eq!(apply(context, ["b", "1"]), rejected);
+    // A goal run that goes on with the same file.
+    let continued = Context { goal_run: 9, ..context };
+    assert_eq!(apply(continued, ["a", ""]), (0, Vec::new()));
+    assert_eq!(apply(continued, ["b", "1"]), rejected);
+    // The next one counts anew.
+    assert_eq!(apply(Context { goal_run: 10, merges_since: 10, ..context }, ["b", "1"]), (1, Vec::new()));
+}
+
+#[test]
+fn a_value_that_moves_keeps_what_set_it() {
+    let text = "by email phone; text set; texts add; ambiguous merge";
+    let columns = ["email", "phone", "text", "texts"].map(str::to_owned);
+    let plan = plan(text, &columns);
+    let mut store = Store::new(&["email=a texts=p", "phone=1 text=x texts=p|q", "email=c texts=p|q"]);
+    for (id, record) in &mut store.records {
+        record.provenance = Provenance::of(Setter { goal_run: u64::from(id.0[15]), file: 7 });
+    }
+    let rows = [["a", "1", "", ""], ["c", "", "", "q"]].map(|row| row.map(str::to_owned).to_vec());
+    let chunk = chunk(&plan, &columns, &rows, 1);
+    let resolved: Vec<_> = chunk.hashes().iter().map(|hash| store.index.get(hash).copied()).collect();
+    let ids = chunk.records(&resolved);
+    let context = Context {
+        goal_run: 9,
+        now: 100,
+        merges_since: 9,
+        file: 2,
+        from: 0,
+        rejections_left: u64::MAX,
+        records_excluded: true,
+    };
+    let applied = chunk.apply(&plan, context, &resolved, &[], (&ids, store.load(&ids)), &mut NoEvents);
+    store.commit(&applied, &applied.records, &chunk);
+    let by = |number, name: &str| {
+        let setter = store.records[&stored_id(number)].provenance.get(property(name).0);
+        (setter.goal_run, setter.file)
+    };
+    assert_eq!(["email", "phone", "text", "texts"].map(|name| by(1, name)), [(1, 7), (2, 7), (2, 7), (9, 2)]);
+    // A value that the record holds already is not set again.
+    assert_eq!(by(3, "texts"), (3, 7));
+}
+
+#[test]
 fn consent_is_judged_on_the_profile_as_the_row_leaves_it() {
     let plan = "by email; text set; consented add; refused add; consent ads";
     for (stored, row, after) in [
@@ -716,7 +817,8 @@ fn every_rule_with_every_type_every_start_and_every_cell() {
 fn in_chunks(plan_text: &str, columns: &[String], rows: &[Vec<String>], size: usize) -> Vec<String> {
     let (plan, mut store) = (plan(plan_text, columns), Store::default());
     for (goal_run, rows) in (1..).zip(rows.chunks(size)) {
-        let context = Context { goal_run, now: 100, from: 0, rejections_left: u64::MAX };
+        let context =
+            Context { goal_run, now: 100, from: 0, rejections_left: u64::MAX, records_excluded: true };
         let chunk = chunk(&plan, columns, rows, size);
         let resolved: Vec<_> = chunk.hashes().iter().map(|hash| store.index.get(hash).copied()).collect();
         let ids = chunk.records(&resolved);

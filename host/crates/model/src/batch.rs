@@ -154,6 +154,8 @@ pub enum RejectionCode {
     Taken,
     /// The sum has more digits than a number can have.
     SumTooLong,
+    /// The row would merge more profiles into one than `merge_limit` allows in a run.
+    MergeLimit,
     /// A processor's own code.
     Processor(String),
 }
@@ -183,6 +185,7 @@ impl RejectionCode {
             Self::EventTime => "no-event-time",
             Self::Taken => "taken",
             Self::SumTooLong => "sum-too-long",
+            Self::MergeLimit => "merge-limit",
             Self::Processor(code) => code,
         }
     }

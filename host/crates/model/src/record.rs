@@ -34,6 +34,8 @@ pub struct Touch {
     pub first_fingerprint: u64,
     /// How that goal run counts the record.
     pub class: Class,
+    /// How many others the record is made of that were merged in that goal run, or in those that it continues.
+    pub absorbed: u32,
 }
 
 /// How a goal run counts a record.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use jiff::{SignedDuration, Timestamp};
 use sluicebox_model::{
     Event, EventKey, EventOrigin, EventTouch, EventTypeId, Identifier, IdentifierHash, Property, PropertyId,
-    Record, RecordId, SpaceId, Value,
+    Provenance, Record, RecordId, Setter, SpaceId, Value,
 };
 
 use crate::*;
@@ -647,23 +647,203 @@ fn a_goal_run_is_undone_but_for_what_changed_since(fixture: &impl Fixture) {
     assert!(!store.can_undo(at).unwrap() && store.can_undo(lease.time()).unwrap());
 }
 
-fn merged_and_removed_records_are_not_restored(fixture: &impl Fixture) {
+fn merged_records_are_apart_again_and_erased_ones_stay_away(fixture: &impl Fixture) {
     let store = fixture.open();
-    run(&store, 10, |now, _| filled(&store, 0..3, "Ann", now));
-    let (at, number) = run(&store, 20, |now, _| {
-        let merged = vec![(id(0), id(1))];
-        let identifiers = vec![(hash(&store, 0), None)];
-        let records = vec![(id(1), record(1, "Both", now)), (id(2), record(2, "Bea", now))];
-        Commit { merged, identifiers, records, ..Commit::default() }
+    // Three records: the first two have an order of their own and one of the same id.
+    let orders = |goal_run| {
+        let of = |number: u32| {
+            vec![
+                order(number, "both", number.into(), goal_run),
+                order(number, &format!("o{number}"), 7, goal_run),
+            ]
+        };
+        [of(0), of(1)]
+    };
+    let (first, _) = run(&store, 10, |now, goal_run| {
+        let [zero, one] = orders(goal_run);
+        let mut commit = filled(&store, 0..3, "Ann", now);
+        commit.records[0].1 = with_events(record(0, "Zoe", now), &zero);
+        commit.records[1].1 = with_events(record(1, "Ann", now), &one);
+        let events = [zero, one].concat().into_iter().map(|(key, event)| (key, Some(event)));
+        Commit { events: events.collect(), ..commit }
     });
+    // The first is merged into the second, which has an email address and an order `both` already; the third changes.
+    let merge = |now, goal_run: u64| {
+        let [zero, one] = orders(goal_run - 1);
+        let moved = order(1, "o0", 7, goal_run - 1);
+        let both = with_events(record(1, "Both", now), &[one[0].clone(), one[1].clone(), moved.clone()]);
+        let gone = zero.into_iter().map(|(key, _)| (key, None));
+        Commit {
+            records: vec![(id(1), both), (id(2), record(2, "Bea", now))],
+            merged: vec![(id(0), id(1))],
+            identifiers: vec![(hash(&store, 0), None)],
+            events: gone.chain([(moved.0, Some(moved.1))]).collect(),
+            ..Commit::default()
+        }
+    };
+    let (at, number) = run(&store, 20, merge);
+    is_whole(&store);
     assert!(store.erase(id(2), &[EMAIL], &[7; 32], 25).unwrap());
+    let seen = || {
+        let orders = [0, 1].map(|number| {
+            let events = store.events_of(id(number)).unwrap();
+            events
+                .into_iter()
+                .map(|(key, event)| (key.id.to_string(), event.time.as_second()))
+                .collect::<Vec<_>>()
+        });
+        let found = [0, 1].map(|number| store.find(&identifier(number)).unwrap());
+        let (loaded, _) = store.load(id(0)).unwrap().unwrap();
+        ([0, 1, 2].map(|number| name_of(&store, number)), found, loaded, orders)
+    };
+    let merged = seen();
+    let undo = |clock, of, left: &[NotRestored]| {
+        let lease = begin(&store, clock);
+        let report = store.undo(of, &lease, &[EMAIL]).unwrap();
+        assert_eq!(report.not_restored, left);
+        end(&store, &lease);
+        is_whole(&store);
+        ((lease.time(), lease.number()), (report.restored, report.removed))
+    };
+    let (undone, counts) = undo(30, (at, number), &[]);
+    assert_eq!(counts, (2, 0));
+    let [ann, zoe] = ["Ann", "Zoe"].map(|name| Some(name.to_owned()));
+    let own = |number: u32| vec![("both".to_owned(), number.into()), (format!("o{number}"), 7)];
+    let apart = ([zoe, ann, None], [0, 1].map(|number| Some(id(number))), id(0), [own(0), own(1)]);
+    assert_eq!(seen(), apart);
+    assert_eq!(store.load(id(0)).unwrap().unwrap().1.created, first);
+    // An undo is undone: they are one again, and apart again.
+    let (again, counts) = undo(40, undone, &[]);
+    assert_eq!((counts, seen()), ((2, 0), merged));
+    undo(50, again, &[]);
+    assert_eq!(seen(), apart);
+
+    // Merged once more, and that one into another, which a later goal run did.
+    let (at, number) = run(&store, 60, |now, _| {
+        let mut stays = store.load(id(1)).unwrap().unwrap();
+        stays.1.modified = now;
+        Commit {
+            records: vec![stays],
+            merged: vec![(id(0), id(1))],
+            identifiers: vec![(hash(&store, 0), None)],
+            events: orders(0)[0].iter().map(|(key, _)| (key.clone(), None)).collect(),
+            ..Commit::default()
+        }
+    });
+    run(&store, 70, |now, _| {
+        let mut commit = filled(&store, 3..4, "Dee", now);
+        commit.merged.push((id(1), id(3)));
+        commit.identifiers.push((hash(&store, 1), None));
+        commit.events = orders(0)[1].iter().map(|(key, _)| (key.clone(), None)).collect();
+        commit
+    });
+    let left = [(id(0), Reason::MergedWith), (id(1), Reason::Merged)];
+    let (_, counts) = undo(80, (at, number), &left.map(|(record, reason)| NotRestored { record, reason }));
+    assert_eq!((counts, store.load(id(0)).unwrap().unwrap().0), ((0, 0), id(3)));
+}
+
+fn a_large_commit_retains_what_it_overwrites(fixture: &impl Fixture) {
+    let store = fixture.open();
+    let changed = Some(Changed { file: "in/a.csv", keep: true });
+    let event = |number: u32, second, goal_run| order(number, "o1", second, goal_run);
+    let with_orders = |numbers: Range<u32>, name: &str, second, now, goal_run| {
+        let mut commit = filled(&store, numbers.clone(), name, now);
+        for ((_, record), number) in commit.records.iter_mut().zip(numbers) {
+            let event = event(number, second, goal_run);
+            *record = with_events(record.clone(), std::slice::from_ref(&event));
+            commit.events.push((event.0, Some(event.1)));
+        }
+        commit
+    };
+    run(&store, 10, |now, goal_run| with_orders(0..MANY, "Ann", 1, now, goal_run));
+    // Half of them change, and others are new.
+    let (at, number) = run(&store, 20, |now, goal_run| {
+        let mut commit = with_orders(10_000..10_000 + MANY, "Bea", 2, now, goal_run);
+        commit
+            .records
+            .iter_mut()
+            .filter(|(id, _)| *id < self::id(MANY))
+            .for_each(|(_, record)| record.created = 10);
+        commit
+    });
+    // So does a writer, some of whose records come after greater ones.
     let lease = begin(&store, 30);
-    let report = store.undo((at, number), &lease, &[EMAIL]).unwrap();
-    let left: BTreeMap<RecordId, Reason> =
-        report.not_restored.into_iter().map(|left| (left.record, left.reason)).collect();
-    assert_eq!(left, BTreeMap::from([(id(0), Reason::Merged), (id(1), Reason::Merged)]));
-    assert_eq!((report.restored, report.removed), (0, 0));
-    assert_eq!(name_of(&store, 0).as_deref(), Some("Both"));
+    let hints = WriterHints { keep_at: Some(lease.time()), ..WriterHints::default() };
+    let mut writer = store.writer(hints).unwrap();
+    let pack = |numbers: Range<u32>, created: Option<i64>| {
+        let records = numbers.map(|number| {
+            let orders = if number < 10_000 { vec![event(number, 1, 1)] } else { Vec::new() };
+            let mut record = with_events(record(number, "Cid", lease.time()), &orders);
+            record.created = created.unwrap_or(record.created);
+            (id(number), record)
+        });
+        store.packer().pack(&records.collect::<Vec<_>>(), lease.time())
+    };
+    writer.put(&pack(100..110, Some(10)), None).unwrap();
+    writer.put(&pack(50_000..50_010, None), Some(id(200))).unwrap();
+    writer.put(&pack(0..10, Some(10)), None).unwrap();
+    let hashes = sorted(&store, 50_000..50_010);
+    writer.put_identifiers(hashes.iter().map(|hash| {
+        let number = (50_000..50_010).find(|number| self::hash(&store, *number) == *hash);
+        (*hash, number.map(id))
+    }));
+    writer.commit(Commit { lease: Some(&lease), changed, ..Commit::default() }).unwrap();
+    let third = (lease.time(), lease.number());
+    end(&store, &lease);
+    is_whole(&store);
+    let undo = |clock, of| {
+        let lease = begin(&store, clock);
+        let report = store.undo(of, &lease, &[EMAIL]).unwrap();
+        end(&store, &lease);
+        is_whole(&store);
+        assert_eq!(report.not_restored, []);
+        (report.restored, report.removed)
+    };
+    let names = || [0, 105, 12_000, 30_000, 50_005].map(|number| name_of(&store, number));
+    let expected = |names: [&str; 5]| names.map(|name| Some(name.to_owned()).filter(|name| !name.is_empty()));
+    assert_eq!(names(), expected(["Cid", "Cid", "Bea", "Bea", "Cid"]));
+    assert_eq!(undo(40, third), (20, 10));
+    assert_eq!(names(), expected(["Ann", "Ann", "Bea", "Bea", ""]));
+    assert_eq!(undo(50, (at, number)), (15_000, 10_000));
+    assert_eq!(names(), expected(["Ann", "Ann", "Ann", "", ""]));
+    let times = [5, 12_000].map(|number| store.events_of(id(number)).unwrap()[0].1.time.as_second());
+    assert_eq!(times, [1, 1]);
+}
+
+fn what_set_a_value_is_undone_with_it(fixture: &impl Fixture) {
+    let store = fixture.open();
+    let by = |goal_run, file| Setter { goal_run, file };
+    let (_, first) = run(&store, 10, |now, goal_run| {
+        let mut commit = filled(&store, 0..2, "Ann", now);
+        commit.records[0].1.provenance = Provenance::of(by(goal_run, 0));
+        commit
+    });
+    // The second record is of a version that did not remember what set its values.
+    let (at, second) = run(&store, 20, |now, goal_run| {
+        let changed = |number| {
+            let mut record = store.load(id(number)).unwrap().unwrap().1;
+            record.modified = now;
+            record.set(NAME, &Property::One(Value::Text("Bea".into())));
+            record.set_setters(&[(NAME, by(goal_run, 3))]);
+            (id(number), record)
+        };
+        Commit { records: vec![changed(0), changed(1)], ..Commit::default() }
+    });
+    let setters = |store: &Store| {
+        [0, 1].map(|number| {
+            let provenance = store.load(id(number)).unwrap().unwrap().1.provenance;
+            [NAME, EMAIL].map(|property| provenance.get(property))
+        })
+    };
+    let changed = [[by(second, 3), by(first, 0)], [by(second, 3), Setter::UNKNOWN]];
+    assert_eq!(setters(&store), changed);
+    assert_eq!(store.report_of(second).unwrap().as_deref(), Some(&b"ended"[..]));
+    assert_eq!(store.report_of(second + 1).unwrap(), None);
+    let lease = begin(&store, 30);
+    store.undo((at, second), &lease, &[EMAIL]).unwrap();
+    end(&store, &lease);
+    drop(store);
+    assert_eq!(setters(&fixture.open()), [[by(first, 0); 2], [Setter::UNKNOWN; 2]]);
 }
 
 fn an_erased_record_leaves_nothing(fixture: &impl Fixture) {
@@ -904,7 +1084,9 @@ macro_rules! conformance {
             an_export_goal_remembers_its_last_run,
             sketches_of_two_writers_are_merged,
             a_goal_run_is_undone_but_for_what_changed_since,
-            merged_and_removed_records_are_not_restored,
+            merged_records_are_apart_again_and_erased_ones_stay_away,
+            a_large_commit_retains_what_it_overwrites,
+            what_set_a_value_is_undone_with_it,
             an_erased_record_leaves_nothing,
             old_events_expire_once_a_day,
             a_property_identifies_unless_two_records_hold_a_value,

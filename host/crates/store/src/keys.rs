@@ -38,7 +38,7 @@
 use sluicebox_model::{EventKey, EventTypeId, RecordId};
 
 /// First bytes of keys that meant something in an older layout. They stay reserved; a test keeps them out of [`KeyKind`].
-/// None was retired up to layout 6.
+/// None was retired up to layout 7.
 #[cfg(test)]
 const RETIRED_KINDS: &[u8] = &[];
 /// The same of the names after `m`.
@@ -201,6 +201,14 @@ pub(crate) fn undo_prefix(time: i64, record: RecordId) -> Vec<u8> {
 /// A key of `undo`; `event` is what follows the record's id in the key of an event, or nothing for the record itself.
 pub(crate) fn undo(time: i64, record: RecordId, commit: u64, event: &[u8]) -> Vec<u8> {
     [undo_prefix(time, record).as_slice(), &commit.to_be_bytes(), event].concat()
+}
+
+/// Writes the key of `undo` for a record itself.
+pub(crate) fn put_undo(time: i64, record: RecordId, commit: u64, key: &mut Vec<u8>) {
+    key.clear();
+    key.extend_from_slice(&time.to_be_bytes());
+    key.extend_from_slice(&record.0);
+    key.extend_from_slice(&commit.to_be_bytes());
 }
 
 /// What follows the commit's number in a key of `undo`, of which `rest` follows the record's id.

@@ -1,9 +1,10 @@
 //! A record as bytes.
 //!
-//! The first byte is the kind: 6 = a record; 2 = merged into the record whose id follows. A record is `space` (a number), `created`
+//! The first byte is the kind: 6 = a record; 7 = merged into the record whose id follows, by the goal run that follows it (a number), which
+//! kind 2 of older layouts lacks. A record is `space` (a number), `created`
 //! (i64, little endian), what `modified` is later (a number that may be negative), the goal run (a number), a byte with the
 //! class, 4 more if the first fingerprint follows, 8 more if the sum of its events' fingerprints does (u64, little endian; those that are absent are 0),
-//! 16 more if exceptions do, its provenance, and its properties; numbers and properties as [`packed`](sluicebox_model::packed) has them.
+//! 16 more if exceptions do, and 32 if the number of merged records does (a number, after the sum), its provenance, and its properties; numbers and properties as [`packed`](sluicebox_model::packed) has them.
 //!
 //! The provenance is the setter of most properties, and the exceptions: their number, and for each the difference to the property before
 //! it, doubled, and one more where it has the setter of the exception before it; otherwise its setter follows. A setter is how much
@@ -36,6 +37,7 @@ const COUNTED_RECORD: u8 = 3;
 const LONG_RECORD: u8 = 4;
 const RECORD_WITHOUT_PROVENANCE: u8 = 5;
 const RECORD: u8 = 6;
+const MERGED_BY: u8 = 7;
 const EVENT_WITHOUT_ORIGIN: u8 = 1;
 const EVENT: u8 = 2;
 /// Of a record's class and what else it has.
@@ -43,8 +45,9 @@ const CLASS: u8 = 3;
 const HAS_FINGERPRINT: u8 = 4;
 const HAS_EVENTS: u8 = 8;
 const HAS_EXCEPTIONS: u8 = 16;
+const HAS_ABSORBED: u8 = 32;
 /// The maximum number of bytes of a record before its properties, but for exceptions of its provenance.
-const MAX_BEFORE: usize = 1 + 5 + 8 + 10 + 10 + 1 + 2 * 8 + MAX_SETTER + 5;
+const MAX_BEFORE: usize = 1 + 5 + 8 + 10 + 10 + 1 + 2 * 8 + 5 + MAX_SETTER + 5;
 /// The maximum number of bytes of a setter, and of an exception.
 const MAX_SETTER: usize = 10 + 5;
 const MAX_EXCEPTION: usize = 5 + MAX_SETTER;
@@ -53,15 +56,33 @@ const MAX_EXCEPTION: usize = 5 + MAX_SETTER;
 #[derive(Debug, PartialEq)]
 pub(crate) enum Stored {
     Record(Record),
-    MergedInto(RecordId),
+    MergedInto(MergedInto),
 }
 
-pub(crate) fn merged_into(id: RecordId) -> [u8; 17] {
-    let mut bytes = [MERGED; 17];
-    for (to, from) in bytes.iter_mut().skip(1).zip(id.0) {
-        *to = from;
+/// Where a record leads that was merged into another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MergedInto {
+    pub record: RecordId,
+    /// The goal run that merged it; 0 = not known.
+    pub goal_run: u64,
+}
+
+impl MergedInto {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(1 + 16 + 10);
+        bytes.push(MERGED_BY);
+        bytes.extend_from_slice(&self.record.0);
+        pack_number(self.goal_run, &mut bytes);
+        bytes
     }
-    bytes
+
+    /// Reads what is stored of a record, if that is where it leads.
+    pub(crate) fn read(stored: &[u8]) -> Option<Self> {
+        match stored.first() {
+            Some(&(MERGED | MERGED_BY)) => Reader(Unpacker(stored)).merged(),
+            _ => None,
+        }
+    }
 }
 
 /// The maximum number of bytes that [`encode`] appends.
@@ -70,7 +91,7 @@ pub(crate) fn encoded_size(record: &Record) -> usize {
 }
 
 pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
-    let Touch { goal_run, first_fingerprint, class: of_run } = record.touch;
+    let Touch { goal_run, first_fingerprint, class: of_run, absorbed } = record.touch;
     out.push(RECORD);
     pack_number(record.space.0.into(), out);
     out.extend_from_slice(&record.created.to_le_bytes());
@@ -82,10 +103,14 @@ pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
         class(of_run)
             | has(first_fingerprint, HAS_FINGERPRINT)
             | has(record.events, HAS_EVENTS)
-            | has(exceptions.len() as u64, HAS_EXCEPTIONS),
+            | has(exceptions.len() as u64, HAS_EXCEPTIONS)
+            | has(absorbed.into(), HAS_ABSORBED),
     );
     for number in [first_fingerprint, record.events].into_iter().filter(|number| *number != 0) {
         out.extend_from_slice(&number.to_le_bytes());
+    }
+    if absorbed != 0 {
+        pack_number(absorbed.into(), out);
     }
     put_setter(record.provenance.most(), goal_run, out);
     if !exceptions.is_empty() {
@@ -184,7 +209,7 @@ fn put_properties(properties: &[(PropertyId, Property)], out: &mut Vec<u8>) {
 pub(crate) fn space_of(bytes: &[u8]) -> Result<Option<SpaceId>, StoreError> {
     let mut reader = Unpacker(bytes);
     let space = match reader.byte() {
-        Some(MERGED) => return Ok(None),
+        Some(MERGED | MERGED_BY) => return Ok(None),
         Some(LONG_RECORD | COUNTED_RECORD | RECORD_WITHOUT_EVENTS) => reader.array().map(u32::from_le_bytes),
         Some(_) => reader.number(),
         None => None,
@@ -207,14 +232,22 @@ struct Reader<'a>(Unpacker<'a>);
 
 impl Reader<'_> {
     fn stored(&mut self) -> Option<Stored> {
+        if let Some(&(MERGED | MERGED_BY)) = self.0.0.first() {
+            return self.merged().map(Stored::MergedInto);
+        }
         match self.0.byte()? {
-            MERGED => Some(Stored::MergedInto(RecordId(self.0.array()?))),
             kind @ (RECORD | RECORD_WITHOUT_PROVENANCE) => self.record(kind == RECORD).map(Stored::Record),
             kind @ (LONG_RECORD | COUNTED_RECORD | RECORD_WITHOUT_EVENTS) => {
                 self.older_record(kind).map(Stored::Record)
             }
             _ => None,
         }
+    }
+
+    fn merged(&mut self) -> Option<MergedInto> {
+        let kind = self.0.byte()?;
+        let record = RecordId(self.0.array()?);
+        Some(MergedInto { record, goal_run: if kind == MERGED_BY { self.0.number()? } else { 0 } })
     }
 
     fn record(&mut self, has_provenance: bool) -> Option<Record> {
@@ -233,7 +266,10 @@ impl Reader<'_> {
         record.events = number(HAS_EVENTS)?;
         let mut known = CLASS | HAS_FINGERPRINT | HAS_EVENTS;
         if has_provenance {
-            known |= HAS_EXCEPTIONS;
+            known |= HAS_EXCEPTIONS | HAS_ABSORBED;
+            if has & HAS_ABSORBED != 0 {
+                record.touch.absorbed = self.0.number()?;
+            }
             record.provenance = self.provenance(record.touch.goal_run, has & HAS_EXCEPTIONS != 0)?;
         }
         if has & !known != 0 {
@@ -393,17 +429,17 @@ mod tests {
 
     fn record() -> impl Strategy<Value = Record> {
         let properties = prop::collection::btree_map(any::<u32>(), property(), 0..6);
-        (any::<(u32, i64, i64, u64, u64, u64)>(), 0..3, properties, provenance()).prop_map(
+        (any::<(u32, i64, i64, u64, u64, u64)>(), (0..3, 0_u32..3), properties, provenance()).prop_map(
             |(
                 (space, created, modified, goal_run, first_fingerprint, events),
-                class,
+                (class, absorbed),
                 properties,
                 provenance,
             )| {
                 let mut record = Record::new(SpaceId(space), created);
                 (record.modified, record.events, record.provenance) = (modified, events, provenance);
                 let class = [Class::Unchanged, Class::Updated, Class::Created][class as usize];
-                record.touch = Touch { goal_run, first_fingerprint, class };
+                record.touch = Touch { goal_run, first_fingerprint, class, absorbed };
                 properties.iter().for_each(|(id, property)| record.set(PropertyId(*id), property));
                 record
             },
@@ -481,6 +517,7 @@ mod tests {
 
         #[test]
         fn records_of_older_layouts_are_read(mut record in record()) {
+            record.touch.absorbed = 0;
             record.provenance = Provenance::of(Setter { goal_run: record.touch.goal_run, file: 0 });
             let mut bytes = Vec::new();
             encode(&record, &mut bytes);
@@ -513,8 +550,14 @@ mod tests {
 
     #[test]
     fn merged_records_lead_to_another() {
-        let id = RecordId::create();
-        assert_eq!(decode(&merged_into(id)).unwrap(), Stored::MergedInto(id));
-        assert_eq!(space_of(&merged_into(id)).unwrap(), None);
+        let merged = MergedInto { record: RecordId::create(), goal_run: 300 };
+        let bytes = merged.encode();
+        assert_eq!(decode(&bytes).unwrap(), Stored::MergedInto(merged));
+        assert_eq!(MergedInto::read(&bytes), Some(merged));
+        assert_eq!(space_of(&bytes).unwrap(), None);
+        let older = [&[MERGED][..], &merged.record.0].concat();
+        assert_eq!(decode(&older).unwrap(), Stored::MergedInto(MergedInto { goal_run: 0, ..merged }));
+        assert_eq!(space_of(&older).unwrap(), None);
+        assert!(decode(&bytes[..18]).is_err() && decode(&older[..16]).is_err());
     }
 }

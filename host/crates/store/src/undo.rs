@@ -1,6 +1,6 @@
 //! What undoing a goal run means, whatever the backend.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluicebox_model::{EventKey, PropertyId, Record, RecordId};
 
@@ -44,8 +44,10 @@ pub enum Reason {
     Taken(PropertyId),
     /// The goal run created the record, and it has changed since.
     Created,
-    /// The record was merged with another.
+    /// Another goal run merged the record since.
     Merged,
+    /// The goal run merged the record with one that is left alone.
+    MergedWith,
     /// The record is gone.
     Gone,
     /// An event of it has changed since.
@@ -79,6 +81,27 @@ pub(crate) fn properties(before: &Record, after: &Record, now: &Record) -> Vec<P
     held.into_iter().filter_map(undo).collect()
 }
 
+/// The sets of records that pairs connect.
+pub(crate) fn groups(pairs: &[(RecordId, RecordId)]) -> Vec<Vec<RecordId>> {
+    let mut neighbours: BTreeMap<RecordId, Vec<RecordId>> = BTreeMap::new();
+    for (one, other) in pairs {
+        neighbours.entry(*one).or_default().push(*other);
+        neighbours.entry(*other).or_default().push(*one);
+    }
+    let mut groups = Vec::new();
+    while let Some((first, next)) = neighbours.pop_first() {
+        let (mut group, mut open) = (vec![first], next);
+        while let Some(id) = open.pop() {
+            if let Some(next) = neighbours.remove(&id) {
+                group.push(id);
+                open.extend(next);
+            }
+        }
+        groups.push(group);
+    }
+    groups
+}
+
 #[cfg(test)]
 mod tests {
     use sluicebox_model::{Property, SpaceId, Value};
@@ -105,5 +128,14 @@ mod tests {
             PropertyUndo::Restore(PropertyId(6)),
         ];
         assert_eq!(properties(&before, &after, &now), expected);
+    }
+
+    #[test]
+    fn records_that_pairs_connect_are_together() {
+        let id = |number: u8| RecordId([number; 16]);
+        let pairs = [(1, 2), (5, 4), (3, 2), (6, 6), (7, 3)].map(|(one, other)| (id(one), id(other)));
+        let groups: Vec<BTreeSet<u8>> =
+            groups(&pairs).iter().map(|group| group.iter().map(|id| id.0[0]).collect()).collect();
+        assert_eq!(groups, [BTreeSet::from([1, 2, 3, 7]), BTreeSet::from([4, 5]), BTreeSet::from([6])]);
     }
 }

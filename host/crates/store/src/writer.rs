@@ -18,6 +18,8 @@ pub struct WriterHints {
     pub identifiers: usize,
     /// Whether most records are new, so that rows to come will look them up.
     pub mostly_new: bool,
+    /// The time of the goal run, if what it overwrites is retained.
+    pub keep_at: Option<i64>,
 }
 
 /// Turns records into bytes, on any thread. The memory of packed records that are written is used again.
@@ -29,8 +31,18 @@ pub struct Packer {
 #[derive(Debug, Default)]
 struct Buffers {
     bytes: Vec<u8>,
-    /// Each record's id, where it ends in `bytes`, and whether it changed.
-    entries: Vec<(RecordId, usize, bool)>,
+    /// Each record's id, where it ends in `bytes`, and what happened to it.
+    entries: Vec<(RecordId, usize, Change)>,
+}
+
+/// What a goal run did with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Nothing but to count it.
+    None,
+    Changed,
+    /// It did not exist before the goal run.
+    Created,
 }
 
 impl Packer {
@@ -43,7 +55,12 @@ impl Packer {
         buffers.entries.reserve(records.len());
         for (id, record) in records {
             encode(record, &mut buffers.bytes);
-            buffers.entries.push((*id, buffers.bytes.len(), record.modified == now));
+            let change = match (record.modified == now, record.created == now) {
+                (false, _) => Change::None,
+                (true, false) => Change::Changed,
+                (true, true) => Change::Created,
+            };
+            buffers.entries.push((*id, buffers.bytes.len(), change));
         }
         PackedRecords { buffers, packer: self.clone() }
     }
@@ -62,13 +79,13 @@ impl PackedRecords {
         self.buffers.entries.iter().map(|(id, ..)| *id)
     }
 
-    /// Each record's id, its bytes, and whether it changed.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (RecordId, &[u8], bool)> + '_ {
+    /// Each record's id, its bytes, and what happened to it.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (RecordId, &[u8], Change)> + '_ {
         let mut from = 0;
-        self.buffers.entries.iter().map(move |(id, to, changed)| {
+        self.buffers.entries.iter().map(move |(id, to, change)| {
             let bytes = self.buffers.bytes.get(from..*to).or_never("the bytes of a record");
             from = *to;
-            (*id, bytes, *changed)
+            (*id, bytes, *change)
         })
     }
 }

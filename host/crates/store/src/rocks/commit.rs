@@ -7,7 +7,7 @@ use super::open::durable;
 use super::tables::{MIN_ROWS, Tables};
 use super::{CHANGES, EVENTS, RECORDS, RocksStore};
 use crate::keys::{self, KeyKind, Meta};
-use crate::record_format::{encode, encode_event, merged_into};
+use crate::record_format::{MergedInto, encode, encode_event};
 use crate::{Commit, Conflict, GoalRunLease, Packer, ReadPoint, StoreError, Writer, WriterHints, changes};
 
 /// Records that are in memory twice, on their way into a table.
@@ -63,9 +63,7 @@ impl Commit<'_> {
     /// Whether its records, identifiers and events are worth tables of their own; each key is there once.
     fn fits_tables(&self) -> bool {
         let several = self.records.len() + self.events.len() >= MIN_ROWS;
-        // What is retained of overwritten events is found by what the commit lists.
-        let lists = self.changed.is_some_and(|changed| changed.keep) && !self.events.is_empty();
-        self.merged.is_empty() && several && !lists
+        self.merged.is_empty() && several
     }
 
     /// Makes tables of its records and identifiers, which are sorted, and its events.
@@ -75,6 +73,7 @@ impl Commit<'_> {
             records: self.records.len(),
             identifiers: self.identifiers.len(),
             mostly_new: false,
+            keep_at: self.changed.filter(|changed| changed.keep).map(|_| now),
         };
         let mut tables = store.new_tables(hints)?;
         let packer = Packer::default();
@@ -169,7 +168,9 @@ impl RocksStore {
         never!(commit.report.is_some() && commit.lease.is_none(), "a report is of no goal run");
         if let Some((changed, lease)) = commit.changed.zip(commit.lease) {
             // Those in tables may be many: they are not copied.
+            let keeps = tables.as_ref().is_some_and(|tables| tables.keeps);
             let mut ids = tables.map(|tables| std::mem::take(&mut tables.changed)).unwrap_or_default();
+            let kept = if keeps { ids.len() } else { 0 };
             let others = commit.records.iter().filter(|(_, record)| record.modified == lease.time);
             ids.extend(others.map(|(id, _)| *id));
             let number = self.db.latest_sequence_number();
@@ -179,7 +180,7 @@ impl RocksStore {
             if changed.keep {
                 let merged = commit.merged.iter().map(|(id, _)| *id);
                 let events = commit.events.iter().map(|(key, _)| key);
-                self.keep(lease.time, number, ids.into_iter().chain(merged), events, &mut batch)?;
+                self.keep(lease.time, number, ids.into_iter().skip(kept).chain(merged), events, &mut batch)?;
             }
         }
         if let Some((goal, state)) = &commit.export {
@@ -191,7 +192,8 @@ impl RocksStore {
             batch.put(key, update.apply(stored));
         }
         for (from, to) in &commit.merged {
-            batch.put_cf(records, from.0, merged_into(*to));
+            let goal_run = commit.lease.map_or(0, GoalRunLease::number);
+            batch.put_cf(records, from.0, MergedInto { record: *to, goal_run }.encode());
         }
         self.identify_all(commit.identifiers.into_iter(), &mut batch)?;
         for (key, event) in &commit.events {

@@ -5,7 +5,7 @@ use super::read::record_id;
 use super::{RECORDS, RocksStore, entries_of};
 use crate::erasure::tombstone;
 use crate::keys::KeyKind;
-use crate::record_format::{Stored, decode};
+use crate::record_format::MergedInto;
 use crate::{ErasureKey, StoreError};
 
 impl RocksStore {
@@ -24,7 +24,7 @@ impl RocksStore {
                 batch.put(tombstone(key, &identifier.0), now.to_be_bytes());
             }
         }
-        self.remove_whole(id, &record, unique, 0, &mut batch)?;
+        self.remove_whole(id, &record, unique, &mut batch)?;
         self.forget(id, &mut batch)?;
         for merged in self.merged_into(id)? {
             batch.delete_cf(self.family(RECORDS)?, merged.0);
@@ -42,8 +42,8 @@ impl RocksStore {
         let mut into = Vec::new();
         for entry in self.db.iterator_cf(self.family(RECORDS)?, IteratorMode::Start) {
             let (from, bytes) = entry?;
-            if let Stored::MergedInto(to) = decode(&bytes)? {
-                into.push((record_id(&from)?, to));
+            if let Some(merged) = MergedInto::read(&bytes) {
+                into.push((record_id(&from)?, merged.record));
             }
         }
         let mut found = vec![id];

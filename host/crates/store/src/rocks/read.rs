@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, mpsc};
 use std::thread;
 
-use rocksdb::{ColumnFamily, IteratorMode, ReadOptions};
+use rocksdb::{ColumnFamily, DBRawIterator, IteratorMode, ReadOptions};
 use sluicebox_model::{Event, EventKey, Identifier, IdentifierHash, IdentifierHasher, Record, RecordId};
 
 use super::pages::{self, PageKey};
@@ -99,7 +99,7 @@ impl RocksStore {
         records.push(match stored.map(decode).transpose()? {
             None => None,
             Some(Stored::Record(record)) => Some((id, record)),
-            Some(Stored::MergedInto(next)) => self.follow(next)?,
+            Some(Stored::MergedInto(merged)) => self.follow(merged.record)?,
         });
         Ok(())
     }
@@ -192,23 +192,12 @@ impl RocksStore {
         read: &impl Fn(&K, Option<&[u8]>, &mut Vec<T>) -> Result<(), StoreError>,
     ) -> Result<Vec<T>, StoreError> {
         let mut all = Vec::with_capacity(keys.len());
-        let mut options = ReadOptions::default();
-        options.fill_cache(false);
-        options.set_readahead_size(READ_AHEAD);
-        let mut entries = self.db.raw_iterator_cf_opt(family, options);
+        let mut entries = self.walk_through(family);
         // Once it is at its end, nothing is left for greater keys.
         let mut begun = false;
         for wanted in keys {
             let key = wanted.as_ref();
-            let mut steps = 0;
-            while entries.key().is_some_and(|held| held < key) && steps < MAX_STEPS {
-                entries.next();
-                steps += 1;
-            }
-            if steps == MAX_STEPS || !begun {
-                entries.seek(key);
-                begun = true;
-            }
+            walk_to(key, &mut entries, &mut begun);
             match entries.item() {
                 Some((held, stored)) if held == key => read(wanted, Some(stored), &mut all)?,
                 _ => {
@@ -220,13 +209,21 @@ impl RocksStore {
         Ok(all)
     }
 
+    /// Entries of a family, to be read in their order.
+    pub(super) fn walk_through<'s>(&'s self, family: &ColumnFamily) -> DBRawIterator<'s> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        options.set_readahead_size(READ_AHEAD);
+        self.db.raw_iterator_cf_opt(family, options)
+    }
+
     fn follow(&self, mut id: RecordId) -> Result<Option<(RecordId, Record)>, StoreError> {
         for _ in 0..MAX_CHAIN {
             match self.db.get_pinned_cf(self.family(RECORDS)?, id.0)? {
                 None => return Ok(None),
                 Some(bytes) => match decode(&bytes)? {
                     Stored::Record(record) => return Ok(Some((id, record))),
-                    Stored::MergedInto(next) => id = next,
+                    Stored::MergedInto(merged) => id = merged.record,
                 },
             }
         }
@@ -347,6 +344,19 @@ impl RocksStore {
                 Ok(Some((number, report)))
             })
             .map_while(Result::transpose)
+    }
+}
+
+/// Walks to a key, or to where it would be; keys come in their order. `begun`: whether the walk has begun.
+pub(super) fn walk_to(key: &[u8], entries: &mut DBRawIterator<'_>, begun: &mut bool) {
+    let mut steps = 0;
+    while entries.key().is_some_and(|held| held < key) && steps < MAX_STEPS {
+        entries.next();
+        steps += 1;
+    }
+    if steps == MAX_STEPS || !*begun {
+        entries.seek(key);
+        *begun = true;
     }
 }
 

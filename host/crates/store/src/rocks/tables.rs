@@ -11,15 +11,17 @@ use std::sync::PoisonError;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
 
-use rocksdb::{IngestExternalFileOptions, SstFileWriter, WriteBatch};
-use sluicebox_model::{Event, EventKey, IdentifierHash, RecordId};
+use rocksdb::{DBRawIterator, IngestExternalFileOptions, SstFileWriter, WriteBatch};
+use sluicebox_model::{Event, EventKey, IdentifierHash, OrNever, RecordId};
 
 use super::bloom::KnownIdentifiers;
 use super::open::durable;
-use super::{EVENTS, IDENTIFIERS, RECORDS, RocksStore, page_cache};
+use super::read::walk_to;
+use super::{EVENTS, IDENTIFIERS, RECORDS, RocksStore, UNDO, page_cache};
 use crate::error::io;
 use crate::keys::{self, Meta};
 use crate::record_format::encode_event;
+use crate::writer::Change;
 use crate::{PackedRecords, StoreError, WriterHints};
 
 /// Fewer records and events are not worth tables of their own.
@@ -28,12 +30,14 @@ pub(crate) const MIN_ROWS: usize = 20_000;
 pub(crate) const FOLDER: &str = "tables";
 
 /// What may be in tables.
-const IN_TABLES: [&str; 3] = [RECORDS, IDENTIFIERS, EVENTS];
+const IN_TABLES: [&str; 4] = [RECORDS, IDENTIFIERS, EVENTS, UNDO];
 
 /// Bytes of a table after which they are synced.
 const SYNCED_AT_ONCE: usize = 4 << 20;
 /// Bytes of records that came after greater ones, and wait for a table of their own.
 const MAX_LATE: usize = 4 << 20;
+/// Records of which it is retained that they did not exist, which came after greater ones, and wait for a table of their own.
+const MAX_LATE_KEPT: usize = 200_000;
 
 /// Writes tables: what they hold is in the store once a commit names them, and not before.
 pub(crate) struct TableWriter<'s> {
@@ -54,6 +58,66 @@ pub(crate) struct TableWriter<'s> {
     /// The tables that are complete.
     names: Vec<String>,
     changed: Vec<RecordId>,
+    /// What the commit overwrites, if that is retained.
+    kept: Option<KeptTable<'s>>,
+}
+
+/// Writes what a commit overwrites into a table.
+struct KeptTable<'s> {
+    /// What keys begin with, and the number of the commit in them.
+    at: i64,
+    number: u64,
+    table: Table<'s>,
+    /// The stored records, and whether the walk through them has begun.
+    stored: DBRawIterator<'s>,
+    begun: bool,
+    /// Records that came after greater ones, and whether they are new.
+    late: Vec<(RecordId, bool)>,
+    key: Vec<u8>,
+}
+
+impl<'s> KeptTable<'s> {
+    fn new(store: &'s RocksStore, at: i64, number: u64) -> Result<Self, StoreError> {
+        let table = store.new_table(UNDO, number, 0)?;
+        let stored = store.walk_through(store.family(RECORDS)?);
+        let (late, key) = (Vec::new(), Vec::with_capacity(32));
+        Ok(Self { at, number, table, stored, begun: false, late, key })
+    }
+
+    /// Retains the stored state of a record, which is greater than those before; that of a new one is that it is not there.
+    fn keep(&mut self, id: RecordId, is_new: bool) -> Result<(), StoreError> {
+        keys::put_undo(self.at, id, self.number, &mut self.key);
+        if is_new {
+            return self.table.put(&self.key, &[]);
+        }
+        walk_to(&id.0, &mut self.stored, &mut self.begun);
+        match self.stored.item() {
+            Some((held, before)) if held == id.0 => self.table.put(&self.key, before),
+            _ => {
+                self.stored.status()?;
+                self.table.put(&self.key, &[])
+            }
+        }
+    }
+
+    /// Writes the late ones into a table of their own, and answers with its name.
+    fn put_late(&mut self, store: &'s RocksStore, place: usize) -> Result<Option<String>, StoreError> {
+        let mut late = std::mem::take(&mut self.late);
+        late.sort_unstable();
+        late.dedup_by_key(|(id, _)| *id);
+        let mut table = store.new_table(UNDO, self.number, place)?;
+        let (mut stored, mut begun) = (store.walk_through(store.family(RECORDS)?), false);
+        for (id, is_new) in late {
+            keys::put_undo(self.at, id, self.number, &mut self.key);
+            if !is_new {
+                walk_to(&id.0, &mut stored, &mut begun);
+            }
+            let before = stored.item().filter(|(held, _)| !is_new && *held == id.0);
+            table.put(&self.key, before.map(|(_, before)| before).unwrap_or_default())?;
+        }
+        stored.status()?;
+        table.finish()
+    }
 }
 
 impl std::fmt::Debug for TableWriter<'_> {
@@ -73,11 +137,19 @@ impl<'s> TableWriter<'s> {
         records: &PackedRecords,
         next: Option<RecordId>,
     ) -> Result<(), StoreError> {
-        for (id, bytes, changed) in records.iter() {
-            if changed {
+        for (id, bytes, change) in records.iter() {
+            if change != Change::None {
                 self.changed.push(id);
             }
-            if next.is_some_and(|next| id >= next) || self.last.is_some_and(|last| id <= last) {
+            let is_late = next.is_some_and(|next| id >= next) || self.last.is_some_and(|last| id <= last);
+            match &mut self.kept {
+                Some(kept) if change != Change::None && is_late => {
+                    kept.late.push((id, change == Change::Created));
+                }
+                Some(kept) if change != Change::None => kept.keep(id, change == Change::Created)?,
+                _ => {}
+            }
+            if is_late {
                 self.late_bytes += bytes.len();
                 self.late.push((id, bytes.to_vec()));
             } else {
@@ -85,7 +157,20 @@ impl<'s> TableWriter<'s> {
                 self.last = Some(id);
             }
         }
-        if self.late_bytes > MAX_LATE { self.put_late() } else { Ok(()) }
+        if self.late_bytes > MAX_LATE {
+            self.put_late()?;
+        }
+        if self.kept.as_ref().is_some_and(|kept| kept.late.len() > MAX_LATE_KEPT) {
+            self.put_late_kept()?;
+        }
+        Ok(())
+    }
+
+    fn put_late_kept(&mut self) -> Result<(), StoreError> {
+        if let Some(kept) = self.kept.as_mut().filter(|kept| !kept.late.is_empty()) {
+            self.names.extend(kept.put_late(self.store, self.names.len() + 1)?);
+        }
+        Ok(())
     }
 
     fn put_late(&mut self) -> Result<(), StoreError> {
@@ -125,6 +210,17 @@ impl<'s> TableWriter<'s> {
         let keyed = events.into_iter().map(|(key, event)| (keys::event(&key), key, event));
         let mut keyed: Vec<_> = keyed.collect();
         keyed.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
+        if let Some(kept) = &self.kept {
+            let family = self.store.family(EVENTS)?;
+            let mut table = self.store.new_table(UNDO, self.number, self.names.len() + 1)?;
+            for (place, key, _) in &keyed {
+                let before = self.store.db.get_pinned_cf(family, place)?;
+                let rest = place.get(16..).or_never("the type and id of an event");
+                let undo = keys::undo(kept.at, key.record, self.number, rest);
+                table.put(&undo, before.as_deref().unwrap_or_default())?;
+            }
+            self.names.extend(table.finish()?);
+        }
         let mut table = self.store.new_table(EVENTS, self.number, 0)?;
         let mut bytes = Vec::new();
         for (place, key, event) in keyed {
@@ -153,11 +249,17 @@ impl<'s> TableWriter<'s> {
     pub(crate) fn memory(&self) -> usize {
         self.identifiers.len() * size_of::<(IdentifierHash, RecordId)>()
             + self.changed.len() * size_of::<RecordId>()
+            + self.kept.as_ref().map_or(0, |kept| kept.late.len() * size_of::<(RecordId, bool)>())
             + self.late_bytes
     }
 
     pub(crate) fn finish(mut self) -> Result<Tables, StoreError> {
         self.put_late()?;
+        self.put_late_kept()?;
+        let keeps = self.kept.is_some();
+        if let Some(kept) = self.kept.take() {
+            self.names.extend(kept.table.finish()?);
+        }
         let (store, number, records) = (self.store, self.number, self.records);
         let (mut identifiers, runs) = (self.identifiers, self.runs.len());
         let written = thread::scope(|scope| {
@@ -178,7 +280,7 @@ impl<'s> TableWriter<'s> {
         })?;
         self.names.extend(written.into_iter().flatten());
         self.changed.sort_unstable();
-        Ok(Tables { names: self.names, changed: self.changed })
+        Ok(Tables { names: self.names, changed: self.changed, keeps })
     }
 }
 
@@ -191,6 +293,8 @@ pub(crate) struct Tables {
     names: Vec<String>,
     /// The records that changed, sorted.
     pub(super) changed: Vec<RecordId>,
+    /// Whether they have what the commit overwrites.
+    pub(super) keeps: bool,
 }
 
 /// A table that is being written.
@@ -283,7 +387,7 @@ impl Syncing {
 impl RocksStore {
     /// Begins tables. One commit at a time makes some.
     pub(super) fn new_tables(&self, hints: WriterHints) -> Result<TableWriter<'_>, StoreError> {
-        let WriterHints { records, identifiers, mostly_new } = hints;
+        let WriterHints { records, identifiers, mostly_new, keep_at } = hints;
         // Rows to come will look up records that are new.
         page_cache::retain_new_tables(mostly_new);
         let folder = self.tables();
@@ -291,6 +395,7 @@ impl RocksStore {
         let number = self.db.latest_sequence_number();
         let (late, names, changed) = (Vec::new(), Vec::new(), Vec::with_capacity(records));
         let records = self.new_table(RECORDS, number, 0)?;
+        let kept = keep_at.map(|at| KeptTable::new(self, at, number)).transpose()?;
         Ok(TableWriter {
             store: self,
             number,
@@ -303,6 +408,7 @@ impl RocksStore {
             put_before: KnownIdentifiers::default(),
             names,
             changed,
+            kept,
         })
     }
 
@@ -380,6 +486,9 @@ impl RocksStore {
         options.set_move_files(true);
         for family in IN_TABLES.into_iter().filter(|family| ingested.contains(family)) {
             let path = self.tables().join(format!("{family}-{number}.sst"));
+            if !path.exists() {
+                continue;
+            }
             self.db.ingest_external_file_cf_opts(self.family(family).unwrap(), &options, vec![path]).unwrap();
         }
     }
@@ -476,8 +585,12 @@ mod tests {
         let place = first.iter().next().map(|(_, bytes, _)| bytes.as_ptr());
         drop(first);
         let second = packer.pack(&records(7..8), 2);
-        let entries: Vec<_> =
-            second.iter().map(|(id, bytes, changed)| (id, bytes.as_ptr(), changed)).collect();
-        assert_eq!(entries, [(id(7), place.unwrap(), false)]);
+        let entries: Vec<_> = second.iter().map(|(id, bytes, change)| (id, bytes.as_ptr(), change)).collect();
+        assert_eq!(entries, [(id(7), place.unwrap(), Change::None)]);
+        let mut changed = records(7..8)[0].clone();
+        changed.1.created = 0;
+        for (record, change) in [(changed, Change::Changed), (records(7..8)[0].clone(), Change::Created)] {
+            assert_eq!(packer.pack(&[record], 1).iter().next().map(|(.., change)| change), Some(change));
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::read::record_id;
 use super::{CHANGES, EVENTS, RECORDS, RocksStore, UNDO};
 use crate::commit::Grown;
 use crate::keys;
-use crate::record_format::{Stored, decode, decode_event, encode, encode_event};
+use crate::record_format::{MergedInto, Stored, decode, decode_event, encode, encode_event};
 use crate::undo::{self, PropertyUndo};
 use crate::{GoalRunLease, NotRestored, PreviousState, Reason, StoreError, UndoReport, changes};
 
@@ -25,8 +25,6 @@ struct Undoing<'u> {
     lease: &'u GoalRunLease,
     /// Properties whose values find records.
     unique: &'u [PropertyId],
-    /// Records that the goal run merged, on both sides.
-    merged: HashSet<RecordId>,
     /// The times of the goal runs after the one that is undone.
     later: Vec<i64>,
     /// Writes that wait for their commit, and the records that they change.
@@ -48,6 +46,74 @@ impl Undoing<'_> {
 struct Overwritten {
     record: Option<Box<[u8]>>,
     events: BTreeMap<Vec<u8>, Box<[u8]>>,
+}
+
+/// A record that the goal run changed.
+struct Member {
+    id: RecordId,
+    overwritten: Overwritten,
+    /// What is stored of it now.
+    now: Option<Stored>,
+    becomes: Becomes,
+}
+
+/// What undo makes of a record.
+enum Becomes {
+    /// A record that is there now, with values from before the goal run.
+    Restored(Record),
+    /// A record that is not there now, because it was merged into another or removed.
+    Back(Record),
+    /// It is merged into another record again.
+    MergedInto(RecordId),
+    /// It is removed.
+    Removed,
+}
+
+impl Becomes {
+    fn record(&self) -> Option<&Record> {
+        match self {
+            Self::Restored(record) | Self::Back(record) => Some(record),
+            Self::MergedInto(_) | Self::Removed => None,
+        }
+    }
+
+    fn record_mut(&mut self) -> Option<&mut Record> {
+        match self {
+            Self::Restored(record) | Self::Back(record) => Some(record),
+            Self::MergedInto(_) | Self::Removed => None,
+        }
+    }
+}
+
+impl Member {
+    /// The record that is stored now.
+    fn present(&self) -> Option<&Record> {
+        match &self.now {
+            Some(Stored::Record(record)) => Some(record),
+            _ => None,
+        }
+    }
+
+    /// Whether what it becomes differs from what it is now, events included.
+    fn changes(&self) -> bool {
+        match &self.becomes {
+            Becomes::Restored(record) => self.present() != Some(record),
+            Becomes::Back(_) | Becomes::MergedInto(_) | Becomes::Removed => true,
+        }
+    }
+}
+
+/// An event that the goal run wrote or removed.
+struct EventUndo {
+    /// The place of its record among the members.
+    member: usize,
+    key: EventKey,
+    /// Its key in the store.
+    stored: Vec<u8>,
+    before: Option<Event>,
+    now: Option<Event>,
+    /// Whether it has changed since the goal run.
+    has_changed: bool,
 }
 
 impl RocksStore {
@@ -139,36 +205,42 @@ impl RocksStore {
             goal_run,
             lease,
             unique,
-            merged: self.merged_at(at)?,
             later: self.kept_times()?.into_iter().filter(|time| *time > at).collect(),
             batch: WriteBatch::default(),
             changed: Vec::new(),
             grown: Grown::new(),
             report: UndoReport::default(),
         };
+        let merged = self.merged_together(&undoing)?;
+        let together: HashSet<RecordId> = merged.iter().flatten().copied().collect();
         let from = at.to_be_bytes();
         let entries = self.db.iterator_cf(self.family(UNDO)?, IteratorMode::From(&from, Direction::Forward));
-        let mut group: Option<(RecordId, Overwritten)> = None;
+        let mut next: Option<(RecordId, Overwritten)> = None;
         for entry in entries {
             let (key, before) = entry?;
             let Some(rest) = key.strip_prefix(from.as_slice()) else { break };
             let (id, rest) = rest.split_at_checked(16).ok_or(StoreError::Damaged("an overwritten value"))?;
             let id = record_id(id)?;
-            if group.as_ref().is_none_or(|(current, _)| *current != id) {
-                if let Some((id, overwritten)) = group.take() {
-                    self.restore_record(id, &overwritten, &mut undoing)?;
-                }
-                if undoing.changed.len() >= RECORDS_A_COMMIT {
-                    self.write_undone(&mut undoing)?;
-                }
-                group = Some((id, Overwritten::default()));
+            if together.contains(&id) {
+                continue;
             }
-            if let Some((_, overwritten)) = &mut group {
+            if next.as_ref().is_none_or(|(current, _)| *current != id) {
+                if let Some(record) = next.take() {
+                    self.restore_records(vec![record], &mut undoing)?;
+                }
+                next = Some((id, Overwritten::default()));
+            }
+            if let Some((_, overwritten)) = &mut next {
                 overwritten.add(rest, before)?;
             }
         }
-        if let Some((id, overwritten)) = group {
-            self.restore_record(id, &overwritten, &mut undoing)?;
+        if let Some(record) = next {
+            self.restore_records(vec![record], &mut undoing)?;
+        }
+        for ids in merged {
+            let overwritten = |id: RecordId| Ok((id, self.overwritten_of(at, id)?));
+            let records = ids.into_iter().map(overwritten).collect::<Result<_, StoreError>>()?;
+            self.restore_records(records, &mut undoing)?;
         }
         self.write_undone(&mut undoing)?;
         Ok(undoing.report)
@@ -187,12 +259,13 @@ impl RocksStore {
         self.write_data(batch, &grown, Some(lease))
     }
 
-    /// Records that the goal run merged, on both sides.
-    fn merged_at(&self, at: i64) -> Result<HashSet<RecordId>, StoreError> {
-        let mut merged = HashSet::new();
-        let from = at.to_be_bytes();
+    /// Records that the goal run made one of, or of which it made several: those that belong together, with the one that the
+    /// others were merged into. They are restored together.
+    fn merged_together(&self, undoing: &Undoing<'_>) -> Result<Vec<Vec<RecordId>>, StoreError> {
+        let mut pairs = Vec::new();
+        let from = undoing.at.to_be_bytes();
         for entry in self.db.iterator_cf(self.family(UNDO)?, IteratorMode::From(&from, Direction::Forward)) {
-            let (key, _) = entry?;
+            let (key, before) = entry?;
             let Some(rest) = key.strip_prefix(from.as_slice()) else { break };
             let (id, rest) = rest.split_at_checked(16).ok_or(StoreError::Damaged("an overwritten value"))?;
             // Of records, not of events.
@@ -200,12 +273,12 @@ impl RocksStore {
                 continue;
             }
             let id = record_id(id)?;
-            if let Some(Stored::MergedInto(other)) = self.stored(id)? {
-                merged.insert(id);
-                merged.insert(other);
-            }
+            let now = self.db.get_pinned_cf(self.family(RECORDS)?, id.0)?;
+            let now = now.and_then(|now| MergedInto::read(&now));
+            let now = now.filter(|to| [0, undoing.goal_run].contains(&to.goal_run));
+            pairs.extend(now.into_iter().chain(MergedInto::read(&before)).map(|to| (id, to.record)));
         }
-        Ok(merged)
+        Ok(undo::groups(&pairs))
     }
 
     fn stored(&self, id: RecordId) -> Result<Option<Stored>, StoreError> {
@@ -213,167 +286,324 @@ impl RocksStore {
         bytes.map(|bytes| decode(&bytes)).transpose()
     }
 
-    /// Restores one record, its identifiers and events, as far as they have not changed since.
-    fn restore_record(
+    /// Restores records that belong together, with their identifiers and events, as far as they have not changed since.
+    fn restore_records(
         &self,
-        id: RecordId,
-        overwritten: &Overwritten,
+        records: Vec<(RecordId, Overwritten)>,
         undoing: &mut Undoing<'_>,
     ) -> Result<(), StoreError> {
-        if undoing.merged.contains(&id) {
-            undoing.not_restored(id, Reason::Merged);
-            return Ok(());
+        let together = records.len() > 1;
+        let (mut members, mut left) = (Vec::with_capacity(records.len()), Vec::new());
+        let ids: Vec<RecordId> = records.iter().map(|(id, _)| *id).collect();
+        for (id, overwritten) in records {
+            let now = self.stored(id)?;
+            match self.becomes(id, &overwritten, &now, undoing)? {
+                Ok(becomes) => members.push(Member { id, overwritten, now, becomes }),
+                Err(reason) => left.push((id, reason)),
+            }
         }
-        let Some(Stored::Record(mut record)) = self.stored(id)? else {
-            undoing.not_restored(id, Reason::Gone);
-            return Ok(());
-        };
-        let (now, number) = (undoing.lease.time, self.db.latest_sequence_number());
-        let was_created = overwritten.record.as_ref().is_some_and(|before| before.is_empty());
-        if was_created {
-            if record.modified == undoing.at {
-                self.keep(now, number, [id].into_iter(), [].iter(), &mut undoing.batch)?;
-                self.remove_whole(id, &record, undoing.unique, now, &mut undoing.batch)?;
-                undoing.changed.push(id);
-                undoing.grown.push((record.space, -1));
-                undoing.report.removed += 1;
-            } else {
-                undoing.not_restored(id, Reason::Created);
+        if !left.is_empty() {
+            // Values of one may be with another: all are left alone.
+            for id in ids {
+                let reason = left.iter().find(|(of, _)| *of == id).map(|(_, reason)| reason.clone());
+                undoing.not_restored(id, reason.unwrap_or(Reason::MergedWith));
             }
             return Ok(());
         }
-        let events = self.restore_events(id, overwritten, &mut record, undoing)?;
-        let has_properties = match &overwritten.record {
-            Some(before) => self.restore_properties(id, before, &mut record, undoing)?,
-            None => false,
-        };
-        if !events.is_empty() || has_properties {
-            self.keep(now, number, [id].into_iter(), events.iter(), &mut undoing.batch)?;
-            record.modified = now;
-            let mut bytes = Vec::new();
-            encode(&record, &mut bytes);
-            undoing.batch.put_cf(self.family(RECORDS)?, id.0, bytes);
-            undoing.changed.push(id);
-            undoing.report.restored += 1;
-            undoing.report.events += events.len() as u64;
+        // Records that are there keep what they hold; those that come back get what is left.
+        members.sort_by_key(|member| !matches!(member.becomes, Becomes::Restored(_)));
+        for member in &mut members {
+            self.restore_properties(member, together, undoing)?;
+        }
+        let identifiers = self.restore_identifiers(&mut members, undoing)?;
+        let mut events = self.restore_events(&mut members, undoing)?;
+        let (now, number) = (undoing.lease.time, self.db.latest_sequence_number());
+        let (family, mut bytes) = (self.family(RECORDS)?, Vec::new());
+        for member in members.iter_mut().filter(|member| member.changes()) {
+            self.keep(now, number, [member.id].into_iter(), [].iter(), &mut undoing.batch)?;
+            undoing.grown.extend(member.present().map(|record| (record.space, -1)));
+            undoing.grown.extend(member.becomes.record().map(|record| (record.space, 1)));
+            match &mut member.becomes {
+                Becomes::Restored(record) | Becomes::Back(record) => {
+                    record.modified = now;
+                    bytes.clear();
+                    encode(record, &mut bytes);
+                    undoing.batch.put_cf(family, member.id.0, &bytes);
+                }
+                Becomes::MergedInto(to) => {
+                    let merged = MergedInto { record: *to, goal_run: undoing.lease.number };
+                    undoing.batch.put_cf(family, member.id.0, merged.encode());
+                }
+                Becomes::Removed => undoing.batch.delete_cf(family, member.id.0),
+            }
+            match member.becomes {
+                Becomes::Removed => undoing.report.removed += 1,
+                _ => undoing.report.restored += 1,
+            }
+            undoing.changed.push(member.id);
+        }
+        events.sort_unstable();
+        self.keep(now, number, [].into_iter(), events.iter(), &mut undoing.batch)?;
+        for (identifier, id) in identifiers {
+            self.identify(&identifier, id, &mut undoing.batch)?;
+        }
+        if undoing.changed.len() >= RECORDS_A_COMMIT {
+            self.write_undone(undoing)?;
         }
         Ok(())
     }
 
-    /// Whether a property was restored.
-    fn restore_properties(
-        &self,
-        id: RecordId,
-        before: &[u8],
-        record: &mut Record,
-        undoing: &mut Undoing<'_>,
-    ) -> Result<bool, StoreError> {
-        let Some(before) = decoded(before)? else { return Ok(false) };
-        let after = if record.modified == undoing.at {
-            record.clone()
-        } else {
-            self.after(&undoing.later, id, record)?
-        };
-        let mut restored = Vec::new();
-        for property in undo::properties(&before, &after, record) {
-            let property = match property {
-                PropertyUndo::ChangedSince(property) => {
-                    undoing.not_restored(id, Reason::Property(property));
-                    continue;
-                }
-                PropertyUndo::Restore(property) => property,
-            };
-            if undoing.unique.contains(&property)
-                && !self.identify_again(id, record, &before, property, &mut undoing.batch)?
-            {
-                undoing.not_restored(id, Reason::Taken(property));
-                continue;
-            }
-            match before.get_packed(property) {
-                Some(value) => record.set_packed(property, value),
-                None => record.clear(property),
-            }
-            restored.push((property, before.provenance.get(property)));
-        }
-        record.set_setters(&restored);
-        Ok(!restored.is_empty())
-    }
-
-    /// Lets the values that a unique property had find the record again; `false` if another record holds one of them.
-    fn identify_again(
-        &self,
-        id: RecordId,
-        record: &Record,
-        before: &Record,
-        property: PropertyId,
-        batch: &mut WriteBatch,
-    ) -> Result<bool, StoreError> {
-        let (now, then) = (record.values(property), before.values(property));
-        let key = |value| Identifier::new(record.space, property, value);
-        let back: Vec<Identifier> = then.iter().filter(|value| !now.contains(value)).map(key).collect();
-        for identifier in &back {
-            if self.find(identifier)?.is_some_and(|holder| holder != id) {
-                return Ok(false);
-            }
-        }
-        back.iter().try_for_each(|identifier| self.identify(identifier, Some(id), batch))?;
-        for identifier in now.iter().filter(|value| !then.contains(value)).map(key) {
-            if self.find(&identifier)? == Some(id) {
-                self.identify(&identifier, None, batch)?;
-            }
-        }
-        Ok(true)
-    }
-
-    /// The events that were restored.
-    fn restore_events(
+    /// What a record becomes, but for its properties, or why it is left alone.
+    fn becomes(
         &self,
         id: RecordId,
         overwritten: &Overwritten,
-        record: &mut Record,
+        now: &Option<Stored>,
+        undoing: &Undoing<'_>,
+    ) -> Result<Result<Becomes, Reason>, StoreError> {
+        let merged_by_it = |merged: &MergedInto| -> Result<bool, StoreError> {
+            match merged.goal_run {
+                // An older version merged it. A goal run that did so later retained what it overwrote.
+                0 => Ok(self.state_after(&undoing.later, id)?.is_none()),
+                goal_run => Ok(goal_run == undoing.goal_run),
+            }
+        };
+        // Its events are added as they come back.
+        let back = |mut record: Record| {
+            record.events = 0;
+            Becomes::Back(record)
+        };
+        let before = match &overwritten.record {
+            None => match now {
+                Some(Stored::Record(record)) => return Ok(Ok(Becomes::Restored(record.clone()))),
+                _ => return Ok(Err(Reason::Merged)),
+            },
+            Some(before) if before.is_empty() => None,
+            Some(before) => Some(decode(before)?),
+        };
+        Ok(match (before, now) {
+            (Some(Stored::Record(_)), Some(Stored::Record(record))) => Ok(Becomes::Restored(record.clone())),
+            (Some(Stored::Record(before)), None) => Ok(back(before)),
+            (before, Some(Stored::MergedInto(merged))) => match before {
+                _ if !merged_by_it(merged)? => Err(Reason::Merged),
+                Some(Stored::Record(before)) => Ok(back(before)),
+                None => Ok(Becomes::Removed),
+                Some(Stored::MergedInto(_)) => Err(Reason::Merged),
+            },
+            (None, Some(Stored::Record(record))) if record.modified == undoing.at => Ok(Becomes::Removed),
+            (None, Some(Stored::Record(_))) => Err(Reason::Created),
+            (Some(Stored::MergedInto(to)), Some(Stored::Record(record))) if record.modified == undoing.at => {
+                Ok(Becomes::MergedInto(to.record))
+            }
+            (Some(Stored::MergedInto(_)), Some(Stored::Record(_))) => Err(Reason::Merged),
+            (None | Some(Stored::MergedInto(_)), None) => Err(Reason::Gone),
+        })
+    }
+
+    /// Restores the properties of a record that is there.
+    fn restore_properties(
+        &self,
+        member: &mut Member,
+        together: bool,
+        undoing: &mut Undoing<'_>,
+    ) -> Result<(), StoreError> {
+        let Becomes::Restored(record) = &mut member.becomes else { return Ok(()) };
+        let Some(before) = member.overwritten.record.as_deref().map(decoded).transpose()?.flatten() else {
+            return Ok(());
+        };
+        let after = if record.modified == undoing.at {
+            record.clone()
+        } else {
+            self.after(&undoing.later, member.id, record)?
+        };
+        let mut setters = Vec::new();
+        for property in undo::properties(&before, &after, record) {
+            match property {
+                PropertyUndo::ChangedSince(property) => {
+                    undoing.not_restored(member.id, Reason::Property(property));
+                }
+                PropertyUndo::Restore(property) => {
+                    match before.get_packed(property) {
+                        Some(value) => record.set_packed(property, value),
+                        None => record.clear(property),
+                    }
+                    setters.push((property, before.provenance.get(property)));
+                }
+            }
+        }
+        record.set_setters(&setters);
+        // Values that the goal run changed and changed back are those from before it again.
+        let same = record.properties().map(|(property, _)| property).filter(|property| {
+            record.provenance.get(*property).goal_run == undoing.goal_run
+                && record.get_packed(*property) == before.get_packed(*property)
+        });
+        let same: Vec<_> = same.map(|property| (property, before.provenance.get(property))).collect();
+        record.set_setters(&same);
+        if together {
+            // The record that others are merged into is as old as the oldest of them.
+            record.created = before.created;
+        }
+        Ok(())
+    }
+
+    /// Lets the values that unique properties had find their records again, and answers with the identifiers to write, those
+    /// that find no record any more first. A record does not get a value back that another one holds.
+    fn restore_identifiers(
+        &self,
+        members: &mut [Member],
+        undoing: &mut Undoing<'_>,
+    ) -> Result<Vec<(Identifier, Option<RecordId>)>, StoreError> {
+        let mut claimed: Vec<(Identifier, RecordId)> = Vec::new();
+        for place in 0..members.len() {
+            for property in undoing.unique {
+                let Some(member) = members.get(place).filter(|member| member.changes()) else { continue };
+                let Some(record) = member.becomes.record() else { continue };
+                let held = member.present().map(|record| record.values(*property)).unwrap_or_default();
+                let back = record.values(*property).into_iter().filter(|value| !held.contains(value));
+                let back: Vec<_> =
+                    back.map(|value| (Identifier::new(record.space, *property, &value), value)).collect();
+                let mut taken = false;
+                for (identifier, value) in &back {
+                    let other = |member: &&Member| {
+                        member.becomes.record().is_some_and(|record| record.values(*property).contains(value))
+                    };
+                    taken |= match self.find(identifier)? {
+                        Some(holder) if holder != member.id => members
+                            .iter()
+                            .find(|member| member.id == holder)
+                            .is_none_or(|holder| other(&holder)),
+                        _ => claimed.iter().any(|(known, _)| known == identifier),
+                    };
+                }
+                let id = member.id;
+                if taken {
+                    undoing.not_restored(id, Reason::Taken(*property));
+                    if let Some(member) = members.get_mut(place) {
+                        member.keep_present(*property);
+                    }
+                } else {
+                    claimed.extend(back.into_iter().map(|(identifier, _)| (identifier, id)));
+                }
+            }
+        }
+        let mut identifiers = Vec::new();
+        for member in members.iter().filter(|member| member.changes()) {
+            let Some(record) = member.present() else { continue };
+            for property in undoing.unique {
+                let stays =
+                    member.becomes.record().map(|record| record.values(*property)).unwrap_or_default();
+                for value in record.values(*property).iter().filter(|value| !stays.contains(value)) {
+                    let identifier = Identifier::new(record.space, *property, value);
+                    let is_claimed = claimed.iter().any(|(known, _)| *known == identifier);
+                    if !is_claimed && self.find(&identifier)? == Some(member.id) {
+                        identifiers.push((identifier, None));
+                    }
+                }
+            }
+        }
+        identifiers.extend(claimed.into_iter().map(|(identifier, id)| (identifier, Some(id))));
+        Ok(identifiers)
+    }
+
+    /// Restores events, and answers with the keys of those that are written or removed.
+    fn restore_events(
+        &self,
+        members: &mut [Member],
         undoing: &mut Undoing<'_>,
     ) -> Result<Vec<EventKey>, StoreError> {
         let family = self.family(EVENTS)?;
-        let mut restored = Vec::new();
-        for (rest, before) in &overwritten.events {
-            let stored = [id.0.as_slice(), rest].concat();
-            let event_type = rest.first_chunk().map(|number| EventTypeId(u32::from_be_bytes(*number)));
-            let event_type = event_type.ok_or(StoreError::Damaged("an overwritten event"))?;
-            let Some(bytes) = self.db.get_pinned_cf(family, &stored)? else { continue };
-            let (event_id, now) = decode_event(&bytes)?;
-            let key = EventKey { record: id, event_type, id: event_id };
-            let before = event(before)?;
-            if before.as_ref().is_some_and(|before| before.same_as(&now)) {
-                // Only its rows were found again.
+        // An event of one record may have moved to another: those of a type and id belong together.
+        let mut all: BTreeMap<Vec<u8>, Vec<EventUndo>> = BTreeMap::new();
+        for (place, member) in members.iter().enumerate() {
+            if member.overwritten.events.is_empty() {
                 continue;
             }
-            if now.touch.goal_run != undoing.goal_run {
-                undoing.not_restored(id, Reason::Event(key));
-                continue;
-            }
-            record.events = record.events.wrapping_sub(now.fingerprint(&key));
-            match before {
-                None => undoing.batch.delete_cf(family, &stored),
-                Some(before) => {
-                    record.events = record.events.wrapping_add(before.fingerprint(&key));
-                    let mut bytes = Vec::new();
-                    encode_event(&key.id, &before, &mut bytes);
-                    undoing.batch.put_cf(family, &stored, bytes);
+            let changed_since = self.events_changed_since(member, undoing)?;
+            for (rest, before) in &member.overwritten.events {
+                let stored = [member.id.0.as_slice(), rest].concat();
+                let event_type = rest.first_chunk().map(|number| EventTypeId(u32::from_be_bytes(*number)));
+                let event_type = event_type.ok_or(StoreError::Damaged("an overwritten event"))?;
+                let now = self.db.get_pinned_cf(family, &stored)?;
+                let now = now.map(|bytes| decode_event(&bytes)).transpose()?;
+                let before = if before.is_empty() { None } else { Some(decode_event(before)?) };
+                let Some(id) = now.as_ref().or(before.as_ref()).map(|(id, _)| id.clone()) else { continue };
+                let key = EventKey { record: member.id, event_type, id };
+                let [before, now] = [before, now].map(|event| event.map(|(_, event)| event));
+                let same = match (&before, &now) {
+                    (Some(before), Some(now)) => before.same_as(now),
+                    (None, None) => true,
+                    _ => false,
+                };
+                if !same {
+                    let is_newer = now.as_ref().is_some_and(|now| now.touch.goal_run > undoing.goal_run);
+                    let has_changed = is_newer || changed_since.contains(rest);
+                    let undo = EventUndo { member: place, key, stored, before, now, has_changed };
+                    all.entry(rest.clone()).or_default().push(undo);
                 }
             }
-            restored.push(key);
         }
-        Ok(restored)
+        let mut written = Vec::new();
+        for events in all.into_values() {
+            if events.iter().any(|undo| undo.has_changed) {
+                for EventUndo { key, .. } in events.into_iter().filter(|undo| undo.has_changed) {
+                    undoing.not_restored(key.record, Reason::Event(key));
+                }
+                continue;
+            }
+            let stays = |undo: &EventUndo| {
+                members.get(undo.member).is_some_and(|member| !matches!(member.becomes, Becomes::Removed))
+            };
+            undoing.report.events += u64::from(events.iter().any(stays));
+            for EventUndo { member, key, stored, before, now, .. } in events {
+                let Some(member) = members.get_mut(member) else { continue };
+                match (&before, member.becomes.record_mut()) {
+                    (Some(before), Some(record)) => {
+                        let more = before.fingerprint(&key);
+                        record.events = record.events.wrapping_add(more);
+                        let mut bytes = Vec::new();
+                        encode_event(&key.id, before, &mut bytes);
+                        undoing.batch.put_cf(family, &stored, bytes);
+                    }
+                    _ => undoing.batch.delete_cf(family, &stored),
+                }
+                if let Some((now, record)) = now.zip(member.becomes.record_mut()) {
+                    record.events = record.events.wrapping_sub(now.fingerprint(&key));
+                }
+                written.push(key);
+            }
+        }
+        Ok(written)
+    }
+
+    /// The events of a record that later goal runs changed, as their keys follow the record's id.
+    fn events_changed_since(
+        &self,
+        member: &Member,
+        undoing: &Undoing<'_>,
+    ) -> Result<HashSet<Vec<u8>>, StoreError> {
+        let mut changed = HashSet::new();
+        if member.present().is_some_and(|record| record.modified != undoing.at) {
+            for later in &undoing.later {
+                changed.extend(self.overwritten_of(*later, member.id)?.events.into_keys());
+            }
+        }
+        Ok(changed)
     }
 
     /// The record right after the goal run that is undone: what the next one that changed it found.
     fn after(&self, later: &[i64], id: RecordId, now: &Record) -> Result<Record, StoreError> {
+        let after = self.state_after(later, id)?.map(|bytes| decoded(&bytes)).transpose()?.flatten();
+        Ok(after.unwrap_or_else(|| now.clone()))
+    }
+
+    /// What is stored of a record that the first of some goal runs changed.
+    fn state_after(&self, later: &[i64], id: RecordId) -> Result<Option<Box<[u8]>>, StoreError> {
         for later in later {
             if let Some(bytes) = self.overwritten_of(*later, id)?.record {
-                return Ok(decoded(&bytes)?.unwrap_or_else(|| now.clone()));
+                return Ok(Some(bytes));
             }
         }
-        Ok(now.clone())
+        Ok(None)
     }
 
     /// Removes a record with its identifiers and events.
@@ -382,14 +612,9 @@ impl RocksStore {
         id: RecordId,
         record: &Record,
         unique: &[PropertyId],
-        keep_at: i64,
         batch: &mut WriteBatch,
     ) -> Result<(), StoreError> {
         let events = self.events_of(id)?;
-        if keep_at > 0 {
-            let number = self.db.latest_sequence_number();
-            self.keep(keep_at, number, [].into_iter(), events.iter().map(|(key, _)| key), batch)?;
-        }
         for property in unique {
             for value in record.values(*property) {
                 let identifier = Identifier::new(record.space, *property, &value);
@@ -422,6 +647,23 @@ impl RocksStore {
     }
 }
 
+impl Member {
+    /// Lets a property have the value that the record has now; none if there is no record now.
+    fn keep_present(&mut self, property: PropertyId) {
+        let present = self.present();
+        let value = present.and_then(|record| record.get_packed(property)).map(<[u8]>::to_vec);
+        let setter = present.map(|record| record.provenance.get(property)).unwrap_or_default();
+        let Some(record) = self.becomes.record_mut() else { return };
+        match value {
+            Some(value) => {
+                record.set_packed(property, &value);
+                record.set_setters(&[(property, setter)]);
+            }
+            None => record.clear(property),
+        }
+    }
+}
+
 impl Overwritten {
     /// Adds an entry, unless there is an older one of the same goal run. `rest` is what follows the record's id.
     fn add(&mut self, rest: &[u8], before: Box<[u8]>) -> Result<(), StoreError> {
@@ -442,8 +684,4 @@ fn decoded(bytes: &[u8]) -> Result<Option<Record>, StoreError> {
         Stored::Record(record) => Some(record),
         Stored::MergedInto(_) => None,
     })
-}
-
-fn event(bytes: &[u8]) -> Result<Option<Event>, StoreError> {
-    if bytes.is_empty() { Ok(None) } else { Ok(Some(decode_event(bytes)?.1)) }
 }

@@ -15,7 +15,7 @@ use super::read::record_id;
 use super::{FAMILIES, IDENTIFIERS, RECORDS, RocksStore, pages};
 use crate::error::io;
 use crate::keys::{self, Meta};
-use crate::record_format::{Stored, decode};
+use crate::record_format::{MergedInto, Stored, decode};
 use crate::{Stats, StoreError, Verification};
 
 /// Identifiers that are looked up together, and records.
@@ -35,7 +35,7 @@ impl RocksStore {
                 continue;
             };
             let record = match stored {
-                Stored::MergedInto(to) => {
+                Stored::MergedInto(MergedInto { record: to, .. }) => {
                     found.merged += 1;
                     if self.load(to)?.is_none() {
                         found.problem(format!("record {id} was merged into {to}, which is not there"));
