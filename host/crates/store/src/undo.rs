@@ -1,6 +1,6 @@
 //! What undoing a goal run means, whatever the backend.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sluicebox_model::{EventKey, PropertyId, Record, RecordId};
 
@@ -81,8 +81,11 @@ pub(crate) fn properties(before: &Record, after: &Record, now: &Record) -> Vec<P
     held.into_iter().filter_map(undo).collect()
 }
 
-/// The sets of records that pairs connect.
-pub(crate) fn groups(pairs: &[(RecordId, RecordId)]) -> Vec<Vec<RecordId>> {
+/// Records that are restored together because identifiers went from one to another; more would take too much memory.
+const MAX_CONNECTED: usize = 10_000;
+
+/// The sets of records that pairs connect; one that would have more than `max` records is in parts.
+fn groups(pairs: &[(RecordId, RecordId)], max: usize) -> Vec<Vec<RecordId>> {
     let mut neighbours: BTreeMap<RecordId, Vec<RecordId>> = BTreeMap::new();
     for (one, other) in pairs {
         neighbours.entry(*one).or_default().push(*other);
@@ -91,7 +94,9 @@ pub(crate) fn groups(pairs: &[(RecordId, RecordId)]) -> Vec<Vec<RecordId>> {
     let mut groups = Vec::new();
     while let Some((first, next)) = neighbours.pop_first() {
         let (mut group, mut open) = (vec![first], next);
-        while let Some(id) = open.pop() {
+        while group.len() < max
+            && let Some(id) = open.pop()
+        {
             if let Some(next) = neighbours.remove(&id) {
                 group.push(id);
                 open.extend(next);
@@ -100,6 +105,30 @@ pub(crate) fn groups(pairs: &[(RecordId, RecordId)]) -> Vec<Vec<RecordId>> {
         groups.push(group);
     }
     groups
+}
+
+/// Groups of merged records by pairs of them, and lists of groups that are connected because records of them had the same identifier.
+/// Records that are in no pair are left out.
+pub(crate) fn connected(
+    merged: &[(RecordId, RecordId)],
+    identified: &[(RecordId, RecordId)],
+) -> Vec<Vec<Vec<RecordId>>> {
+    let merged = groups(merged, usize::MAX);
+    // A group is represented by its first record.
+    let mut first_of = HashMap::new();
+    let mut by_first = HashMap::new();
+    for group in merged {
+        let Some(first) = group.first().copied() else { continue };
+        first_of.extend(group.iter().map(|id| (*id, first)));
+        by_first.insert(first, group);
+    }
+    let first = |id: &RecordId| first_of.get(id).copied().unwrap_or(*id);
+    let pairs: Vec<_> = identified.iter().map(|(one, other)| (first(one), first(other))).collect();
+    let mut whole = |id: RecordId| by_first.remove(&id).unwrap_or_else(|| vec![id]);
+    let lists = groups(&pairs, MAX_CONNECTED).into_iter();
+    let mut lists: Vec<Vec<_>> = lists.map(|list| list.into_iter().map(&mut whole).collect()).collect();
+    lists.extend(by_first.into_values().map(|group| vec![group]));
+    lists
 }
 
 #[cfg(test)]
@@ -132,10 +161,23 @@ mod tests {
 
     #[test]
     fn records_that_pairs_connect_are_together() {
-        let id = |number: u8| RecordId([number; 16]);
-        let pairs = [(1, 2), (5, 4), (3, 2), (6, 6), (7, 3)].map(|(one, other)| (id(one), id(other)));
-        let groups: Vec<BTreeSet<u8>> =
-            groups(&pairs).iter().map(|group| group.iter().map(|id| id.0[0]).collect()).collect();
-        assert_eq!(groups, [BTreeSet::from([1, 2, 3, 7]), BTreeSet::from([4, 5]), BTreeSet::from([6])]);
+        let pairs = |numbers: &[(u8, u8)]| -> Vec<_> {
+            numbers.iter().map(|(one, other)| (RecordId([*one; 16]), RecordId([*other; 16]))).collect()
+        };
+        let numbers = |group: &Vec<RecordId>| {
+            let mut numbers: Vec<u8> = group.iter().map(|id| id.0[0]).collect();
+            numbers.sort_unstable();
+            numbers
+        };
+        let found = groups(&pairs(&[(1, 2), (5, 4), (3, 2), (6, 6), (7, 3)]), usize::MAX);
+        assert_eq!(found.iter().map(numbers).collect::<Vec<_>>(), [vec![1, 2, 3, 7], vec![4, 5], vec![6]]);
+        let found = groups(&pairs(&[(1, 2), (2, 3), (3, 4)]), 2);
+        assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+        let found = connected(&pairs(&[(1, 2), (4, 5), (8, 9)]), &pairs(&[(2, 3), (5, 3), (6, 7)]));
+        let mut found: Vec<Vec<Vec<u8>>> =
+            found.iter().map(|list| list.iter().map(numbers).collect()).collect();
+        found.iter_mut().for_each(|list| list.sort());
+        found.sort();
+        assert_eq!(found, [vec![vec![1, 2], vec![3], vec![4, 5]], vec![vec![6], vec![7]], vec![vec![8, 9]]]);
     }
 }

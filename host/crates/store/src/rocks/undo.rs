@@ -1,6 +1,6 @@
 //! What commits overwrote, so that a goal run can be undone and each property's history is known.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rocksdb::{Direction, IteratorMode, WriteBatch};
 use sluicebox_model::{Event, EventKey, EventTypeId, Identifier, OrNever, PropertyId, Record, RecordId};
@@ -51,6 +51,9 @@ struct Overwritten {
 /// A record that the goal run changed.
 struct Member {
     id: RecordId,
+    /// The number of the group of records that were merged, and whether it has others.
+    group: usize,
+    together: bool,
     overwritten: Overwritten,
     /// What is stored of it now.
     now: Option<Stored>,
@@ -211,8 +214,8 @@ impl RocksStore {
             grown: Grown::new(),
             report: UndoReport::default(),
         };
-        let merged = self.merged_together(&undoing)?;
-        let together: HashSet<RecordId> = merged.iter().flatten().copied().collect();
+        let connected = self.connected(&undoing)?;
+        let together: HashSet<RecordId> = connected.iter().flatten().flatten().copied().collect();
         let from = at.to_be_bytes();
         let entries = self.db.iterator_cf(self.family(UNDO)?, IteratorMode::From(&from, Direction::Forward));
         let mut next: Option<(RecordId, Overwritten)> = None;
@@ -226,7 +229,7 @@ impl RocksStore {
             }
             if next.as_ref().is_none_or(|(current, _)| *current != id) {
                 if let Some(record) = next.take() {
-                    self.restore_records(vec![record], &mut undoing)?;
+                    self.restore_records(vec![vec![record]], &mut undoing)?;
                 }
                 next = Some((id, Overwritten::default()));
             }
@@ -235,12 +238,13 @@ impl RocksStore {
             }
         }
         if let Some(record) = next {
-            self.restore_records(vec![record], &mut undoing)?;
+            self.restore_records(vec![vec![record]], &mut undoing)?;
         }
-        for ids in merged {
+        for groups in connected {
             let overwritten = |id: RecordId| Ok((id, self.overwritten_of(at, id)?));
-            let records = ids.into_iter().map(overwritten).collect::<Result<_, StoreError>>()?;
-            self.restore_records(records, &mut undoing)?;
+            let records = |ids: Vec<RecordId>| ids.into_iter().map(overwritten).collect();
+            let groups = groups.into_iter().map(records).collect::<Result<_, StoreError>>()?;
+            self.restore_records(groups, &mut undoing)?;
         }
         self.write_undone(&mut undoing)?;
         Ok(undoing.report)
@@ -259,10 +263,10 @@ impl RocksStore {
         self.write_data(batch, &grown, Some(lease))
     }
 
-    /// Records that the goal run made one of, or of which it made several: those that belong together, with the one that the
-    /// others were merged into. They are restored together.
-    fn merged_together(&self, undoing: &Undoing<'_>) -> Result<Vec<Vec<RecordId>>, StoreError> {
-        let mut pairs = Vec::new();
+    /// Records that are restored together: in each list, groups of which one got an identifier that another had; in each group,
+    /// records of which the goal run made one, or that it made of one.
+    fn connected(&self, undoing: &Undoing<'_>) -> Result<Vec<Vec<Vec<RecordId>>>, StoreError> {
+        let (mut merged, mut identified) = (Vec::new(), Vec::new());
         let from = undoing.at.to_be_bytes();
         for entry in self.db.iterator_cf(self.family(UNDO)?, IteratorMode::From(&from, Direction::Forward)) {
             let (key, before) = entry?;
@@ -274,11 +278,21 @@ impl RocksStore {
             }
             let id = record_id(id)?;
             let now = self.db.get_pinned_cf(self.family(RECORDS)?, id.0)?;
-            let now = now.and_then(|now| MergedInto::read(&now));
-            let now = now.filter(|to| [0, undoing.goal_run].contains(&to.goal_run));
-            pairs.extend(now.into_iter().chain(MergedInto::read(&before)).map(|to| (id, to.record)));
+            let leads = now.as_deref().and_then(MergedInto::read);
+            let leads = leads.filter(|to| [0, undoing.goal_run].contains(&to.goal_run));
+            merged.extend(leads.into_iter().chain(MergedInto::read(&before)).map(|to| (id, to.record)));
+            let Some(before) = decoded(&before)? else { continue };
+            let now = now.map(|now| decoded(&now)).transpose()?.flatten();
+            for identifier in given_up(&before, now.as_ref(), undoing.unique) {
+                let holder = self.find(&identifier)?.filter(|holder| *holder != id);
+                if let Some(holder) = holder
+                    && self.overwritten_of(undoing.at, holder)?.record.is_some()
+                {
+                    identified.push((id, holder));
+                }
+            }
         }
-        Ok(undo::groups(&pairs))
+        Ok(undo::connected(&merged, &identified))
     }
 
     fn stored(&self, id: RecordId) -> Result<Option<Stored>, StoreError> {
@@ -286,34 +300,38 @@ impl RocksStore {
         bytes.map(|bytes| decode(&bytes)).transpose()
     }
 
-    /// Restores records that belong together, with their identifiers and events, as far as they have not changed since.
+    /// Restores connected records, with their identifiers and events, as far as they have not changed since.
     fn restore_records(
         &self,
-        records: Vec<(RecordId, Overwritten)>,
+        groups: Vec<Vec<(RecordId, Overwritten)>>,
         undoing: &mut Undoing<'_>,
     ) -> Result<(), StoreError> {
-        let together = records.len() > 1;
-        let (mut members, mut left) = (Vec::with_capacity(records.len()), Vec::new());
-        let ids: Vec<RecordId> = records.iter().map(|(id, _)| *id).collect();
-        for (id, overwritten) in records {
-            let now = self.stored(id)?;
-            match self.becomes(id, &overwritten, &now, undoing)? {
-                Ok(becomes) => members.push(Member { id, overwritten, now, becomes }),
-                Err(reason) => left.push((id, reason)),
+        let mut members = Vec::new();
+        for (group, records) in groups.into_iter().enumerate() {
+            let together = records.len() > 1;
+            let ids: Vec<RecordId> = records.iter().map(|(id, _)| *id).collect();
+            let (mut whole, mut left) = (Vec::with_capacity(records.len()), Vec::new());
+            for (id, overwritten) in records {
+                let now = self.stored(id)?;
+                match self.becomes(id, &overwritten, &now, undoing)? {
+                    Ok(becomes) => whole.push(Member { id, group, together, overwritten, now, becomes }),
+                    Err(reason) => left.push((id, reason)),
+                }
             }
-        }
-        if !left.is_empty() {
+            if left.is_empty() {
+                members.append(&mut whole);
+                continue;
+            }
             // Values of one may be with another: all are left alone.
             for id in ids {
                 let reason = left.iter().find(|(of, _)| *of == id).map(|(_, reason)| reason.clone());
                 undoing.not_restored(id, reason.unwrap_or(Reason::MergedWith));
             }
-            return Ok(());
         }
         // Records that are there keep what they hold; those that come back get what is left.
         members.sort_by_key(|member| !matches!(member.becomes, Becomes::Restored(_)));
         for member in &mut members {
-            self.restore_properties(member, together, undoing)?;
+            self.restore_properties(member, undoing)?;
         }
         let identifiers = self.restore_identifiers(&mut members, undoing)?;
         let mut events = self.restore_events(&mut members, undoing)?;
@@ -396,17 +414,14 @@ impl RocksStore {
                 Ok(Becomes::MergedInto(to.record))
             }
             (Some(Stored::MergedInto(_)), Some(Stored::Record(_))) => Err(Reason::Merged),
-            (None | Some(Stored::MergedInto(_)), None) => Err(Reason::Gone),
+            (Some(Stored::MergedInto(to)), None) => Ok(Becomes::MergedInto(to.record)),
+            (None, None) => Err(Reason::Gone),
         })
     }
 
     /// Restores the properties of a record that is there.
-    fn restore_properties(
-        &self,
-        member: &mut Member,
-        together: bool,
-        undoing: &mut Undoing<'_>,
-    ) -> Result<(), StoreError> {
+    fn restore_properties(&self, member: &mut Member, undoing: &mut Undoing<'_>) -> Result<(), StoreError> {
+        let together = member.together;
         let Becomes::Restored(record) = &mut member.becomes else { return Ok(()) };
         let Some(before) = member.overwritten.record.as_deref().map(decoded).transpose()?.flatten() else {
             return Ok(());
@@ -453,38 +468,16 @@ impl RocksStore {
         members: &mut [Member],
         undoing: &mut Undoing<'_>,
     ) -> Result<Vec<(Identifier, Option<RecordId>)>, StoreError> {
-        let mut claimed: Vec<(Identifier, RecordId)> = Vec::new();
-        for place in 0..members.len() {
-            for property in undoing.unique {
-                let Some(member) = members.get(place).filter(|member| member.changes()) else { continue };
-                let Some(record) = member.becomes.record() else { continue };
-                let held = member.present().map(|record| record.values(*property)).unwrap_or_default();
-                let back = record.values(*property).into_iter().filter(|value| !held.contains(value));
-                let back: Vec<_> =
-                    back.map(|value| (Identifier::new(record.space, *property, &value), value)).collect();
-                let mut taken = false;
-                for (identifier, value) in &back {
-                    let other = |member: &&Member| {
-                        member.becomes.record().is_some_and(|record| record.values(*property).contains(value))
-                    };
-                    taken |= match self.find(identifier)? {
-                        Some(holder) if holder != member.id => members
-                            .iter()
-                            .find(|member| member.id == holder)
-                            .is_none_or(|holder| other(&holder)),
-                        _ => claimed.iter().any(|(known, _)| known == identifier),
-                    };
-                }
-                let id = member.id;
-                if taken {
-                    undoing.not_restored(id, Reason::Taken(*property));
-                    if let Some(member) = members.get_mut(place) {
-                        member.keep_present(*property);
-                    }
-                } else {
-                    claimed.extend(back.into_iter().map(|(identifier, _)| (identifier, id)));
-                }
+        let places: HashMap<RecordId, usize> =
+            (0..).zip(&*members).map(|(place, member)| (member.id, place)).collect();
+        let mut claimed: HashMap<Vec<u8>, (Identifier, RecordId)> = HashMap::new();
+        // A member that does not get its value back keeps the present one, which another may have claimed.
+        while let Some((place, property)) = self.claim(members, &places, undoing.unique, &mut claimed)? {
+            if let Some(member) = members.get_mut(place) {
+                undoing.not_restored(member.id, Reason::Taken(property));
+                member.keep_present(property);
             }
+            claimed.clear();
         }
         let mut identifiers = Vec::new();
         for member in members.iter().filter(|member| member.changes()) {
@@ -494,15 +487,51 @@ impl RocksStore {
                     member.becomes.record().map(|record| record.values(*property)).unwrap_or_default();
                 for value in record.values(*property).iter().filter(|value| !stays.contains(value)) {
                     let identifier = Identifier::new(record.space, *property, value);
-                    let is_claimed = claimed.iter().any(|(known, _)| *known == identifier);
-                    if !is_claimed && self.find(&identifier)? == Some(member.id) {
+                    if !claimed.contains_key(&identifier.0[..]) && self.find(&identifier)? == Some(member.id)
+                    {
                         identifiers.push((identifier, None));
                     }
                 }
             }
         }
-        identifiers.extend(claimed.into_iter().map(|(identifier, id)| (identifier, Some(id))));
+        identifiers.extend(claimed.into_values().map(|(identifier, id)| (identifier, Some(id))));
         Ok(identifiers)
+    }
+
+    /// Collects the identifiers that members get back; or answers with the first member and property whose values another record
+    /// holds, one of them at least.
+    fn claim(
+        &self,
+        members: &[Member],
+        places: &HashMap<RecordId, usize>,
+        unique: &[PropertyId],
+        claimed: &mut HashMap<Vec<u8>, (Identifier, RecordId)>,
+    ) -> Result<Option<(usize, PropertyId)>, StoreError> {
+        for (place, member) in members.iter().enumerate().filter(|(_, member)| member.changes()) {
+            let Some(record) = member.becomes.record() else { continue };
+            for property in unique {
+                let held = member.present().map(|record| record.values(*property)).unwrap_or_default();
+                for value in record.values(*property).iter().filter(|value| !held.contains(value)) {
+                    let identifier = Identifier::new(record.space, *property, value);
+                    let taken = match self.find(&identifier)? {
+                        Some(holder) if holder != member.id => {
+                            let holder = places.get(&holder).and_then(|place| members.get(*place));
+                            // A record that is not restored keeps it.
+                            holder.is_none_or(|holder| {
+                                let record = holder.becomes.record();
+                                record.is_some_and(|record| record.values(*property).contains(value))
+                            })
+                        }
+                        _ => false,
+                    };
+                    let key = identifier.0.to_vec();
+                    if taken || claimed.insert(key, (identifier, member.id)).is_some() {
+                        return Ok(Some((place, *property)));
+                    }
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Restores events, and answers with the keys of those that are written or removed.
@@ -512,8 +541,8 @@ impl RocksStore {
         undoing: &mut Undoing<'_>,
     ) -> Result<Vec<EventKey>, StoreError> {
         let family = self.family(EVENTS)?;
-        // An event of one record may have moved to another: those of a type and id belong together.
-        let mut all: BTreeMap<Vec<u8>, Vec<EventUndo>> = BTreeMap::new();
+        // An event of one record may have moved to the one that it was merged into: those of a type and id belong together.
+        let mut all: BTreeMap<(usize, Vec<u8>), Vec<EventUndo>> = BTreeMap::new();
         for (place, member) in members.iter().enumerate() {
             if member.overwritten.events.is_empty() {
                 continue;
@@ -538,7 +567,7 @@ impl RocksStore {
                     let is_newer = now.as_ref().is_some_and(|now| now.touch.goal_run > undoing.goal_run);
                     let has_changed = is_newer || changed_since.contains(rest);
                     let undo = EventUndo { member: place, key, stored, before, now, has_changed };
-                    all.entry(rest.clone()).or_default().push(undo);
+                    all.entry((member.group, rest.clone())).or_default().push(undo);
                 }
             }
         }
@@ -674,6 +703,20 @@ impl Overwritten {
         }
         Ok(())
     }
+}
+
+/// The identifiers that a record had and does not have any more.
+fn given_up(before: &Record, now: Option<&Record>, unique: &[PropertyId]) -> Vec<Identifier> {
+    let mut identifiers = Vec::new();
+    for property in unique {
+        if now.is_some_and(|now| now.get_packed(*property) == before.get_packed(*property)) {
+            continue;
+        }
+        let held = now.map(|now| now.values(*property)).unwrap_or_default();
+        let gone = before.values(*property).into_iter().filter(|value| !held.contains(value));
+        identifiers.extend(gone.map(|value| Identifier::new(before.space, *property, &value)));
+    }
+    identifiers
 }
 
 fn decoded(bytes: &[u8]) -> Result<Option<Record>, StoreError> {
