@@ -1226,7 +1226,7 @@ fn rejected_rows_are_corrected_and_imported_once_through_the_api() {
 
     let mut body = json!({ "dry_run": true, "lines": [
         { "file": "a.csv", "line": 3, "scope": "cells", "cells": { "name": "Bob", "spent": "2" } },
-        { "file": "a.csv", "line": 4, "cells": { "name": "Cho, \"C\"\nand more", "spent": "3" } },
+        { "file": "a.csv", "line": 4.0, "cells": { "name": "Cho, \"C\"\nand more", "spent": "3" } },
     ] });
     let dry = service.post(&import, &body);
     assert_eq!((dry.status, &dry.json()["goals"][0]["rows"]["merged"]), (200, &json!(2)), "{}", dry.text);

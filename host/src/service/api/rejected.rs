@@ -7,7 +7,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::runs::DryRun;
@@ -72,12 +73,22 @@ pub(crate) struct CorrectedLine {
     pub file: String,
     /// The physical line where its row begins there.
     #[schema(maximum = 9e15)]
+    #[serde(deserialize_with = "whole_number")]
     pub line: u64,
     #[serde(default)]
     pub scope: RecordedScope,
     /// By column; the other cells stay. Of the scope `cells`, only those of its `columns` may change.
     #[serde(default)]
     pub cells: BTreeMap<String, String>,
+}
+
+/// A whole number, which JSON may write as `7.0`.
+fn whole_number<'de, D: Deserializer<'de>>(number: D) -> Result<u64, D::Error> {
+    let number = serde_json::Number::deserialize(number)?;
+    let whole = number.as_f64().filter(|value| value.fract() == 0.0);
+    let text = whole.map(|value| format!("{value:.0}"));
+    let parsed = number.as_u64().or_else(|| text?.parse().ok());
+    parsed.ok_or_else(|| D::Error::custom(format!("{number} is not the number of a line")))
 }
 
 /// The answer to an import of corrected lines.
