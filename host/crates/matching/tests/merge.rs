@@ -817,8 +817,15 @@ fn every_rule_with_every_type_every_start_and_every_cell() {
 fn in_chunks(plan_text: &str, columns: &[String], rows: &[Vec<String>], size: usize) -> Vec<String> {
     let (plan, mut store) = (plan(plan_text, columns), Store::default());
     for (goal_run, rows) in (1..).zip(rows.chunks(size)) {
-        let context =
-            Context { goal_run, now: 100, from: 0, rejections_left: u64::MAX, records_excluded: true };
+        let context = Context {
+            goal_run,
+            merges_since: 1,
+            file: 0,
+            now: 100,
+            from: 0,
+            rejections_left: u64::MAX,
+            records_excluded: true,
+        };
         let chunk = chunk(&plan, columns, rows, size);
         let resolved: Vec<_> = chunk.hashes().iter().map(|hash| store.index.get(hash).copied()).collect();
         let ids = chunk.records(&resolved);
