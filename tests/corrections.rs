@@ -36,7 +36,7 @@ enum Dirt {
     InvalidByte,
 }
 
-/// A row: whose it is, what it says, and what is wrong with it.
+/// A row: its person, its value, and what is wrong with it.
 type DirtyRow = (u8, u16, Dirt);
 
 fn dialect() -> impl Strategy<Value = Dialect> {
@@ -213,7 +213,7 @@ fn check(rows: &[DirtyRow], dialect: &Dialect, kills: &[u64]) {
     let file = dirty.path().join(format!("data/rejected/{run}/customers.csv"));
     assert_eq!(correct(&dirty, &file, rows, dialect), recorded);
 
-    // A line that nobody corrected is not taken.
+    // A line that was not corrected is not taken.
     let uncorrected = dirty.sluicebox(&["rejected", "import", run, "customers", "--json"]);
     let uncorrected: Value = serde_json::from_str(&uncorrected.stdout).unwrap();
     let taken = uncorrected["profiles"].clone();

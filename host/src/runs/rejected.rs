@@ -405,8 +405,8 @@ pub(crate) fn remove_corrected(folder: &Path) -> Result<(), Error> {
 /// # Errors
 /// If one cannot be read or removed.
 pub(crate) fn remove_corrected_except(config: &Config, wanted: &HashSet<PathBuf>) -> Result<(), Error> {
-    let unwanted = waiting(config)?.into_iter().filter(|folder| !wanted.contains(folder));
-    unwanted.map(|folder| remove_corrected(&folder)).collect()
+    let mut unwanted = waiting(config)?.into_iter().filter(|folder| !wanted.contains(folder));
+    unwanted.try_for_each(|folder| remove_corrected(&folder))
 }
 
 /// A file of corrected lines that is being written. All lines have the same columns.

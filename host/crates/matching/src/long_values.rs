@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_one_hash_are_told_apart() {
+    fn values_of_one_hash_stay_apart() {
         let mut places = HashMap::new();
         [3, 9, 12].into_iter().for_each(|place| put(&mut places, 5, place));
         assert_eq!(places[&5].as_slice(), [3, 9, 12]);
