@@ -157,7 +157,7 @@ fn killed_imports_of_orders_line_by_line_lose_and_double_nothing() {
         workspace.write("exchange/customers.csv", csv);
         workspace
     };
-    let profiles = killed_at_random_comparing(make, |workspace| (self::profiles(workspace), read(workspace)));
+    let profiles = killed_at_random_comparing(make, |workspace| (profiles(workspace), read(workspace)));
     let all = profiles.concat();
     assert_eq!(
         (all.matches("\"total\":").count(), all.matches("\"sku\":").count()),
