@@ -16,6 +16,8 @@ fs.mkdirSync(pictures, { recursive: true });
   });
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, acceptDownloads: true });
   const page = await context.newPage();
+  // A page that compiles a plugin first waits for the processor, which other tests use too.
+  page.setDefaultTimeout(120000);
   const wrong = [];
   page.on("console", (message) => message.type() === "error" && wrong.push(message.text()));
   page.on("pageerror", (error) => wrong.push(String(error)));

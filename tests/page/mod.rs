@@ -104,6 +104,8 @@ fn the_api_matches_its_description() {
         .args(["run", &format!("{}/api/openapi.json", service.url), "--header"])
         .arg(format!("Authorization: Bearer {TOKEN}"))
         .args(["--checks", "all", "--seed", "7", "--max-examples", "15", "--workers", "2", "--no-color"])
+        // The first request for plugins compiles them.
+        .args(["--request-timeout", "120"])
         // It does not end.
         .args(["--exclude-path", "/api/v1/events"])
         .current_dir(workspace.path());
