@@ -402,7 +402,7 @@ impl Import<'_> {
         let lists = self.goal.events.iter().filter_map(|event| self.config.schema.event(&event.event_type));
         let list = lists.flat_map(|event| &event.nested).next().map_or("lines", |list| list.name.as_str());
         self.warn(&format!(
-            "the events of {} are lost: another row of the same file has the same profile, type and id, and only the last one is \
+            "the events of {} are lost: another row of the same file carries the same event (profile, type and id), and only the last one is \
              kept; if each row is a line of its event, as of an order, import all of them: nested = [{{ name = \"{list}\", \
              all_fields = true }}]",
             counted(overwritten, "row")
