@@ -39,6 +39,18 @@ pub(crate) enum MaxRejected {
     Share(f64),
 }
 
+impl MaxRejected {
+    /// Whether `rejected` of `all` rows are more than it allows.
+    pub(crate) fn is_exceeded(self, rejected: u64, all: u64) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "a share of rows needs no more")]
+        match self {
+            Self::Unlimited => false,
+            Self::Rows(most) => rejected > most,
+            Self::Share(share) => rejected as f64 > share * all as f64,
+        }
+    }
+}
+
 /// How many excluded rows of a goal run are recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RecordExcluded {

@@ -188,13 +188,7 @@ struct Limit {
 impl Limit {
     /// `has_others` says whether rows of files before this one count as well.
     fn judge(&self, file: &FoundFile, rejected: u64, all: u64, has_others: bool) -> Result<(), Error> {
-        #[expect(clippy::cast_precision_loss, reason = "a share of rows needs no more")]
-        let is_over = match self.allowed {
-            MaxRejected::Unlimited => false,
-            MaxRejected::Rows(most) => rejected > most,
-            MaxRejected::Share(share) => rejected as f64 > share * all as f64,
-        };
-        if !is_over {
+        if !self.allowed.is_exceeded(rejected, all) {
             return Ok(());
         }
         let allowed = match self.allowed {

@@ -470,8 +470,7 @@ impl Import<'_> {
     fn judge_rejected(&self, running: &RunningImport) -> Result<(), Error> {
         let rows = running.run.entry.report.rows.without_rejected(running.unmerged);
         match self.goal.max_rejected {
-            #[expect(clippy::cast_precision_loss, reason = "a share of rows needs no more")]
-            MaxRejected::Share(share) if rows.rejected as f64 > share * rows.read as f64 => {
+            limit @ MaxRejected::Share(share) if limit.is_exceeded(rows.rejected, rows.read) => {
                 Err(Error::TooManyRejected(format!(
                     "{} of {} rejected, more than the {}% that max_rejected allows",
                     rows.rejected,
