@@ -182,10 +182,11 @@ impl<'a> ImportChunk<'a> {
         }
         self.judge()?;
         let counts = self.pending.as_ref().map(|pending| pending.applied.counts).unwrap_or_default();
-        let may_fail = self.from == 0 && self.import.corrections.is_none();
-        if may_fail && self.tally.rows() > 0 && self.taken + taken(&counts) == 0 {
+        let rows = self.tally.rows();
+        if rows > 0 && !self.is_begun() && taken(&counts) == 0 {
             self.commit_pending(false)?;
-            return Err(judgement::none_taken(self.file, self.tally.rows(), ""));
+            self.commit_unmerged(rows)?;
+            return Err(judgement::none_taken(self.file, rows, ""));
         }
         self.orphaned = self.linked.record_orphans(self.import, self.rejected)?;
         match self.pending {
@@ -218,16 +219,29 @@ impl<'a> ImportChunk<'a> {
             self.rejected.record(&source, &first)?;
             let is_row = |row: &&RejectedRow| !matches!(row.scope, RejectedScope::Cells(_));
             let rejected = first.iter().filter(is_row).count() as u64;
-            *self.unmerged += rejected;
-            let entry = &mut self.run.entry;
-            entry.report.rows.read += rejected;
-            entry.report.rows.rejected += rejected;
-            entry.unmerged_files.push(self.file.name.clone());
-            self.rejected.report(entry);
-            let report = Some(entry.encode());
-            self.import.store.commit(Commit { lease: Some(&self.run.lease), report, ..Commit::default() })?;
+            let rows = &mut self.run.entry.report.rows;
+            rows.read += rejected;
+            rows.rejected += rejected;
+            self.commit_unmerged(rejected)?;
         }
         judged
+    }
+
+    /// Commits that nothing of the file is merged, and that so many rejected rows of it are in the report.
+    fn commit_unmerged(&mut self, rejected: u64) -> Result<(), Error> {
+        *self.unmerged += rejected;
+        let entry = &mut self.run.entry;
+        entry.unmerged_files.push(self.file.name.clone());
+        self.rejected.report(entry);
+        let report = Some(entry.encode());
+        let lease = Some(&self.run.lease);
+        Ok(self.import.store.commit(Commit { lease, report, ..Commit::default() })?)
+    }
+
+    /// Whether a row of the file was merged, dropped or excluded, by this run or one before it. Until then the ledger knows
+    /// nothing of the file: if every row is rejected, it fails, and the next run reads it again from its start.
+    fn is_begun(&self) -> bool {
+        self.from > 0 || self.taken > 0 || self.import.corrections.is_some()
     }
 
     /// Commits what is merged.
@@ -381,6 +395,8 @@ impl<'a> ImportChunk<'a> {
         complete: bool,
     ) -> Result<(), Error> {
         let store = self.import.store;
+        self.taken += taken(&applied.counts);
+        let is_begun = self.is_begun();
         let entry = &mut self.run.entry;
         entry.report.add(&applied.counts);
         let counts = self.linked_counts.take().unwrap_or_default();
@@ -389,7 +405,6 @@ impl<'a> ImportChunk<'a> {
             *linked += LinkedRows { orphaned, ..counts };
         }
         entry.remember(applied.last_changed());
-        self.taken += taken(&applied.counts);
         let mut lines = Vec::new();
         match &self.import.corrections {
             Some(corrections) => {
@@ -407,6 +422,7 @@ impl<'a> ImportChunk<'a> {
         let position = if is_over_limit { applied.position } else { end.max(self.position) };
         self.position = position;
         let state = FileState { position, complete: complete && !is_over_limit };
+        let is_known = self.import.corrections.is_none() && (state.complete || is_begun);
         let commit = Commit {
             lease: Some(&self.run.lease),
             read_point,
@@ -417,7 +433,7 @@ impl<'a> ImportChunk<'a> {
             identifiers,
             events: applied.events,
             unfinished: if state.complete { self.unfinished.take() } else { None },
-            file: self.import.corrections.is_none().then_some((self.key, state)),
+            file: is_known.then_some((self.key, state)),
             lines,
             report: Some(entry.encode()),
             changed: Some(Changed { file: &self.file.name, keep: self.import.keep }),

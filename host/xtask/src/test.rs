@@ -17,7 +17,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     setup::registry()?;
     setup::faketime()?;
     let weed = setup::seaweedfs()?;
-    let mut tests = cargo(&["test", "--release", "--workspace"])?;
+    // Shows each failure at once, not only those of the first program of tests that fails.
+    let mut tests = cargo(&["test", "--release", "--workspace", "--no-fail-fast"])?;
     tests.env("SLUICEBOX_PYTHON", setup::duckdb()?);
     tests.env("SLUICEBOX_SERVICE_PYTHON", setup::service()?).env("SLUICEBOX_BROWSER", setup::browser()?);
     // Tests save pictures of the page here.

@@ -447,10 +447,10 @@ impl RocksStore {
             }
         }
         record.set_setters(&setters);
-        // Values that the goal run changed and changed back are those from before it again.
+        // A value that is as before the goal run may still say that the goal run set it: changed and changed back, or undone.
         let same = record.properties().map(|(property, _)| property).filter(|property| {
-            record.provenance.get(*property).goal_run == undoing.goal_run
-                && record.get_packed(*property) == before.get_packed(*property)
+            record.get_packed(*property) == before.get_packed(*property)
+                && record.provenance.get(*property) == after.provenance.get(*property)
         });
         let same: Vec<_> = same.map(|property| (property, before.provenance.get(property))).collect();
         record.set_setters(&same);
