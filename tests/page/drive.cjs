@@ -70,8 +70,8 @@ fs.mkdirSync(pictures, { recursive: true });
   await page.goto(`${url}/connections/shop`);
   await page.click("button.main:has-text('Run now')");
   await page.waitForSelector("#live:not([hidden])");
-  await page.waitForFunction(() => Number(document.getElementById("live-progress").value) > 0);
-  assert.match(await page.textContent("#live-what"), /shop/);
+  await page.waitForFunction(() => Number(document.querySelector("#live-runs .live-progress")?.value) > 0);
+  assert.match(await page.textContent("#live-runs .live-what"), /shop/);
   await page.screenshot({ path: path.join(pictures, "progress-light.png") });
   // The page shows the end of the run without a click.
   await page.waitForSelector("h2:has-text('newsletter') .badge.succeeded", { timeout: 120000 });

@@ -35,6 +35,7 @@ fn show(entry: &HistoryEntry, json: bool, with_profiles: bool) -> Result<(), Err
             object.shift_remove("rejected_files");
             object.shift_remove("unmerged_files");
             object.shift_remove("at");
+            object.shift_remove("changed_at");
             object.shift_remove("sources");
             if !with_profiles {
                 object.shift_remove("last_profiles");

@@ -13,8 +13,9 @@ use crate::output::{counted, print};
 use crate::queries::rejected::{self, NotTaken, ShownLine};
 use crate::runs::progress::Watch;
 use crate::runs::report::{HistoryEntry, Run, Status, Trigger};
+use crate::runs::turns::MergeTurns;
 use crate::runs::undo::no_run;
-use crate::runs::{Runner, select};
+use crate::runs::{Runner, recover, select};
 
 /// What to do with rows that were not taken.
 #[derive(clap::Subcommand)]
@@ -118,7 +119,9 @@ fn import(
     let connection = config.connection(&corrected.report.connection)?;
     let selected = select(config, vec![connection], |candidate| candidate.name() == goal, !dry_run)?;
     let stop = stop_on_signal()?;
-    let runner = Runner::new(config, store, dry_run, Watch::Terminal, &stop)?;
+    recover(config, store, dry_run)?;
+    let turns = MergeTurns::new();
+    let runner = Runner::new(config, store, dry_run, Watch::Terminal, &stop, &turns)?;
     let Some(selected) = selected.first() else { return Err(no_run(run)) };
     let files = file.map(|file| vec![file.to_owned()]);
     let (entry, lines) =

@@ -15,7 +15,8 @@ use crate::output::{note, print};
 use crate::runs::progress::Watch;
 use crate::runs::rejected;
 use crate::runs::report::{Report, Run, Status, Trigger};
-use crate::runs::{Runner, select};
+use crate::runs::turns::MergeTurns;
+use crate::runs::{Runner, recover, select};
 
 /// Kinds of faults that are shown of a goal run.
 pub(crate) const MAX_FAULTS: usize = 5;
@@ -62,7 +63,9 @@ pub(crate) fn run(folder: &Path, arguments: &Arguments) -> Result<u8, Error> {
         opened = Store::open(&config.settings.store)?;
         &opened
     };
-    let mut runner = Runner::new(&config, store, arguments.dry_run, Watch::Terminal, &stop)?;
+    recover(&config, store, arguments.dry_run)?;
+    let turns = MergeTurns::new();
+    let mut runner = Runner::new(&config, store, arguments.dry_run, Watch::Terminal, &stop, &turns)?;
     runner.diff = arguments.diff.then_some(Diff { json: arguments.json });
     runner.reimport = arguments.reimport;
 

@@ -23,7 +23,14 @@ pub(crate) struct Server {
     pub url: Option<String>,
     /// Where webhooks may go besides public addresses and this machine.
     pub egress_allow: Vec<EgressRule>,
+    /// Runs at a time, of different connections. They share the memory.
+    pub runs: usize,
 }
+
+/// Runs at a time unless `runs` sets it.
+const RUNS: usize = 2;
+/// Runs at a time at most: each needs threads and memory.
+const MAX_RUNS: usize = 16;
 
 /// A network or host name that webhooks may go to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +71,7 @@ impl FromStr for EgressRule {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { address: ADDRESS.into(), tokens: Vec::new(), url: None, egress_allow: Vec::new() }
+        Self { address: ADDRESS.into(), tokens: Vec::new(), url: None, egress_allow: Vec::new(), runs: RUNS }
     }
 }
 
@@ -149,6 +156,14 @@ pub(super) fn server(section: &Section<'_>) -> Server {
                 entry.problem("`egress_allow`: expected networks or host names, such as \"10.0.0.0/8\" or \"hooks.internal\"");
             }
             None => {}
+        }
+    }
+    if let Some(entry) = section.get("runs")
+        && let Some(runs) = entry.whole()
+    {
+        match usize::try_from(runs) {
+            Ok(runs @ 1..=MAX_RUNS) => server.runs = runs,
+            _ => entry.problem(format!("`runs`: expected 1 to {MAX_RUNS}")),
         }
     }
     if let Some(url) = &server.url

@@ -66,6 +66,13 @@ impl Tuning {
         self.joined_bytes = self.rows_bytes / 4;
         self.linked_bytes = self.rows_bytes / 3 * 2;
     }
+
+    /// Leaves a run its share of what runs at the same time may take together.
+    pub(crate) fn share(&mut self, runs: usize) {
+        for bytes in [&mut self.rows_bytes, &mut self.joined_bytes, &mut self.linked_bytes] {
+            *bytes /= runs.max(1);
+        }
+    }
 }
 
 pub(crate) fn read(root: &Path, file: Section<'_>) -> Settings {

@@ -17,7 +17,7 @@ use crate::config::{Config, Connection, EXPORT_PROFILES, ExportGoal, Opened, Rec
 use crate::error::Error;
 use crate::export::files::Files;
 use crate::export::rows::{Page, Rows};
-use crate::import::{NEVER_STOPPED, NO_RUN};
+use crate::import::{NEVER_STOPPED, NO_OTHERS, NO_RUN};
 use crate::plugins::{Processor, open_sessions};
 use crate::queries::segments::UndecidedSegment;
 use crate::queries::walk::{Selection, walk};
@@ -27,6 +27,7 @@ use crate::runs::goal_run::GoalRun;
 use crate::runs::progress::{Progress, Watch};
 use crate::runs::rejected::{self, RejectedRows, Source};
 use crate::runs::report::{HistoryEntry, ProcessorReport, Report, Run};
+use crate::runs::turns::MergeTurns;
 
 /// Where more than one in four records changed, reading all of them is faster than looking up those that did.
 const CHANGED_SHARE: u64 = 4;
@@ -47,6 +48,8 @@ pub(crate) struct Export<'a> {
     pub dry: bool,
     /// Set to stop at the next page.
     pub stop: &'a AtomicBool,
+    /// The turns in which runs merge.
+    pub turns: &'a MergeTurns,
 }
 
 impl<'a> Export<'a> {
@@ -59,8 +62,8 @@ impl<'a> Export<'a> {
         processors: &'a [Processor],
         store: &'a Store,
     ) -> Self {
-        let (run, watch, stop) = (&NO_RUN, Watch::Nowhere, &NEVER_STOPPED);
-        Self { config, connection, goal, opened, processors, store, run, watch, dry: true, stop }
+        let (run, watch, stop, turns) = (&NO_RUN, Watch::Nowhere, &NEVER_STOPPED, &NO_OTHERS);
+        Self { config, connection, goal, opened, processors, store, run, watch, dry: true, stop, turns }
     }
 }
 
@@ -74,7 +77,10 @@ impl Export<'_> {
             processors: self.processors.iter().map(ProcessorReport::of).collect(),
             ..Report::of(&self.run.id, &self.connection.name, &self.goal.name, EXPORT_PROFILES)
         };
+        let turn = self.turns.take(self.stop)?;
+        // What is committed after this moment is for the next export: nothing may be on its way now.
         let mut run = GoalRun::begin(self.store, self.run, report)?;
+        drop(turn);
         let (result, last) = match self.export(&mut run.entry) {
             Ok(mut exported) => {
                 // The files are in place: changes from now on are for the next run.

@@ -20,6 +20,7 @@ use crate::runs::distinct_profiles::DistinctProfiles;
 use crate::runs::goal_run::GoalRun;
 use crate::runs::rejected::{RejectedRows, Source};
 use crate::runs::report::LinkedRows;
+use crate::runs::turns::MergeTurn;
 
 /// How often a chunk is partitioned again because partitions turned out to share a record.
 const MAX_REPARTITIONS: usize = 3;
@@ -83,6 +84,8 @@ pub(crate) struct ImportChunk<'a> {
     pub packer: Packer,
     /// What is merged and not yet committed.
     pub pending: Option<Pending<'a>>,
+    /// The right to merge: from looking up what rows find until that is committed, no other run merges.
+    pub turn: Option<MergeTurn<'a>>,
 }
 
 /// Rows that were merged, dropped or excluded.
@@ -137,6 +140,38 @@ impl<'a> ImportChunk<'a> {
     /// join its commit: new records have nothing in common with others.
     pub(crate) fn match_and_merge(&mut self, chunk: ChunkRows) -> Result<(), Error> {
         (self.unchanged)().map_err(|error| self.failed(error))?;
+        if self.import.turns.are_shared() {
+            // Others do not wait for a file that is read.
+            self.judge()?;
+        }
+        self.take_turn()?;
+        let merged = self.match_and_merge_in_turn(chunk);
+        if self.pending.is_none() {
+            self.turn = None;
+        }
+        merged?;
+        self.let_others_merge()
+    }
+
+    /// Waits for the right to merge.
+    fn take_turn(&mut self) -> Result<(), Error> {
+        if self.turn.is_none() {
+            self.turn = Some(self.import.turns.take(self.import.stop)?);
+            self.run.advance(self.import.store)?;
+        }
+        Ok(())
+    }
+
+    /// Commits what is merged if another run waits for its turn.
+    pub(crate) fn let_others_merge(&mut self) -> Result<(), Error> {
+        if self.turn.is_some() && self.import.turns.are_wanted() {
+            self.commit_pending(false)?;
+            self.turn = None;
+        }
+        Ok(())
+    }
+
+    fn match_and_merge_in_turn(&mut self, chunk: ChunkRows) -> Result<(), Error> {
         let (store, times) = (self.import.store, self.times);
         let max_rows = self.import.config.settings.tuning.commit_rows;
         let (mut finds_pending, mut is_full) = (false, false);
@@ -395,10 +430,14 @@ impl<'a> ImportChunk<'a> {
         complete: bool,
     ) -> Result<(), Error> {
         let store = self.import.store;
+        let changes = writer.is_some() || !applied.records.is_empty() || !applied.merged.is_empty();
         self.taken += taken(&applied.counts);
         let is_begun = self.is_begun();
         let entry = &mut self.run.entry;
         entry.report.add(&applied.counts);
+        if changes {
+            entry.changes(self.run.lease.time());
+        }
         let counts = self.linked_counts.take().unwrap_or_default();
         let orphaned = if complete { self.orphaned } else { 0 };
         if let Some(linked) = &mut entry.report.linked {

@@ -157,6 +157,7 @@ impl Import<'_> {
             watch: self.watch,
             dry: self.dry,
             reimport: false,
+            turns: self.turns,
             stop: self.stop,
             workers: Workers::new(self.config.settings.tuning.threads),
             earlier: OnceLock::new(),

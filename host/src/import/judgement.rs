@@ -223,7 +223,7 @@ impl Import<'_> {
             }
             Ok(())
         };
-        self.stream(file, &mut open, &StageTimes::default(), count, &mut Counting, Ok)?;
+        self.stream(file, &mut open, &StageTimes::default(), count, &mut Counting, |_| Ok(()))?;
         Ok(tally)
     }
 }

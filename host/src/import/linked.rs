@@ -316,7 +316,10 @@ impl Loading<'_> {
             times,
             |batch, _| Ok(batch),
             &mut filter,
-            |Loaded { batch, kept, counts: more, rejected: rows }| {
+            |loaded| {
+                let Some(Loaded { batch, kept, counts: more, rejected: rows }) = loaded else {
+                    return Ok(());
+                };
                 progress.advance(batch.bytes_read, more.read);
                 counts += more;
                 rejected(&source, &rows)?;

@@ -56,11 +56,14 @@ use crate::runs::rejected::{self, RejectedRows};
 use crate::runs::report::{
     FileReport, FileStatus, HistoryEntry, LinkedRows, ProcessorReport, Report, Run, Status, Trigger,
 };
+use crate::runs::turns::MergeTurns;
 
 /// The run of commands that only read.
 pub(crate) static NO_RUN: Run = Run { id: String::new(), trigger: Trigger::Command, continues: None };
 /// Commands that only read are not stopped: Ctrl-C ends their process.
 pub(crate) static NEVER_STOPPED: AtomicBool = AtomicBool::new(false);
+/// Commands that only read merge nothing.
+pub(crate) static NO_OTHERS: MergeTurns = MergeTurns::new();
 
 /// An import goal, and what it works with.
 pub(crate) struct Import<'a> {
@@ -93,6 +96,8 @@ pub(crate) struct Import<'a> {
     pub reimport: bool,
     /// Set to stop at the next batch.
     pub stop: &'a AtomicBool,
+    /// The turns in which runs merge.
+    pub turns: &'a MergeTurns,
     /// The threads that merge partitions.
     pub workers: Workers,
     /// What the history has of the goal's files, once it is known.
@@ -151,6 +156,7 @@ impl<'a> Import<'a> {
             dry: true,
             reimport: false,
             stop: &NEVER_STOPPED,
+            turns: &NO_OTHERS,
             workers: Workers::new(config.settings.tuning.threads),
             earlier: OnceLock::new(),
         }
@@ -360,6 +366,7 @@ impl Import<'_> {
             found_records: &found_records,
             packer: self.store.packer(),
             pending: None,
+            turn: None,
         };
         let join_and_prepare = |mut batch, buffers: &mut Buffers| {
             timed(&times.match_and_merge, || {
@@ -383,9 +390,11 @@ impl Import<'_> {
             times,
             waiting: Waiting::default(),
         };
-        let streamed = self.stream(file, &mut open, times, join_and_prepare, &mut builder, |chunk| {
-            chunks.match_and_merge(chunk)
-        });
+        let streamed =
+            self.stream(file, &mut open, times, join_and_prepare, &mut builder, |chunk| match chunk {
+                Some(chunk) => chunks.match_and_merge(chunk),
+                None => chunks.let_others_merge(),
+            });
         chunks.finish(streamed)
     }
 

@@ -3,8 +3,9 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::thread::{self, Scope};
+use std::time::Duration;
 
 use sluicebox_files::{FoundFile, Reader};
 use sluicebox_matching::Buffers;
@@ -18,6 +19,8 @@ use crate::import::stage_times::{StageTimes, timed};
 
 /// Batches that wait between two threads.
 pub(crate) const QUEUE: usize = 4;
+/// How long the caller waits for an output before it looks whether there is something else to do.
+const IDLE_TIME: Duration = Duration::from_millis(100);
 
 /// Consumes the batches of a file, on a thread of its own.
 pub(crate) trait BatchConsumer: Send {
@@ -42,11 +45,11 @@ pub(crate) trait BatchConsumer: Send {
 }
 
 impl Import<'_> {
-    /// Reads a file and processes its batches. `prepare` prepares each for the consumer, `take` takes its outputs in order. Reading,
-    /// processing and consuming run ahead on other threads.
+    /// Reads a file and processes its batches. `prepare` prepares each for the consumer, `take` takes its outputs in order, and
+    /// `None` now and then while the next one is not there. Reading, processing and consuming run ahead on other threads.
     ///
     /// # Errors
-    /// If the file cannot be read on, a processor fails, or `take` fails.
+    /// If the file cannot be read on, a processor fails, `take` fails, or the run is to stop.
     pub(crate) fn stream<C: BatchConsumer>(
         &self,
         file: &FoundFile,
@@ -54,7 +57,7 @@ impl Import<'_> {
         times: &StageTimes,
         prepare: impl Fn(RecordBatch, &mut Buffers) -> Result<C::Input, Error> + Sync,
         consumer: &mut C,
-        take: impl FnMut(C::Output) -> Result<(), Error>,
+        take: impl FnMut(Option<C::Output>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let OpenFile { reader, sessions, places, .. } = open;
         let read = ReadStage { file, reader, times };
@@ -111,9 +114,10 @@ fn in_turn<C: BatchConsumer>(
     mut process: ProcessStage<'_>,
     prepare: impl Fn(RecordBatch, &mut Buffers) -> Result<C::Input, Error>,
     consumer: &mut C,
-    mut take: impl FnMut(C::Output) -> Result<(), Error>,
+    mut take: impl FnMut(Option<C::Output>) -> Result<(), Error>,
     is_stopped: impl Fn() -> bool,
 ) -> Result<(), Error> {
+    let mut take = |output| take(Some(output));
     let mut buffers = Buffers::default();
     for batch in read {
         let batch = process.process(batch?)?;
@@ -131,7 +135,7 @@ fn on_threads<C: BatchConsumer>(
     mut process: ProcessStage<'_>,
     prepare: &(impl Fn(RecordBatch, &mut Buffers) -> Result<C::Input, Error> + Sync),
     consumer: &mut C,
-    mut take: impl FnMut(C::Output) -> Result<(), Error>,
+    mut take: impl FnMut(Option<C::Output>) -> Result<(), Error>,
     is_stopped: impl Fn() -> bool,
 ) -> Result<(), Error> {
     thread::scope(|scope| {
@@ -150,10 +154,17 @@ fn on_threads<C: BatchConsumer>(
             });
         })?;
         spawn(scope, "consume", move || consume(&processed, consumer, prepare, &send_output))?;
-        outputs.into_iter().try_for_each(|output| match is_stopped() {
-            true => Err(Error::Interrupted),
-            false => take(output?),
-        })
+        loop {
+            let output = match outputs.recv_timeout(IDLE_TIME) {
+                Ok(output) => Some(output?),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            };
+            if is_stopped() {
+                return Err(Error::Interrupted);
+            }
+            take(output)?;
+        }
     })
 }
 

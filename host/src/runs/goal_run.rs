@@ -11,7 +11,7 @@ use crate::runs::report::{HistoryEntry, Report, Run};
 
 /// A goal run that is under way. The history shows it as running until [`GoalRun::finish`].
 pub(crate) struct GoalRun {
-    /// The right to commit for it, with its number and the time of all its changes.
+    /// The right to commit for it, with its number and the time of its changes.
     pub lease: GoalRunLease,
     pub entry: HistoryEntry,
     begun: Instant,
@@ -28,6 +28,14 @@ impl GoalRun {
         let lease = store.begin_goal_run(started.as_millisecond(), |_| entry.encode())?;
         let entry = HistoryEntry { at: lease.time(), ..entry };
         Ok(Self { lease, entry, begun })
+    }
+
+    /// Makes the time of its changes later than that of all other goal runs. It must have its turn to merge.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub(crate) fn advance(&mut self, store: &Store) -> Result<(), StoreError> {
+        store.advance(&mut self.lease, Timestamp::now().as_millisecond()).map(drop)
     }
 
     /// Closes the report and commits it, together with what `last` holds.

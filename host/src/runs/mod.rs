@@ -11,6 +11,7 @@ pub(crate) mod rejected;
 pub(crate) mod report;
 mod report_line;
 pub(crate) mod schedule;
+pub(crate) mod turns;
 pub(crate) mod undo;
 
 use std::collections::HashSet;
@@ -19,7 +20,7 @@ use std::sync::atomic::AtomicBool;
 
 use jiff::Timestamp;
 use sluicebox_model::OrNever;
-use sluicebox_store::{Commit, ErasureKey, Store, StoreError};
+use sluicebox_store::{Commit, ErasureKey, GoalRunLease, Store, StoreError};
 
 use crate::config::{Config, Connection, Goal, Opened};
 use crate::erasure;
@@ -33,6 +34,7 @@ use crate::import::plan::unique;
 use crate::plugins::{self, Processor};
 use crate::runs::progress::Watch;
 use crate::runs::report::{HistoryEntry, LinkedRows, Report, Run, Status};
+use crate::runs::turns::{MergeTurns, RunUnderWay};
 
 /// The selected goals of a connection.
 pub(crate) struct Selected<'c> {
@@ -92,11 +94,14 @@ pub(crate) struct Runner<'a> {
     pub watch: Watch<'a>,
     /// Set to stop the run at the next batch.
     pub stop: &'a AtomicBool,
+    /// The turns in which runs merge into the store.
+    turns: &'a MergeTurns,
+    _under_way: RunUnderWay<'a>,
     erasure_key: Option<ErasureKey>,
 }
 
 impl<'a> Runner<'a> {
-    /// Prepares the store: closes what a process left that died, indexes new unique properties, and removes what is older than
+    /// Prepares the store: closes goal runs whose process died, indexes new unique properties, and removes what is older than
     /// its retention.
     ///
     /// # Errors
@@ -107,16 +112,17 @@ impl<'a> Runner<'a> {
         dry: bool,
         watch: Watch<'a>,
         stop: &'a AtomicBool,
+        turns: &'a MergeTurns,
     ) -> Result<Self, Error> {
-        recover(config, store, dry)?;
-        if !dry {
-            linked::clear(config.data())?;
-        }
+        let under_way = turns.begin_run();
+        let turn = turns.take(stop)?;
+        close_interrupted(config, store, dry)?;
         index(config, store)?;
         expire(config, store)?;
         store.trim_changes()?;
         store.forget_overwritten(overwritten_from(config))?;
         let erasure_key = erasure::key(config)?;
+        drop(turn);
         Ok(Self {
             config,
             store,
@@ -126,6 +132,8 @@ impl<'a> Runner<'a> {
             resumed: Vec::new(),
             watch,
             stop,
+            turns,
+            _under_way: under_way,
             erasure_key,
         })
     }
@@ -184,6 +192,7 @@ impl<'a> Runner<'a> {
             watch: self.watch,
             dry: self.dry,
             stop: self.stop,
+            turns: self.turns,
             ..Import::new(self.config, connection, goal, opened, processors, self.store)
         };
         import.run_corrections(corrected, files)
@@ -200,7 +209,7 @@ impl<'a> Runner<'a> {
         let span =
             tracing::info_span!("goal", connection = connection.name, goal = goal.name(), run = run.id);
         let _entered = span.enter();
-        let Self { config, store, dry, watch, stop, .. } = *self;
+        let Self { config, store, dry, watch, stop, turns, .. } = *self;
         match goal {
             Goal::Import(goal) => Import {
                 erasure_key: self.erasure_key.as_ref(),
@@ -211,6 +220,7 @@ impl<'a> Runner<'a> {
                 watch,
                 dry,
                 stop,
+                turns,
                 ..Import::new(config, connection, goal, opened, processors, store)
             }
             .run(),
@@ -219,6 +229,7 @@ impl<'a> Runner<'a> {
                 watch,
                 dry,
                 stop,
+                turns,
                 ..Export::new(config, connection, goal, opened, processors, store)
             }
             .run(),
@@ -236,15 +247,34 @@ fn skipped(run: &Run, connection: &Connection, goal: &Goal<'_>) -> HistoryEntry 
     HistoryEntry::new(report, Timestamp::now(), run)
 }
 
-/// Closes the goal run of a process that died: marks it as interrupted, and removes the rejected rows that no commit holds.
-/// They are rejected again when the import continues.
+/// Closes what a process left that died: its goal runs and its scratch files. The process that has the store open does this before
+/// its first run.
 ///
 /// # Errors
-/// If the store or the files of rejected rows cannot be written.
+/// If the store or the files of rejected rows cannot be written, or scratch files cannot be removed.
 pub(crate) fn recover(config: &Config, store: &Store, dry: bool) -> Result<(), Error> {
-    let Some((lease, bytes)) = store.interrupted()? else { return Ok(()) };
-    let mut commit = Commit { lease: Some(&lease), ends_goal_run: true, ..Commit::default() };
-    if let Some(mut entry) = HistoryEntry::decode(&bytes) {
+    close_interrupted(config, store, dry)?;
+    if dry { Ok(()) } else { linked::clear(config.data()) }
+}
+
+/// Closes goal runs that no thread runs any more: marks them as interrupted, and removes the rejected rows that no commit holds.
+/// They are rejected again when the import continues.
+fn close_interrupted(config: &Config, store: &Store, dry: bool) -> Result<(), Error> {
+    for (lease, bytes) in store.interrupted()? {
+        close(config, store, dry, &lease, &bytes)?;
+    }
+    Ok(())
+}
+
+fn close(
+    config: &Config,
+    store: &Store,
+    dry: bool,
+    lease: &GoalRunLease,
+    report: &[u8],
+) -> Result<(), Error> {
+    let mut commit = Commit { lease: Some(lease), ends_goal_run: true, ..Commit::default() };
+    if let Some(mut entry) = HistoryEntry::decode(report) {
         if !dry {
             let folder = rejected::folder(config, &entry.report.run);
             rejected::truncate(&folder, &entry.rejected_files, &files_of_other_goals(store, &entry)?)?;
@@ -253,7 +283,10 @@ pub(crate) fn recover(config: &Config, store: &Store, dry: bool) -> Result<(), E
         entry.report.error = Some("interrupted: the process ended before the run did".to_owned());
         entry.report.failure = Some(FailureCode::Interrupted);
         entry.interrupted = true;
-        entry.at = lease.time();
+        if entry.at == 0 {
+            // It committed nothing.
+            entry.at = lease.time();
+        }
         commit.report = Some(entry.encode());
     }
     store.commit(commit)?;
@@ -265,10 +298,10 @@ fn files_of_other_goals(store: &Store, entry: &HistoryEntry) -> Result<HashSet<S
     let mut files = HashSet::new();
     for other in store.history() {
         let Some(other) = HistoryEntry::decode(&other?.1) else { continue };
-        if other.report.run != entry.report.run {
+        if other.began_before(&entry.report.run) {
             break;
         }
-        if other.report.goal != entry.report.goal {
+        if other.report.run == entry.report.run && other.report.goal != entry.report.goal {
             files.extend(other.rejected_files.into_iter().map(|(name, _)| name));
         }
     }

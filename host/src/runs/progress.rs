@@ -1,5 +1,6 @@
 //! The progress of a goal: a bar on a terminal, or numbers that the service shows.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
@@ -18,8 +19,8 @@ fn bars() -> &'static MultiProgress {
 pub(crate) enum Watch<'a> {
     /// On the terminal, if stderr is one.
     Terminal,
-    /// By the service.
-    Service(&'a Sender<Live>),
+    /// By the service, as that of a run.
+    Service(&'a Sender<LiveRuns>, &'a str),
     /// Nowhere.
     Nowhere,
 }
@@ -37,11 +38,14 @@ pub(crate) struct Live {
     pub rows: u64,
 }
 
+/// The progress of runs, by their ids.
+pub(crate) type LiveRuns = BTreeMap<String, Live>;
+
 /// The progress of a file.
 pub(crate) enum Progress<'a> {
     /// The bar, and the rows so far.
     Bar(ProgressBar, u64),
-    Service(&'a Sender<Live>),
+    Service(&'a Sender<LiveRuns>, &'a str),
     Nowhere,
 }
 
@@ -49,9 +53,10 @@ impl<'a> Progress<'a> {
     /// Begins with a file of `bytes` bytes.
     pub(crate) fn of_file(watch: Watch<'a>, name: &str, bytes: u64) -> Self {
         match watch {
-            Watch::Service(live) => {
-                live.send_replace(Live { file: name.to_owned(), of: bytes, ..Live::default() });
-                Self::Service(live)
+            Watch::Service(live, run) => {
+                let begun = Live { file: name.to_owned(), of: bytes, ..Live::default() };
+                live.send_modify(|live| drop(live.insert(run.to_owned(), begun)));
+                Self::Service(live, run)
             }
             Watch::Terminal if io::stderr().is_terminal() => {
                 let bar = bars().add(ProgressBar::new(bytes));
@@ -75,9 +80,11 @@ impl<'a> Progress<'a> {
                 let seconds = bar.elapsed().as_secs().max(1);
                 bar.set_message(format!("{rows} rows, {} rows/s", *rows / seconds));
             }
-            Self::Service(live) => live.send_modify(|live| {
-                live.done = bytes;
-                live.rows += more;
+            Self::Service(live, run) => live.send_modify(|live| {
+                if let Some(live) = live.get_mut(*run) {
+                    live.done = bytes;
+                    live.rows += more;
+                }
             }),
             Self::Nowhere => {}
         }

@@ -247,14 +247,6 @@ impl Run {
         let random = uuid::Uuid::now_v7().simple().to_string();
         Self { id: format!("{now}-{}", random.get(28..).unwrap_or_default()), trigger, ..Self::default() }
     }
-
-    /// Whether a run began in an earlier second than another, by their ids. The digits after the time have no order.
-    pub(crate) fn is_earlier(run: &str, than: &str) -> bool {
-        fn time(run: &str) -> &str {
-            run.rsplit_once('-').map_or(run, |(time, _)| time)
-        }
-        time(run) < time(than)
-    }
 }
 
 impl Trigger {
@@ -286,9 +278,13 @@ pub(crate) struct HistoryEntry {
     /// Files of which nothing was merged, because too much of them was rejected.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unmerged_files: Vec<String>,
-    /// The time of all its changes, in milliseconds since the epoch.
+    /// The time at which it began, in milliseconds since the epoch.
     #[serde(default)]
     pub at: i64,
+    /// The times of its changes, oldest first: several where other goal runs changed something meanwhile. Empty if it changed
+    /// nothing, and in entries of earlier versions, which changed everything at `at`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed_at: Vec<i64>,
     /// The files that it merged, in their order. Records name what set a value by its place here (see
     /// [`Setter`](sluicebox_model::Setter)): none of them ever moves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -313,6 +309,25 @@ impl HistoryEntry {
             continues: run.continues.clone(),
             ..Self::default()
         }
+    }
+
+    /// Notes that it changes records at a time.
+    pub(crate) fn changes(&mut self, time: i64) {
+        if self.changed_at.last() != Some(&time) {
+            self.changed_at.push(time);
+        }
+    }
+
+    /// The times of its changes, oldest first.
+    pub(crate) fn times(&self) -> &[i64] {
+        if self.changed_at.is_empty() { std::slice::from_ref(&self.at) } else { &self.changed_at }
+    }
+
+    /// Whether the goal run began in an earlier second than a run, and so is none of its goal runs. Goal runs of several runs
+    /// at a time lie between each other in the history, in the order in which they began.
+    pub(crate) fn began_before(&self, run: &str) -> bool {
+        let digits = |text: &str| text.chars().filter(char::is_ascii_digit).take(14).collect::<String>();
+        digits(&self.started) < digits(run)
     }
 
     /// The place of a file among the sources; the file that was merged last comes last.
@@ -413,10 +428,20 @@ mod tests {
     }
 
     #[test]
-    fn runs_of_one_second_have_no_order() {
-        assert!(Run::is_earlier("20260102-030405-ffff", "20260102-030406-0000"));
-        assert!(!Run::is_earlier("20260102-030405-0000", "20260102-030405-ffff"));
-        assert!(!Run::is_earlier("20260102-030406-0000", "20260102-030405-ffff"));
+    fn goal_runs_that_began_before_a_run_are_none_of_it() {
+        let entry =
+            HistoryEntry { started: "2026-01-02T03:04:05.678Z".to_owned(), ..HistoryEntry::default() };
+        assert!(entry.began_before("20260102-030406-0000"));
+        assert!(!entry.began_before("20260102-030405-ffff"));
+        assert!(!entry.began_before("20260102-030404-ffff"));
+    }
+
+    #[test]
+    fn the_times_of_changes_are_kept_in_their_order() {
+        let mut entry = HistoryEntry { at: 5, ..HistoryEntry::default() };
+        assert_eq!(entry.times(), [5]);
+        [5, 5, 8, 8].into_iter().for_each(|time| entry.changes(time));
+        assert_eq!(entry.times(), [5, 8]);
     }
 
     #[test]

@@ -77,7 +77,11 @@ pub(crate) fn undo(
         if entry.report.profiles.created + entry.report.profiles.updated <= 0 {
             continue;
         }
-        if !store.can_undo(entry.at)? {
+        let mut are_retained = true;
+        for time in entry.times() {
+            are_retained &= store.can_undo(*time)?;
+        }
+        if !are_retained {
             return Err(Error::Failed(format!(
                 "{} / {}: the values that it overwrote are not retained; `[undo] keep` in sluicebox.toml sets for how long they are",
                 entry.report.connection, entry.report.goal
@@ -116,7 +120,13 @@ fn undo_goal_run(
 ) -> Result<UndoReport, Error> {
     let report = Report::of(&run.id, &entry.report.connection, &entry.report.goal, "undo");
     let mut own = GoalRun::begin(store, run, report)?;
-    let undone = store.undo((entry.at, number), &own.lease, unique)?;
+    let mut undone = UndoReport::default();
+    // The last change first.
+    for time in entry.times().iter().rev() {
+        own.advance(store)?;
+        own.entry.changes(own.lease.time());
+        undone.add(store.undo((*time, number), &own.lease, unique)?);
+    }
     let updated = i64::try_from(undone.restored + undone.removed).unwrap_or(i64::MAX);
     own.entry.report.profiles = Profiles { updated, ..Profiles::default() };
     own.finish(store, Ok(()), Commit::default())?;

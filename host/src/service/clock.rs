@@ -14,7 +14,7 @@ impl Service {
     /// Queues runs when they are due, until the service stops.
     pub(super) fn queue_due_runs(&self, runtime: &Handle) {
         let mut queue = self.queue.watch();
-        let mut stopping = self.stopping.subscribe();
+        let mut stopping = self.current_runs.watch_stop();
         loop {
             queue.mark_unchanged();
             let next = self.tick(Timestamp::now());

@@ -2,7 +2,7 @@
 //!
 //! - `queue`: runs that wait, the current run, and what of them outlives the process;
 //! - `clock`: the thread that queues runs when they are due;
-//! - `worker`: the thread that runs connections, one after the other;
+//! - `worker`: the threads that run connections; `current_runs`: their runs, which are shown and stopped;
 //! - `working_folder`: the current configuration, and changes of its files;
 //! - `edit`: changes of a connection's file that keep its comments;
 //! - `notify`: mail and webhooks; `egress`: which addresses a webhook may go to;
@@ -16,6 +16,7 @@ mod access;
 mod api;
 mod audit;
 mod clock;
+mod current_runs;
 mod edit;
 mod egress;
 mod lookup_cache;
@@ -31,7 +32,6 @@ mod working_folder;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -43,10 +43,11 @@ use tokio::sync::{Semaphore, watch};
 use crate::error::Error;
 use crate::output::print;
 use crate::runs;
-use crate::runs::progress::Live;
 use crate::runs::rejected;
+use crate::runs::turns::MergeTurns;
 use access::Access;
 use audit::Audit;
+use current_runs::CurrentRuns;
 use lookup_cache::LookupCache;
 use metrics::Metrics;
 use notify::Notifier;
@@ -67,12 +68,9 @@ pub(crate) struct Service {
     folder: WorkingFolder,
     store: Store,
     queue: Queue,
-    /// Progress of the current goal.
-    live: watch::Sender<Live>,
-    /// Set once, when the service stops.
-    stopping: watch::Sender<bool>,
-    /// Set to stop the current run at its next batch.
-    stop_run: AtomicBool,
+    current_runs: CurrentRuns,
+    /// The turns in which runs merge into the store.
+    turns: MergeTurns,
     /// Permits of requests that open files of connections.
     looks: Arc<Semaphore>,
     notifier: Notifier,
@@ -82,7 +80,7 @@ pub(crate) struct Service {
     lookup_cache: LookupCache,
 }
 
-/// Runs until SIGTERM or Ctrl-C. The batch in flight is finished then; the run continues at the next start.
+/// Runs until SIGTERM or Ctrl-C. The batches in flight are finished then; their runs continue at the next start.
 ///
 /// # Errors
 /// If the configuration is wrong, the store is in use, or the address is taken.
@@ -120,15 +118,15 @@ pub(crate) fn serve(root: &Path, address: Option<SocketAddr>) -> Result<u8, Erro
         notifier: Notifier::new(runtime.handle().clone()),
         metrics: Metrics::new(),
         lookup_cache: LookupCache::default(),
-        live: watch::Sender::new(Live::default()),
-        stopping: watch::Sender::new(false),
-        stop_run: AtomicBool::new(false),
+        current_runs: CurrentRuns::new(),
+        turns: MergeTurns::new(),
         looks: Arc::new(Semaphore::new(MAX_LOOKS)),
         folder,
         store,
         access,
     });
-    let worker = spawn("worker", &service, Service::work).map_err(io)?;
+    let workers = (0..server_settings.runs).map(|_| spawn("worker", &service, Service::work).map_err(io));
+    let workers = workers.collect::<Result<Vec<_>, _>>()?;
     let handle = runtime.handle().clone();
     let clock = spawn("clock", &service, move |service| service.queue_due_runs(&handle)).map_err(io)?;
     let served = listen(&runtime, &service, listener);
@@ -136,7 +134,8 @@ pub(crate) fn serve(root: &Path, address: Option<SocketAddr>) -> Result<u8, Erro
     let ended = |thread: JoinHandle<()>, name: &str| {
         thread.join().map_err(|_| Error::Failed(format!("internal error: the {name} panicked")))
     };
-    let ended = ended(worker, "worker").and(ended(clock, "clock"));
+    let workers_ended = workers.into_iter().map(|worker| ended(worker, "worker")).fold(Ok(()), Result::and);
+    let ended = workers_ended.and(ended(clock, "clock"));
     runtime.block_on(service.notifier.finish());
     runtime.shutdown_timeout(SHUTDOWN_TIME);
     served.and(ended).map(|()| 0)
@@ -165,8 +164,7 @@ impl Drop for StopsService<'_> {
 
 impl Service {
     fn stop(&self) {
-        self.stopping.send_replace(true);
-        self.stop_run.store(true, Ordering::Relaxed);
+        self.current_runs.stop_all();
         self.queue.close();
     }
 }
@@ -181,13 +179,13 @@ fn listen(runtime: &Runtime, service: &Arc<Service>, listener: TcpListener) -> R
         // Without systemd there is nothing to notify.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let app = page::router(Arc::clone(service));
-        let mut served = std::pin::pin!(server::serve(listener, app, service.stopping.subscribe()));
+        let mut served = std::pin::pin!(server::serve(listener, app, service.current_runs.watch_stop()));
         tokio::select! {
             () = &mut served => return Ok(()),
-            () = stopped(service.stopping.subscribe()) => {}
+            () = stopped(service.current_runs.watch_stop()) => {}
             () = signals.next() => {
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-                tracing::info!("stopping: the batch in flight is finished first");
+                tracing::info!("stopping: the batches in flight are finished first");
                 service.stop();
                 tokio::spawn(async move {
                     signals.next().await;

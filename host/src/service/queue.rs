@@ -1,4 +1,4 @@
-//! The runs that wait, and the current one. Each connection has at most one. They outlive the process: a run is in the store
+//! The runs that wait, and the current ones. Each connection has at most one. They outlive the process: a run is in the store
 //! before it is promised, and is removed when it has ended.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::runs::rejected::corrected_folder;
 use crate::runs::report::{HistoryEntry, Run, Trigger};
 
-/// The runs that wait, and the current one.
+/// The runs that wait, and the current ones.
 pub(super) struct Queue {
     state: Mutex<State>,
     filled: Condvar,
@@ -28,7 +28,8 @@ pub(super) struct Queue {
 struct State {
     /// The files of the connections whose runs wait, the first first.
     waiting: VecDeque<String>,
-    running: Option<String>,
+    /// The files of the connections whose runs are current, the first first.
+    running: Vec<String>,
     connections: BTreeMap<String, ConnectionRuns>,
     closed: bool,
 }
@@ -230,7 +231,7 @@ impl Queue {
         Ok(if due { schedule.and_then(|schedule| schedule.next_after(now)) } else { next })
     }
 
-    /// Waits for the next run, and makes it the current one; `None` when the service stops.
+    /// Waits for the next run, and makes it a current one; `None` when the service stops.
     ///
     /// # Errors
     /// If the store fails.
@@ -249,7 +250,7 @@ impl Queue {
                 run.begun = true;
                 let taken = run.clone();
                 save(store, &connection, &runs)?;
-                state.running = Some(connection.clone());
+                state.running.push(connection.clone());
                 state.connections.insert(connection.clone(), runs);
                 drop(state);
                 self.changed();
@@ -259,14 +260,14 @@ impl Queue {
         }
     }
 
-    /// Removes the current run, which ended. One that the end of the service interrupted (`done` = false) stays for the next
+    /// Removes a current run, which ended. One that the end of the service interrupted (`done` = false) stays for the next
     /// start.
     ///
     /// # Errors
     /// If the store fails.
     pub(super) fn ended(&self, store: &Store, connection: &str, done: bool) -> Result<(), Error> {
         let mut state = self.lock();
-        state.running = None;
+        state.running.retain(|running| running != connection);
         if done {
             let mut runs = state.runs_of(store, connection)?;
             runs.run = None;
@@ -304,12 +305,12 @@ impl Queue {
     /// Does short work while no run is current, and lets none start meanwhile; `None` if there is one.
     pub(super) fn while_idle<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
         let state = self.lock();
-        let done = state.running.is_none().then(work);
+        let done = state.running.is_empty().then(work);
         drop(state);
         done
     }
 
-    /// The current run, then those that wait, in their order.
+    /// The current runs, then those that wait, in their order.
     pub(super) fn list(&self) -> Vec<Queued> {
         let state = self.lock();
         let queued = |connection: &String, running| {
@@ -359,7 +360,7 @@ fn continuation(
     let (mut done, mut resumed) = (interrupted.done, interrupted.resumed);
     for entry in store.history() {
         let entry = HistoryEntry::decode(&entry?.1).ok_or(StoreError::Damaged("the history"))?;
-        if Run::is_earlier(&entry.report.run, &interrupted.run) {
+        if entry.began_before(&interrupted.run) {
             break;
         }
         if entry.report.run == interrupted.run {

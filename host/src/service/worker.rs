@@ -1,6 +1,6 @@
-//! The thread that runs connections, one after the other.
+//! The threads that run connections: each one after the other, a few at a time.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use crate::config::{Config, Connection, Goal};
 use crate::error::Error;
 use crate::queries::rejected::goal_run;
 use crate::runs::goal_run::GoalRun;
-use crate::runs::progress::{Live, Watch};
+use crate::runs::progress::Watch;
 use crate::runs::rejected::{corrected_files, remove_corrected};
 use crate::runs::report::{HistoryEntry, Report, Run, Status};
 use crate::runs::undo::no_run;
@@ -39,16 +39,12 @@ impl Service {
         let span = tracing::info_span!("run", connection = stem, run = run.id, trigger = ?run.trigger);
         let _entered = span.enter();
         let started = Instant::now();
-        // The flag may be that of the run before. The order matters: the service may stop between the two lines.
-        self.stop_run.store(false, Ordering::SeqCst);
-        if *self.stopping.borrow() {
-            self.stop_run.store(true, Ordering::SeqCst);
-        }
+        let stop = self.current_runs.begin(&run.id);
         tracing::info!("the run starts");
         let mut goals = Vec::new();
         let config = self.folder.current();
         let result = match &config {
-            Ok(config) => self.run_goals(config, stem, planned, &run, &mut goals),
+            Ok(config) => self.run_goals(config, stem, planned, (&run, &stop), &mut goals),
             Err(_) => Ok(()),
         };
         let (config, config_error) = match config {
@@ -64,8 +60,8 @@ impl Service {
                 goals.extend(failed);
             }
         }
-        self.live.send_replace(Live::default());
-        let interrupted = stopped && *self.stopping.borrow();
+        self.current_runs.end(&run.id);
+        let interrupted = stopped && self.current_runs.are_stopping();
         // First, so that the queue without the run means that its lines are gone.
         if let Some(corrected) = planned.corrected.as_ref().filter(|_| !interrupted)
             && let Err(error) = remove_corrected(&corrected.folder(&config))
@@ -90,19 +86,19 @@ impl Service {
         config: &Config,
         stem: &str,
         planned: &PlannedRun,
-        run: &Run,
+        (run, stop): (&Run, &AtomicBool),
         goals: &mut Vec<HistoryEntry>,
     ) -> Result<(), Error> {
         let connection = config.connection(stem)?;
         if let Some(corrected) = &planned.corrected {
-            let entry = self.import_corrected(config, connection, corrected, run)?;
+            let entry = self.import_corrected(config, connection, corrected, (run, stop))?;
             self.goal_ended(stem, entry, goals);
             return Ok(());
         }
         let includes = |goal: &Goal<'_>| planned.includes(goal.name());
         let selected = select(config, vec![connection], includes, true)?;
-        let watch = Watch::Service(&self.live);
-        let mut runner = Runner::new(config, &self.store, false, watch, &self.stop_run)?;
+        let watch = Watch::Service(self.current_runs.live(), &run.id);
+        let mut runner = Runner::new(config, &self.store, false, watch, stop, &self.turns)?;
         (runner.reimport, runner.resumed) = (planned.reimport, planned.resumed.clone());
         for selected in &selected {
             runner.run(selected, run, |entry| {
@@ -125,13 +121,14 @@ impl Service {
         config: &Config,
         connection: &Connection,
         corrected: &CorrectedRows,
-        run: &Run,
+        (run, stop): (&Run, &AtomicBool),
     ) -> Result<HistoryEntry, Error> {
         let folder = corrected.folder(config);
         let files = corrected_files(&folder)?;
         let entry = goal_run(Some(&self.store), &corrected.run, &corrected.goal)?;
         let selected = select(config, vec![connection], |goal| goal.name() == corrected.goal, true)?;
-        let runner = Runner::new(config, &self.store, false, Watch::Service(&self.live), &self.stop_run)?;
+        let watch = Watch::Service(self.current_runs.live(), &run.id);
+        let runner = Runner::new(config, &self.store, false, watch, stop, &self.turns)?;
         let Some(selected) = selected.first() else { return Err(no_run(&corrected.run)) };
         Ok(runner.import_corrected(selected, run, &entry, Some(&files))?.0)
     }

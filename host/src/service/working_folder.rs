@@ -35,7 +35,7 @@ impl WorkingFolder {
     /// With every problem of its files.
     pub(super) fn open(root: &Path) -> Result<Self, Error> {
         let seen = files(root);
-        let config = Arc::new(Config::load(root)?);
+        let config = shared(Config::load(root)?);
         Ok(Self { root: root.to_owned(), loaded: Mutex::new(Loaded { seen, config, error: None }) })
     }
 
@@ -66,7 +66,7 @@ impl WorkingFolder {
         if seen != loaded.seen {
             match Config::load(&self.root) {
                 Ok(config) => {
-                    loaded.config = Arc::new(config);
+                    loaded.config = shared(config);
                     loaded.error = None;
                 }
                 Err(error) => {
@@ -121,9 +121,15 @@ impl WorkingFolder {
                 return Err(Error::io(&path, error));
             }
         }
-        *loaded = Loaded { seen: files(&self.root), config: Arc::new(config), error: None };
+        *loaded = Loaded { seen: files(&self.root), config: shared(config), error: None };
         Ok(())
     }
+}
+
+/// A configuration for runs that share the memory.
+fn shared(mut config: Config) -> Arc<Config> {
+    config.settings.tuning.share(config.settings.server.runs);
+    Arc::new(config)
 }
 
 /// Replaces a file atomically: readers see the old text or the new one.

@@ -312,7 +312,7 @@ fn goal_runs_have_growing_numbers_and_times(fixture: &impl Fixture) {
     end(&store, &second);
     drop(store);
     let store = fixture.open();
-    assert!(store.interrupted().unwrap().is_none());
+    assert!(store.interrupted().unwrap().is_empty());
     let third = begin(&store, 0);
     assert!(third.number() > second.number() && third.time() > second.time());
 }
@@ -331,20 +331,61 @@ fn a_goal_run_that_has_ended_or_was_taken_over_commits_nothing(fixture: &impl Fi
         assert!(matches!(store.undo((1, 1), lease, &[]), Err(StoreError::LeaseLost { .. })));
     };
     refused(&store, &ended);
-    // A process takes the goal run of another over.
+    // A goal run whose lease is in use is not interrupted; one that dropped it is taken over.
     let lost = begin(&store, 2);
-    let (taken, report) = store.interrupted().unwrap().unwrap();
-    assert_eq!((taken.number(), taken.time()), (lost.number(), lost.time()));
-    assert_eq!(report, format!("begun {}", lost.number()).into_bytes());
-    refused(&store, &lost);
+    let other = begin(&store, 3);
+    assert!(store.interrupted().unwrap().is_empty());
+    end(&store, &other);
+    let (number, time) = (lost.number(), lost.time());
+    drop(lost);
+    let (taken, report) = store.interrupted().unwrap().pop().unwrap();
+    assert!(taken.number() == number && taken.time() >= time);
+    assert_eq!(report, format!("begun {number}").into_bytes());
     assert_eq!(store.records().unwrap().count(), 0);
     store.commit(Commit { lease: Some(&taken), ..filled(&store, 0..1, "Ann", 2) }).unwrap();
     end(&store, &taken);
     refused(&store, &taken);
-    assert!(store.interrupted().unwrap().is_none());
+    assert!(store.interrupted().unwrap().is_empty());
     assert_eq!(name_of(&store, 0).as_deref(), Some("Ann"));
     let reports: Vec<_> = store.history().map(|entry| entry.unwrap().1).collect();
     assert!(reports.iter().all(|report| **report == b"ended"[..]), "{reports:?}");
+}
+
+fn goal_runs_at_a_time_change_records_in_the_order_of_their_times(fixture: &impl Fixture) {
+    let store = fixture.open();
+    let changed = Some(Changed { file: "in/a.csv", keep: true });
+    let write = |lease: &GoalRunLease, numbers: Range<u32>, name: &str| {
+        let commit = filled(&store, numbers, name, lease.time());
+        store.commit(Commit { lease: Some(lease), changed, ..commit }).unwrap();
+    };
+    let (mut one, mut other) = (begin(&store, 10), begin(&store, 11));
+    assert!(!store.advance(&mut other, 12).unwrap());
+    write(&other, 1..2, "Other");
+    let begun = one.time();
+    assert!(store.advance(&mut one, 0).unwrap() && one.time() > other.time());
+    let first = one.time();
+    write(&one, 2..3, "One");
+    // An export begins: what is committed from now on is after its cursor.
+    let export = begin(&store, 13);
+    let cursor = store.change_cursor(&export);
+    assert_eq!(store.changed_since(cursor).unwrap(), Some(Vec::new()));
+    assert!(store.advance(&mut one, 20).unwrap() && one.time() == 20);
+    write(&one, 1..4, "One");
+    assert_eq!(store.changed_since(cursor).unwrap(), Some(vec![id(1), id(2), id(3)]));
+    [&one, &other, &export].iter().for_each(|lease| end(&store, lease));
+    assert_eq!([begun, first, 20].map(|time| store.can_undo(time).unwrap()), [false, true, true]);
+    // What the other changed was changed since, until that is undone.
+    let undo = begin(&store, 30);
+    let undone = |time, lease: &GoalRunLease| {
+        let report = store.undo((time, lease.number()), &undo, &[EMAIL]).unwrap();
+        (report.restored, report.removed, report.not_restored.len())
+    };
+    assert_eq!(undone(other.time(), &other), (0, 0, 1));
+    assert_eq!(undone(20, &one), (1, 1, 0));
+    assert_eq!(name_of(&store, 1).as_deref(), Some("Other"));
+    assert_eq!(undone(first, &one), (0, 1, 0));
+    assert_eq!(undone(other.time(), &other), (0, 1, 0));
+    assert_eq!(store.records().unwrap().count(), 0);
 }
 
 fn the_ledger_remembers_files(fixture: &impl Fixture) {
@@ -1042,7 +1083,7 @@ fn a_process_that_died_loses_nothing_that_was_committed(fixture: &impl Fixture) 
     drop(store);
 
     let store = fixture.open();
-    let (taken, report) = store.interrupted().unwrap().unwrap();
+    let (taken, report) = store.interrupted().unwrap().pop().unwrap();
     assert_eq!((taken.number(), report.as_slice()), (lease.number(), &b"half"[..]));
     assert_eq!((name_of(&store, 0).as_deref(), name_of(&store, 2)), (Some("Ann"), None));
     assert_eq!(store.file_state(&[1; 32]).unwrap(), Some(FileState { position: 1, complete: false }));
@@ -1061,7 +1102,7 @@ fn a_process_that_died_loses_nothing_that_was_committed(fixture: &impl Fixture) 
     whole(&Store::open_read_only(&fixture.location()).unwrap().unwrap());
     let store = fixture.open();
     whole(&store);
-    assert!(store.interrupted().unwrap().is_none());
+    assert!(store.interrupted().unwrap().is_empty());
 }
 
 /// Runs the suite against a backend.
@@ -1076,6 +1117,7 @@ macro_rules! conformance {
             a_commit_that_met_another_writer_writes_nothing,
             goal_runs_have_growing_numbers_and_times,
             a_goal_run_that_has_ended_or_was_taken_over_commits_nothing,
+            goal_runs_at_a_time_change_records_in_the_order_of_their_times,
             the_ledger_remembers_files,
             the_count_is_that_of_a_walk_whatever_happens,
             events_are_written_over_and_removed,

@@ -383,8 +383,7 @@ impl Store {
     }
 
     /// Begins a goal run. Its time in milliseconds since the epoch is that of the clock, or later than all before it where
-    /// the clock was set back. `report` makes its first report, of its number. RocksDB has one goal run at a time: the lease
-    /// of the one before is over.
+    /// the clock was set back. `report` makes its first report, of its number.
     ///
     /// # Errors
     /// If the store fails.
@@ -396,11 +395,22 @@ impl Store {
         backend!(self, store => store.begin_goal_run(clock, report))
     }
 
-    /// The goal run that neither ended nor failed, because its process died, and its last report. Its lease is taken over.
+    /// Makes the time of a goal run's changes the latest, at `clock` or later, if another goal run began or advanced since it
+    /// did; answers whether it was made later. Whoever merges rows does this first, while no other goal run merges: the
+    /// order of times is then the order of changes.
+    ///
+    /// # Errors
+    /// If the store fails, or the lease was lost.
+    pub fn advance(&self, lease: &mut GoalRunLease, clock: i64) -> Result<bool, StoreError> {
+        backend!(self, store => store.advance(lease, clock))
+    }
+
+    /// The goal runs that neither ended nor failed, because their process died or dropped their lease, each with its last report.
+    /// Their leases are taken over.
     ///
     /// # Errors
     /// If the store fails or is damaged.
-    pub fn interrupted(&self) -> Result<Option<Interrupted>, StoreError> {
+    pub fn interrupted(&self) -> Result<Vec<Interrupted>, StoreError> {
         backend!(self, store => store.interrupted())
     }
 

@@ -26,6 +26,16 @@ pub struct UndoReport {
     pub not_restored: Vec<NotRestored>,
 }
 
+impl UndoReport {
+    /// Adds what undoing the changes of another time did.
+    pub fn add(&mut self, other: Self) {
+        self.restored += other.restored;
+        self.removed += other.removed;
+        self.events += other.events;
+        self.not_restored.extend(other.not_restored);
+    }
+}
+
 /// Something of a record that was not restored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotRestored {

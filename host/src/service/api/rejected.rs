@@ -24,6 +24,7 @@ use crate::runs::rejected::{
     CorrectedFile, Line, LineScope, corrected_files, folder, is_of_this_version, remove_corrected,
 };
 use crate::runs::report::{HistoryEntry, Report, Run, Status, Trigger};
+use crate::runs::turns::MergeTurns;
 use crate::runs::undo::no_run;
 use crate::runs::{Runner, select};
 use crate::service::Service;
@@ -305,7 +306,8 @@ impl Service {
         let selected = select(config, vec![connection], |goal| goal.name() == entry.report.goal, false)?;
         let store = self.store.dry_copy()?;
         let stop = AtomicBool::new(false);
-        let runner = Runner::new(config, &store, true, Watch::Nowhere, &stop)?;
+        let turns = MergeTurns::new();
+        let runner = Runner::new(config, &store, true, Watch::Nowhere, &stop, &turns)?;
         let Some(selected) = selected.first() else { return Err(no_run(&entry.report.run).into()) };
         let (ended, mut lines) =
             runner.import_corrected(selected, &Run::new(Trigger::Request), entry, Some(&files))?;

@@ -21,6 +21,7 @@ use crate::queries::find_goal;
 use crate::runs::progress::Watch;
 use crate::runs::rejected;
 use crate::runs::report::{HistoryEntry, LastProfile, Report, Run, Trigger};
+use crate::runs::turns::MergeTurns;
 use crate::runs::{Runner, select};
 use crate::service::Service;
 use crate::service::access::Caller;
@@ -147,7 +148,7 @@ impl Service {
             let entry = entry?;
             if entry.report.run == run {
                 found.insert(0, entry);
-            } else if Run::is_earlier(&entry.report.run, run) {
+            } else if entry.began_before(run) {
                 break;
             }
         }
@@ -210,7 +211,8 @@ impl Service {
         let selected = select(&config, vec![connection], wants, false)?;
         let store = self.store.dry_copy()?;
         let stop = AtomicBool::new(false);
-        let mut runner = Runner::new(&config, &store, true, Watch::Nowhere, &stop)?;
+        let turns = MergeTurns::new();
+        let mut runner = Runner::new(&config, &store, true, Watch::Nowhere, &stop, &turns)?;
         runner.reimport = reimport;
         let mut reports = Vec::new();
         for selected in &selected {
@@ -222,11 +224,11 @@ impl Service {
         Ok(reports)
     }
 
-    /// Removes a run from the queue, or stops the current one at its next batch.
+    /// Removes a run from the queue, or stops a current one at its next batch.
     pub(in crate::service) fn stop_run(&self, caller: &Caller, run: &str) -> Result<(), Failure> {
         let queued = self.queue.list().into_iter().find(|queued| queued.planned.run == run);
-        if queued.as_ref().is_some_and(|queued| queued.running) {
-            self.stop_run.store(true, Ordering::SeqCst);
+        if self.current_runs.stop(run) {
+            tracing::info!(run, "the run is to stop");
         } else if !self.queue.withdraw(&self.store, run)? {
             return Err(Error::NotFound(format!("run `{run}` is not in the queue")).into());
         } else if let Some(corrected) = queued.and_then(|queued| queued.planned.corrected) {

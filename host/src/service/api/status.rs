@@ -27,9 +27,9 @@ const SESSION_CHECK: Duration = Duration::from_secs(30);
 /// The state of the service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct ServiceStatus {
-    /// The current run, then those that wait.
+    /// The current runs, then those that wait.
     pub queue: Vec<QueuedRun>,
-    /// Progress of the current goal.
+    /// Progress of the first current run.
     pub live: Live,
     /// What is wrong with the configuration. Runs are paused meanwhile; everything else uses the last valid configuration.
     pub wrong: Option<String>,
@@ -42,8 +42,11 @@ pub(crate) struct QueuedRun {
     /// The name of the connection's file without `.toml`.
     pub connection: String,
     pub trigger: Trigger,
-    /// Whether it is the current run.
+    /// Whether it is current.
     pub running: bool,
+    /// Progress of a current run in its goal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live: Option<Live>,
 }
 
 /// A scheduled run.
@@ -75,9 +78,10 @@ impl CountQuery {
 }
 
 impl Service {
-    /// The current run, then those that wait.
+    /// The current runs, then those that wait.
     pub(in crate::service) fn queued(&self) -> Vec<QueuedRun> {
         let queue = self.queue.list().into_iter().map(|queued| QueuedRun {
+            live: self.current_runs.live_of(&queued.planned.run),
             run: queued.planned.run,
             connection: queued.connection,
             trigger: queued.planned.trigger,
@@ -88,7 +92,9 @@ impl Service {
 
     /// The state of the service.
     pub(in crate::service) fn status(&self) -> ServiceStatus {
-        ServiceStatus { queue: self.queued(), live: self.live.borrow().clone(), wrong: self.folder.error() }
+        let queue = self.queued();
+        let live = queue.iter().find_map(|queued| queued.live.clone()).unwrap_or_default();
+        ServiceStatus { queue, live, wrong: self.folder.error() }
     }
 
     /// The next scheduled runs of all connections that are on.
@@ -148,8 +154,8 @@ pub(super) async fn watch(
     let (events, receiver) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
         let mut queue = service.queue.watch();
-        let mut live = service.live.subscribe();
-        let mut stopping = service.stopping.subscribe();
+        let mut live = service.current_runs.live().subscribe();
+        let mut stopping = service.current_runs.watch_stop();
         let mut sessions = service.access.watch_sessions();
         loop {
             if !service.access.is_signed_in(&caller) {

@@ -1,4 +1,4 @@
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 
 use rocksdb::WriteBatch;
 use sluicebox_model::{SpaceId, never};
@@ -8,7 +8,9 @@ use super::tables::{MIN_ROWS, Tables};
 use super::{CHANGES, EVENTS, RECORDS, RocksStore};
 use crate::keys::{self, KeyKind, Meta};
 use crate::record_format::{MergedInto, encode, encode_event};
-use crate::{Commit, Conflict, GoalRunLease, Packer, ReadPoint, StoreError, Writer, WriterHints, changes};
+use crate::{
+    Commit, Conflict, GoalRunLease, Interrupted, Packer, ReadPoint, StoreError, Writer, WriterHints, changes,
+};
 
 /// Records that are in memory twice, on their way into a table.
 const PACKED_AT_ONCE: usize = 4096;
@@ -16,8 +18,8 @@ const PACKED_AT_ONCE: usize = 4096;
 /// Who may commit, and what was committed since the store was opened. One process writes: nothing of it is stored.
 #[derive(Debug, Default)]
 pub(super) struct CommitState {
-    /// The fence of the lease that may commit, of the goal run that began last.
-    lease: Option<u64>,
+    /// The leases that may commit.
+    leases_held: Vec<HeldLease>,
     /// How many leases there were.
     leases: u64,
     /// How many commits changed records, identifiers or events.
@@ -28,19 +30,40 @@ pub(super) struct CommitState {
     last_by_other: u64,
 }
 
+/// A lease that may commit.
+#[derive(Debug)]
+struct HeldLease {
+    fence: u64,
+    /// The number of its goal run.
+    number: u64,
+    /// Gone when the lease is dropped.
+    held: Weak<()>,
+}
+
 impl CommitState {
-    /// A new lease: the one before is superseded.
-    fn begin(&mut self) -> u64 {
+    /// A new lease; another one of the same goal run is superseded.
+    fn begin(&mut self, number: u64, time: i64) -> GoalRunLease {
         self.leases += 1;
-        self.lease = Some(self.leases);
-        self.leases
+        let held = Arc::new(());
+        self.leases_held.retain(|lease| lease.number != number);
+        self.leases_held.push(HeldLease { fence: self.leases, number, held: Arc::downgrade(&held) });
+        GoalRunLease { number, time, fence: self.leases, _held: held }
     }
 
     fn check(&self, lease: &GoalRunLease) -> Result<(), StoreError> {
-        match self.lease {
-            Some(fence) if fence == lease.fence => Ok(()),
-            _ => Err(StoreError::LeaseLost { goal_run: lease.number }),
+        match self.leases_held.iter().any(|held| held.fence == lease.fence) {
+            true => Ok(()),
+            false => Err(StoreError::LeaseLost { goal_run: lease.number }),
         }
+    }
+
+    /// Whether a lease of a goal run is in use.
+    fn is_held(&self, number: u64) -> bool {
+        self.leases_held.iter().any(|lease| lease.number == number && lease.held.strong_count() > 0)
+    }
+
+    fn end(&mut self, lease: &GoalRunLease) {
+        self.leases_held.retain(|held| held.fence != lease.fence);
     }
 
     /// Whether another writer committed since a moment.
@@ -147,8 +170,8 @@ impl RocksStore {
             Some(tables) => self.commit_tables(batch, tables)?,
             None => self.db.write_opt(batch, &durable())?,
         }
-        if ends {
-            state.lease = None;
+        if let Some(lease) = lease.filter(|_| ends) {
+            state.end(lease);
         }
         drop(state);
         self.merge_tables(is_large)
@@ -222,8 +245,10 @@ impl RocksStore {
         if let Some((lease, report)) = commit.lease.zip(commit.report) {
             batch.put(KeyKind::History.key(&lease.number.to_be_bytes()), report);
         }
-        if commit.ends_goal_run {
-            batch.delete(Meta::Running);
+        if let Some(lease) = commit.lease.filter(|_| commit.ends_goal_run) {
+            let mut running = self.running()?;
+            running.retain(|number| *number != lease.number);
+            put_running(&running, &mut batch);
         }
         Ok(batch)
     }
@@ -258,13 +283,7 @@ impl RocksStore {
         report: impl FnOnce(u64) -> Vec<u8>,
     ) -> Result<GoalRunLease, StoreError> {
         let mut state = self.commit_state();
-        let before = match self.db.get(Meta::Now)? {
-            None => i64::MIN,
-            Some(bytes) => {
-                keys::read_i64(&bytes).ok_or(StoreError::Damaged("the time of the last goal run"))?
-            }
-        };
-        let time = clock.max(before.saturating_add(1));
+        let time = clock.max(self.last_time()?.saturating_add(1));
         let last = match self.db.get(Meta::GoalRun)? {
             None => 0,
             Some(bytes) => keys::read_u64(&bytes).ok_or(StoreError::Damaged("the number of goal runs"))?,
@@ -272,21 +291,56 @@ impl RocksStore {
         let number = last + 1;
         let mut batch = WriteBatch::default();
         batch.put(Meta::GoalRun, number.to_be_bytes());
-        batch.put(Meta::Running, number.to_be_bytes());
+        let mut running = self.running()?;
+        running.push(number);
+        put_running(&running, &mut batch);
         batch.put(Meta::Now, time.to_be_bytes());
         batch.put(KeyKind::History.key(&number.to_be_bytes()), report(number));
         self.db.write_opt(batch, &durable())?;
-        Ok(GoalRunLease { number, time, fence: state.begin() })
+        Ok(state.begin(number, time))
     }
 
-    pub(crate) fn interrupted(&self) -> Result<Option<(GoalRunLease, Vec<u8>)>, StoreError> {
+    pub(crate) fn advance(&self, lease: &mut GoalRunLease, clock: i64) -> Result<bool, StoreError> {
+        let state = self.commit_state();
+        state.check(lease)?;
+        let last = self.last_time()?;
+        if last == lease.time {
+            return Ok(false);
+        }
+        lease.time = clock.max(last.saturating_add(1));
+        // It is on the disk before the changes of that time, which come after it in the log.
+        self.db.put(Meta::Now, lease.time.to_be_bytes())?;
+        Ok(true)
+    }
+
+    /// The time of the goal run that began or advanced last.
+    fn last_time(&self) -> Result<i64, StoreError> {
+        let Some(bytes) = self.db.get(Meta::Now)? else { return Ok(i64::MIN) };
+        keys::read_i64(&bytes).ok_or(StoreError::Damaged("the time of the last goal run"))
+    }
+
+    /// The numbers of the goal runs that are running.
+    fn running(&self) -> Result<Vec<u64>, StoreError> {
+        let bytes = self.db.get(Meta::Running)?.unwrap_or_default();
+        let (numbers, rest) = bytes.as_chunks();
+        if !rest.is_empty() {
+            return Err(StoreError::Damaged("the history"));
+        }
+        Ok(numbers.iter().map(|number| u64::from_be_bytes(*number)).collect())
+    }
+
+    pub(crate) fn interrupted(&self) -> Result<Vec<Interrupted>, StoreError> {
         let mut state = self.commit_state();
-        let Some(number) = self.db.get(Meta::Running)? else { return Ok(None) };
-        let number = keys::read_u64(&number).ok_or(StoreError::Damaged("the history"))?;
-        let Some(report) = self.db.get(KeyKind::History.key(&number.to_be_bytes()))? else { return Ok(None) };
-        let time = self.db.get(Meta::Now)?.as_deref().and_then(keys::read_i64);
-        let time = time.ok_or(StoreError::Damaged("the time of the last goal run"))?;
-        Ok(Some((GoalRunLease { number, time, fence: state.begin() }, report)))
+        let (mut interrupted, time) = (Vec::new(), self.last_time()?);
+        for number in self.running()? {
+            if state.is_held(number) {
+                continue;
+            }
+            if let Some(report) = self.db.get(KeyKind::History.key(&number.to_be_bytes()))? {
+                interrupted.push((state.begin(number, time), report));
+            }
+        }
+        Ok(interrupted)
     }
 
     pub(crate) fn note_imports(&self, notes: &[([u8; 32], Vec<u8>)]) -> Result<(), StoreError> {
@@ -303,18 +357,22 @@ impl RocksStore {
     }
 }
 
+fn put_running(numbers: &[u64], batch: &mut WriteBatch) {
+    match numbers {
+        [] => batch.delete(Meta::Running),
+        numbers => batch
+            .put(Meta::Running, numbers.iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<_>>()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn lease(state: &mut CommitState) -> GoalRunLease {
-        GoalRunLease { number: 1, time: 1, fence: state.begin() }
-    }
-
     #[test]
     fn only_what_others_commit_is_a_conflict() {
         let mut state = CommitState::default();
-        let own = lease(&mut state);
+        let own = state.begin(1, 1);
         let others_since = |state: &CommitState, point| state.others_since(point, Some(&own));
         let point = |state: &CommitState| ReadPoint(state.commits);
         let first = point(&state);

@@ -399,6 +399,12 @@ impl RocksStore {
             Some(before) if before.is_empty() => None,
             Some(before) => Some(decode(before)?),
         };
+        let is_unchanged = match (&before, now) {
+            (None | Some(Stored::MergedInto(_)), Some(Stored::Record(record))) => {
+                self.is_unchanged(id, record, undoing)?
+            }
+            _ => false,
+        };
         Ok(match (before, now) {
             (Some(Stored::Record(_)), Some(Stored::Record(record))) => Ok(Becomes::Restored(record.clone())),
             (Some(Stored::Record(before)), None) => Ok(back(before)),
@@ -408,15 +414,24 @@ impl RocksStore {
                 None => Ok(Becomes::Removed),
                 Some(Stored::MergedInto(_)) => Err(Reason::Merged),
             },
-            (None, Some(Stored::Record(record))) if record.modified == undoing.at => Ok(Becomes::Removed),
+            (None, Some(Stored::Record(_))) if is_unchanged => Ok(Becomes::Removed),
             (None, Some(Stored::Record(_))) => Err(Reason::Created),
-            (Some(Stored::MergedInto(to)), Some(Stored::Record(record))) if record.modified == undoing.at => {
+            (Some(Stored::MergedInto(to)), Some(Stored::Record(_))) if is_unchanged => {
                 Ok(Becomes::MergedInto(to.record))
             }
             (Some(Stored::MergedInto(_)), Some(Stored::Record(_))) => Err(Reason::Merged),
             (Some(Stored::MergedInto(to)), None) => Ok(Becomes::MergedInto(to.record)),
             (None, None) => Err(Reason::Gone),
         })
+    }
+
+    /// Whether a record is as the goal run left it: nothing changed it since, or what did was undone.
+    fn is_unchanged(&self, id: RecordId, record: &Record, undoing: &Undoing<'_>) -> Result<bool, StoreError> {
+        if record.modified == undoing.at {
+            return Ok(true);
+        }
+        let after = self.state_after(&undoing.later, id)?.map(|bytes| decoded(&bytes)).transpose()?.flatten();
+        Ok(after.is_some_and(|after| after.packed() == record.packed() && after.events == record.events))
     }
 
     /// Restores the properties of a record that is there.
