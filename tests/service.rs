@@ -188,7 +188,7 @@ fn a_run_that_sigterm_interrupts_continues_at_the_next_start() {
 #[test]
 fn a_user_stops_the_current_run_and_a_queued_one() {
     let workspace = workspace("");
-    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 100\nbatch_rows = 100\n");
+    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 100\nbatch_rows = 100\n[server]\nruns = 1\n");
     let rows: String = (0..LONG).map(|row| format!("c{row}@x.example,N,1\n")).collect();
     workspace.write("exchange/a.csv", format!("email,name,spent\n{rows}"));
     workspace
@@ -213,6 +213,141 @@ fn a_user_stops_the_current_run_and_a_queued_one() {
     // A stopped run does not continue.
     let service = Service::start(&workspace);
     assert_eq!(service.get("/api/v1/status").json()["queue"], json!([]));
+}
+
+/// Starts a run of a connection, and answers with its id.
+fn start_run(service: &Service, connection: &str) -> String {
+    let started = service.post(&format!("/api/v1/connections/{connection}/runs"), &json!({})).json();
+    started["run"].as_str().unwrap_or_else(|| panic!("{started}")).to_owned()
+}
+
+/// How many of the runs that a status lists are current.
+fn current_runs(status: &Value) -> usize {
+    status["queue"].as_array().unwrap().iter().filter(|run| run["running"] == true).count()
+}
+
+#[test]
+fn connections_that_run_together_change_the_same_profiles_and_lose_nothing() {
+    let workspace = workspace("");
+    workspace.write(
+        "sluicebox.toml",
+        "[undo]\nkeep = '1d'\n[import]\ncommit_rows = 500\nbatch_rows = 100\n[server]\nruns = 3\n",
+    );
+    // Each connection has half of its people in common with the next one.
+    let connections = ["shop", "other", "third"];
+    for (number, name) in connections.iter().enumerate() {
+        let text = connection("").replace("Shop", name).replace("exchange", name);
+        workspace.write(&format!("connections/{name}.toml"), text);
+        for file in 0..2 {
+            let people = (0..20_000_u32).map(|row| row * 7919 % 20_000 + number as u32 * 10_000);
+            let rows: String = people.map(|person| format!("c{person}@x.example,{name},1\n")).collect();
+            workspace.write(&format!("{name}/{file}.csv"), format!("email,name,spent\n{rows}"));
+        }
+    }
+    let service = Service::start(&workspace);
+    let runs = connections.map(|connection| start_run(&service, connection));
+    service.wait_until(|status| current_runs(status) == 3);
+    service.wait_until_idle();
+    let history = service.runs();
+    assert!(history.iter().all(|run| run["status"] == "succeeded"), "{history:?}");
+    let count = |name: &str| history.iter().map(|run| run["profiles"][name].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(count("created"), 40_000);
+    for (run, connection) in runs.iter().zip(connections) {
+        let found = service.get(&format!("/api/v1/runs/{run}")).json();
+        assert_eq!(found[0]["connection"], connection, "{found}");
+    }
+    drop(service);
+    assert_eq!(workspace.sluicebox(&["store", "verify"]).code, 0);
+    let spent = |workspace: &Workspace| {
+        let listed = workspace.sluicebox(&["profile", "list", "--json"]).stdout;
+        let spent = |line: &str| {
+            let profile: Value = serde_json::from_str(line).unwrap();
+            let email = profile["properties"]["email"].as_str().unwrap();
+            let person: u32 = email.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
+            (person, profile["properties"]["spent"].as_u64().unwrap())
+        };
+        listed.lines().map(spent).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let expected = |others: &[u32]| {
+        let mut spent = std::collections::BTreeMap::new();
+        for first in others {
+            (0..20_000).for_each(|person| *spent.entry(first * 10_000 + person).or_insert(0) += 2);
+        }
+        spent
+    };
+    assert_eq!(spent(&workspace), expected(&[0, 1, 2]));
+    // The run that began last is undone, but for people whom the others changed since.
+    let undone = workspace.sluicebox(&["undo", &runs[2], "--json"]);
+    assert_eq!(undone.code, 0, "{}{}", undone.stdout, undone.stderr);
+    let report: Value = serde_json::from_str(&undone.stdout).unwrap();
+    let left = report["left_alone"].as_u64().unwrap();
+    let (now, without) = (spent(&workspace), expected(&[0, 1]));
+    let differ = (0..40_000).filter(|person| now.get(person) != without.get(person)).count() as u64;
+    assert!(differ <= left && left <= 20_000, "{differ} {left} {report}");
+    assert_eq!(workspace.sluicebox(&["store", "verify"]).code, 0);
+}
+
+#[test]
+fn a_service_that_is_killed_in_several_runs_counts_nothing_twice() {
+    let workspace = workspace("");
+    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 500\nbatch_rows = 100\n[server]\nruns = 2\n");
+    let connections = ["shop", "other"];
+    for name in connections {
+        let text = connection("").replace("Shop", name).replace("exchange", name);
+        workspace.write(&format!("connections/{name}.toml"), text);
+        let rows: String = (0..20_000).map(|row| format!("c{row}@x.example,{name},1\n")).collect();
+        workspace.write(&format!("{name}/a.csv"), format!("email,name,spent\n{rows}"));
+    }
+    for kill in 0..6 {
+        let service = Service::start(&workspace);
+        if kill == 0 {
+            connections.iter().for_each(|connection| drop(start_run(&service, connection)));
+        }
+        service.kill_after(400_000 + kill * 137_000);
+    }
+    let service = Service::start(&workspace);
+    service.wait_until_idle();
+    drop(service);
+    let listed = workspace.sluicebox(&["profile", "list", "--json"]).stdout;
+    assert_eq!(listed.lines().count(), 20_000);
+    assert!(listed.lines().all(|line| line.contains("\"spent\":2,") || line.contains("\"spent\":2}")));
+    assert_eq!(workspace.sluicebox(&["store", "verify"]).code, 0);
+}
+
+#[test]
+fn a_bucket_that_does_not_answer_holds_up_no_other_connection_and_can_be_stopped() {
+    let workspace = workspace("");
+    // It accepts connections, and answers nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    workspace.write(
+        "connections/dead.toml",
+        format!(
+            "[location]\nkind = 's3'\nbucket = 'b'\npath_style = true\nendpoint = 'http://{}'\naccess_key_id = {{ file = 'key' }}\n\
+             secret_access_key = {{ file = 'key' }}\n[[import_profiles]]\nname = 'customers'\nfiles = '*.csv'\n\
+             [[import_profiles.identifiers]]\ncolumn = 'email'\nproperty = 'email'\n",
+            silent.local_addr().unwrap()
+        ),
+    );
+    workspace.write("key", "0123456789abcdef");
+    let service = Service::start(&workspace);
+    let dead = start_run(&service, "dead");
+    service.wait_until(|status| current_runs(status) == 1);
+    let other = start_run(&service, "shop");
+    let is_queued = |status: &Value, run: &str| {
+        status["queue"].as_array().unwrap().iter().any(|queued| queued["run"] == *run)
+    };
+    service.wait_until(|status| !is_queued(status, &other));
+    let runs = service.runs();
+    let succeeded = |run: &&Value| run["run"] == other && run["status"] == "succeeded";
+    assert!(runs.iter().any(|run| succeeded(&run)), "{runs:?}");
+    assert_eq!(service.ask("DELETE", &format!("/api/v1/runs/{dead}"), &[], None).status, 202);
+    service.wait_until_idle();
+    assert!(service.runs().iter().any(|run| run["run"] == dead && run["failure"] == "stopped"));
+    // A bucket that does not answer keeps the service from nothing, its end included.
+    start_run(&service, "dead");
+    service.wait_until(|status| current_runs(status) == 1);
+    let (code, log) = service.stop();
+    assert_eq!(code, Some(0), "{log:?}");
 }
 
 /// aiosmtpd, as a mail server that requires TLS and a password.

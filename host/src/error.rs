@@ -235,6 +235,16 @@ impl Error {
         }
     }
 
+    /// The error; [`Error::Interrupted`] if the wait for a location was stopped.
+    pub(crate) fn or_interrupted(self) -> Self {
+        match &self {
+            Self::File { error, .. } | Self::Location { error, .. } if error.is_stopped() => {
+                Self::Interrupted
+            }
+            _ => self,
+        }
+    }
+
     /// Whether the goal ends at once. Otherwise its next file is imported.
     pub(crate) fn ends_goal(&self) -> bool {
         !matches!(self, Self::File { .. } | Self::Columns { .. } | Self::Set { .. } | Self::Rejected { .. })

@@ -89,7 +89,7 @@ impl Export<'_> {
                 let exchanged = exported.changed();
                 (Ok(()), Commit { export: Some((self.key(), state)), exchanged, ..Commit::default() })
             }
-            Err(error) => (Err(error), Commit::default()),
+            Err(error) => (Err(error.or_interrupted()), Commit::default()),
         };
         run.finish(self.store, result, last)
     }

@@ -177,7 +177,7 @@ impl Import<'_> {
         import: impl FnOnce(&mut RunningImport) -> Result<(), Error>,
     ) -> Result<HistoryEntry, Error> {
         let mut running = self.begin()?;
-        let result = import(&mut running);
+        let result = import(&mut running).map_err(Error::or_interrupted);
         let import_notes = self.notes_at_end(&mut running)?;
         let RunningImport { mut run, times, .. } = running;
         self.warn_of_overwritten(run.entry.report.events.overwritten);
@@ -233,6 +233,7 @@ impl Import<'_> {
             report.files.push(FileReport { name, status, rows: report.rows.read - rows_before });
             if let Err(error) = result {
                 report.count_trap(&error);
+                let error = error.or_interrupted();
                 if error.ends_goal() {
                     return Err(error);
                 }

@@ -16,9 +16,11 @@ pub(crate) mod undo;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use jiff::Timestamp;
+use sluicebox_files::Patience;
 use sluicebox_model::OrNever;
 use sluicebox_store::{Commit, ErasureKey, GoalRunLease, Store, StoreError};
 
@@ -93,7 +95,7 @@ pub(crate) struct Runner<'a> {
     pub resumed: Vec<String>,
     pub watch: Watch<'a>,
     /// Set to stop the run at the next batch.
-    pub stop: &'a AtomicBool,
+    pub stop: &'a Arc<AtomicBool>,
     /// The turns in which runs merge into the store.
     turns: &'a MergeTurns,
     _under_way: RunUnderWay<'a>,
@@ -111,7 +113,7 @@ impl<'a> Runner<'a> {
         store: &'a Store,
         dry: bool,
         watch: Watch<'a>,
-        stop: &'a AtomicBool,
+        stop: &'a Arc<AtomicBool>,
         turns: &'a MergeTurns,
     ) -> Result<Self, Error> {
         let under_way = turns.begin_run();
@@ -149,6 +151,7 @@ impl<'a> Runner<'a> {
         run: &Run,
         mut ended: impl FnMut(HistoryEntry) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        self.hear_stop(selected);
         for (goal, processors) in &selected.goals {
             let entry = match (processors, &selected.opened) {
                 (Some(processors), Some(opened)) => {
@@ -174,6 +177,7 @@ impl<'a> Runner<'a> {
         files: Option<&[PathBuf]>,
     ) -> Result<(HistoryEntry, CorrectedLines), Error> {
         let connection = selected.connection;
+        self.hear_stop(selected);
         let Some(((Goal::Import(goal), Some(processors)), opened)) = selected
             .goals
             .first()
@@ -196,6 +200,13 @@ impl<'a> Runner<'a> {
             ..Import::new(self.config, connection, goal, opened, processors, self.store)
         };
         import.run_corrections(corrected, files)
+    }
+
+    /// Lets the wait for a partner end when the run is to stop.
+    fn hear_stop(&self, selected: &Selected<'_>) {
+        if let Some(opened) = &selected.opened {
+            opened.location.wait_with(Patience { stop: Some(Arc::clone(self.stop)), until: None });
+        }
     }
 
     fn goal(

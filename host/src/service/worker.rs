@@ -1,5 +1,6 @@
 //! The threads that run connections: each one after the other, a few at a time.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -86,7 +87,7 @@ impl Service {
         config: &Config,
         stem: &str,
         planned: &PlannedRun,
-        (run, stop): (&Run, &AtomicBool),
+        (run, stop): (&Run, &Arc<AtomicBool>),
         goals: &mut Vec<HistoryEntry>,
     ) -> Result<(), Error> {
         let connection = config.connection(stem)?;
@@ -121,7 +122,7 @@ impl Service {
         config: &Config,
         connection: &Connection,
         corrected: &CorrectedRows,
-        (run, stop): (&Run, &AtomicBool),
+        (run, stop): (&Run, &Arc<AtomicBool>),
     ) -> Result<HistoryEntry, Error> {
         let folder = corrected.folder(config);
         let files = corrected_files(&folder)?;

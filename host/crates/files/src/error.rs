@@ -1,6 +1,6 @@
 use std::io;
 
-use crate::{PgpError, S3Error};
+use crate::{PgpError, S3Error, S3Problem};
 
 /// Why a file cannot be read to its end. The caller adds the file's name. No message quotes a cell.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +100,21 @@ pub enum FileError {
     /// The file changed during the import.
     #[error("the file changed while it was being read; the next run imports it as a new file")]
     Changed,
+}
+
+impl FileError {
+    /// Whether the wait for a location was stopped.
+    pub fn is_stopped(&self) -> bool {
+        let is_stopped = |error: &S3Error| error.problem == S3Problem::Stopped;
+        match self {
+            Self::S3(error) => is_stopped(error),
+            Self::Io(error) => error.get_ref().is_some_and(|inner| {
+                inner.downcast_ref().is_some_and(is_stopped)
+                    || inner.downcast_ref().is_some_and(Self::is_stopped)
+            }),
+            _ => false,
+        }
+    }
 }
 
 impl From<S3Error> for FileError {

@@ -23,8 +23,8 @@ pub use encode::{CsvFormat, LineEnd, RowEncoder, Unencodable};
 pub use error::FileError;
 pub use hint::{looks_like_data, missing_column_hint};
 pub use location::{
-    Destination, Directory, FileName, FoundFile, Listing, Location, Permission, S3, S3Error, S3Options,
-    S3Problem, Settle, Source,
+    Destination, Directory, FileName, FoundFile, Listing, Location, Patience, Permission, S3, S3Error,
+    S3Options, S3Problem, Settle, Source,
 };
 pub use output::{Compression, Output, Packing};
 pub use pattern::{LinkedPattern, Pattern, PatternError, WildcardValues};

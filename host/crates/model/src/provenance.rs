@@ -66,19 +66,26 @@ impl Provenance {
         }
         // The setter of what changed is the only one that more properties may have than before.
         let new = changed.first().map_or(self.most, |(_, setter)| *setter);
+        let mut first = [(PropertyId(0), Setter::UNKNOWN); ON_STACK];
         let (mut all, mut of_new, mut of_most) = (0_usize, 0_usize, 0_usize);
-        self.each(packed, changed, |_, setter| {
+        self.each(packed, changed, |property, setter| {
+            if let Some(place) = first.get_mut(all) {
+                *place = (property, setter);
+            }
             all += 1;
             of_new += usize::from(setter == new);
             of_most += usize::from(setter == self.most);
         });
         let most = if of_new > of_most { new } else { self.most };
         let mut others = Vec::with_capacity(all - of_new.max(of_most));
-        self.each(packed, changed, |property, setter| {
-            if setter != most {
-                others.push((property, setter));
-            }
-        });
+        match first.get(..all) {
+            Some(first) => others.extend(first.iter().filter(|(_, setter)| *setter != most)),
+            None => self.each(packed, changed, |property, setter| {
+                if setter != most {
+                    others.push((property, setter));
+                }
+            }),
+        }
         *self = Self { most, others };
     }
 
@@ -90,22 +97,28 @@ impl Provenance {
         changed: &[(PropertyId, Setter)],
         mut take: impl FnMut(PropertyId, Setter),
     ) {
-        let (mut properties, mut changed, mut others) =
-            (Unpacker(packed), changed.iter().peekable(), self.others.iter().peekable());
+        let mut properties = Unpacker(packed);
+        let (mut others, mut changed): (&[_], &[_]) = (&self.others, changed);
         while let Some((property, _)) = properties.entry() {
             let mut setter = self.most;
             for setters in [&mut others, &mut changed] {
-                while let Some((other, of)) = setters.next_if(|(other, _)| *other <= property) {
-                    // A property without a value is passed over.
+                // A property without a value is passed over.
+                while let [(other, of), rest @ ..] = *setters
+                    && *other <= property
+                {
                     if *other == property {
                         setter = *of;
                     }
+                    *setters = rest;
                 }
             }
             take(property, setter);
         }
     }
 }
+
+/// The setters of so many properties are remembered from the first look to the second.
+const ON_STACK: usize = 32;
 
 #[cfg(test)]
 mod tests {

@@ -305,7 +305,7 @@ impl Service {
         let connection = config.connection(&entry.report.connection)?;
         let selected = select(config, vec![connection], |goal| goal.name() == entry.report.goal, false)?;
         let store = self.store.dry_copy()?;
-        let stop = AtomicBool::new(false);
+        let stop = Arc::new(AtomicBool::new(false));
         let turns = MergeTurns::new();
         let runner = Runner::new(config, &store, true, Watch::Nowhere, &stop, &turns)?;
         let Some(selected) = selected.first() else { return Err(no_run(&entry.report.run).into()) };

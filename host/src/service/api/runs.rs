@@ -210,7 +210,7 @@ impl Service {
             |goal: &crate::config::Goal<'_>| goals.is_empty() || goals.iter().any(|name| name == goal.name());
         let selected = select(&config, vec![connection], wants, false)?;
         let store = self.store.dry_copy()?;
-        let stop = AtomicBool::new(false);
+        let stop = Arc::new(AtomicBool::new(false));
         let turns = MergeTurns::new();
         let mut runner = Runner::new(&config, &store, true, Watch::Nowhere, &stop, &turns)?;
         runner.reimport = reimport;

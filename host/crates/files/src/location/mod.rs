@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 pub use directory::Directory;
 pub use file_name::FileName;
-pub use s3::{Permission, S3, S3Error, S3Options, S3Problem};
+pub use s3::{Patience, Permission, S3, S3Error, S3Options, S3Problem};
 pub use settle::Settle;
 pub use upload::Destination;
 pub(crate) use upload::Upload;
@@ -50,6 +50,15 @@ impl Location {
         };
         listing.files.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
         Ok(listing)
+    }
+
+    /// Sets how long requests of the location are waited for, once; without it, each is waited for a minute. A folder of this
+    /// machine answers at once.
+    pub fn wait_with(&self, patience: Patience) {
+        match self {
+            Self::Directory(_) => {}
+            Self::S3(location) => location.wait_with(patience),
+        }
     }
 
     /// The name `name`, or the next one that neither a file of the location has (unless it may be replaced) nor `own` holds.

@@ -42,14 +42,17 @@ impl Object {
     /// KMS key. Such an ETag looks the same, so the response headers decide.
     pub(super) fn md5(&self) -> Option<[u8; 16]> {
         let md5 = hex(self.etag.as_deref()?.trim_matches('"'))?;
-        let plain = self.s3.block_on(async {
-            let head = self.s3.client().head_object().bucket(self.s3.bucket()).key(&self.key);
-            head.send().await.is_ok_and(|head| {
-                use aws_sdk_s3::types::ServerSideEncryption::Aes256;
-                let managed = head.server_side_encryption().is_none_or(|kind| *kind == Aes256);
-                managed && head.sse_customer_algorithm().is_none() && head.e_tag() == self.etag.as_deref()
+        let plain = self
+            .s3
+            .block_on(async {
+                let head = self.s3.client().head_object().bucket(self.s3.bucket()).key(&self.key);
+                head.send().await.is_ok_and(|head| {
+                    use aws_sdk_s3::types::ServerSideEncryption::Aes256;
+                    let managed = head.server_side_encryption().is_none_or(|kind| *kind == Aes256);
+                    managed && head.sse_customer_algorithm().is_none() && head.e_tag() == self.etag.as_deref()
+                })
             })
-        });
+            .unwrap_or_default();
         plain.then_some(md5)
     }
 
@@ -76,7 +79,7 @@ impl Object {
             } else {
                 self.copy_whole(key).await
             }
-        })
+        })?
     }
 
     /// Whether the object of these headers has the content of this version, as far as they tell.
@@ -145,7 +148,7 @@ impl Object {
                 Ok(_) => Ok(()),
                 Err(error) => Err(self.failed("s3:DeleteObject", &error)),
             }
-        })
+        })?
     }
 
     fn failed<E: ProvideErrorMetadata>(
@@ -230,7 +233,7 @@ impl ObjectReader {
             self.requested = to;
         }
         let Some(part) = self.ahead.pop_front() else { return Ok(Bytes::new()) };
-        let part = self.object.s3.block_on(part).map_err(io::Error::other)?;
+        let part = self.object.s3.block_on(part).map_err(io::Error::other)?.map_err(io::Error::other)?;
         part.map_err(io::Error::other)
     }
 }

@@ -1,8 +1,9 @@
 //! A bucket of Amazon S3, or of another object store with the same protocol.
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
@@ -29,6 +30,12 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time until a response begins.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long who only looks waits for requests.
+const ASK_TIME: Duration = Duration::from_secs(60);
+/// How often a wait looks whether it is to stop.
+const STOP_CHECK: Duration = Duration::from_millis(100);
+/// How long the requests that are under way may take when they are to stop.
+const STOP_TIME: Duration = Duration::from_secs(1);
 /// The region for object stores that have none.
 const DEFAULT_REGION: &str = "us-east-1";
 
@@ -47,6 +54,31 @@ pub struct S3Options {
     pub keys: Option<(String, String, Option<String>)>,
 }
 
+/// How long requests are waited for.
+#[derive(Clone, Debug, Default)]
+pub struct Patience {
+    /// Set to wait no longer.
+    pub stop: Option<Arc<AtomicBool>>,
+    /// The end of the wait.
+    pub until: Option<Instant>,
+}
+
+impl Patience {
+    /// Waits until requests are waited for no longer, and answers why.
+    async fn ended(&self) -> S3Problem {
+        loop {
+            if self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                tokio::time::sleep(STOP_TIME).await;
+                return S3Problem::Stopped;
+            }
+            if self.until.is_some_and(|until| until <= Instant::now()) {
+                return S3Problem::Network("no answer in time".to_owned());
+            }
+            tokio::time::sleep(STOP_CHECK).await;
+        }
+    }
+}
+
 /// A bucket. Clones share connections.
 #[derive(Clone)]
 pub struct S3(Arc<Inner>);
@@ -57,6 +89,7 @@ struct Inner {
     region: Option<String>,
     endpoint: String,
     handle: Handle,
+    patience: OnceLock<Patience>,
     /// `None` after the drop.
     runtime: Option<Runtime>,
 }
@@ -146,6 +179,8 @@ pub enum S3Problem {
     SlowDown,
     /// The object store cannot be reached.
     Network(String),
+    /// The wait for an answer was stopped.
+    Stopped,
     /// The response is not one of S3.
     BadResponse,
     /// Another code and status.
@@ -186,6 +221,7 @@ impl fmt::Display for S3Problem {
             Self::Network(reason) => {
                 write!(f, "the store cannot be reached: {reason}; check location.endpoint and the network, and run again")
             }
+            Self::Stopped => f.write_str("the wait for the store was stopped"),
             Self::BadResponse => f.write_str("the store sent an unexpected response; check location.endpoint"),
             Self::Other(code) => write!(f, "the store answered {code}"),
         }
@@ -302,7 +338,15 @@ impl S3 {
         };
         let client = Client::from_conf(config.build());
         let (endpoint, handle) = (endpoint.unwrap_or_default(), runtime.handle().clone());
-        Ok(Self(Arc::new(Inner { client, bucket, region, endpoint, handle, runtime: Some(runtime) })))
+        Ok(Self(Arc::new(Inner {
+            client,
+            bucket,
+            region,
+            endpoint,
+            handle,
+            patience: OnceLock::new(),
+            runtime: Some(runtime),
+        })))
     }
 
     /// The bucket's name.
@@ -318,8 +362,25 @@ impl S3 {
         &self.0.client
     }
 
-    pub(super) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
-        self.0.handle.block_on(work)
+    /// Sets how long requests are waited for, once.
+    pub(super) fn wait_with(&self, patience: Patience) {
+        // Only the first one counts: whoever opened the location sets it.
+        let _ = self.0.patience.set(patience);
+    }
+
+    /// Waits for requests.
+    ///
+    /// # Errors
+    /// If nothing waits for them any more.
+    pub(super) fn block_on<T>(&self, work: impl Future<Output = T>) -> Result<T, S3Error> {
+        let unset = || Patience { stop: None, until: Some(Instant::now() + ASK_TIME) };
+        let patience = self.0.patience.get().cloned().unwrap_or_else(unset);
+        self.0.handle.block_on(async {
+            tokio::select! {
+                done = work => Ok(done),
+                problem = patience.ended() => Err(self.error("", problem)),
+            }
+        })
     }
 
     pub(super) fn spawn<T: Send + 'static>(
@@ -358,7 +419,7 @@ impl S3 {
     /// The headers of the object with this key; `None` if there is none, or if reading is not allowed.
     pub(super) fn head(&self, key: &str) -> Result<Option<HeadObjectOutput>, FileError> {
         let head = self.client().head_object().bucket(self.bucket()).key(key);
-        match self.block_on(head.send()) {
+        match self.block_on(head.send())? {
             Ok(found) => Ok(Some(found)),
             Err(error) => match S3Problem::of(Permission::GetObject.name(), &error) {
                 S3Problem::NoObject | S3Problem::Denied(_) => Ok(None),
@@ -403,7 +464,7 @@ impl S3 {
                 }
             }
             Ok(listing)
-        })
+        })?
     }
 
     /// The buckets that the identity may list.
@@ -415,7 +476,7 @@ impl S3 {
             let listed = self.client().list_buckets().send().await;
             let listed = listed.map_err(|error| self.failed("", Permission::ListAllMyBuckets, &error))?;
             Ok(listed.buckets().iter().filter_map(|bucket| bucket.name().map(str::to_owned)).collect())
-        })
+        })?
     }
 
     /// The folders and the number of files at the top of a folder of the bucket.
@@ -437,12 +498,12 @@ impl S3 {
                 files += page.contents().len() as u64;
             }
             Ok((folders, files))
-        })
+        })?
     }
 
     /// That the bucket does not exist, where the identity may know that.
     pub fn missing(&self) -> Option<S3Error> {
-        let answer = self.block_on(self.client().head_bucket().bucket(self.bucket()).send());
+        let answer = self.block_on(self.client().head_bucket().bucket(self.bucket()).send()).ok()?;
         let status = answer.err()?.raw_response()?.status().as_u16();
         (status == 404).then(|| self.error("", S3Problem::NoBucket))
     }
@@ -511,7 +572,7 @@ impl S3 {
                     listed.map(|_| ()).map_err(|error| self.failed("", permission, &error))
                 }
             }
-        })
+        })?
     }
 }
 

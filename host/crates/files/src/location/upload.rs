@@ -244,7 +244,7 @@ impl ObjectUpload {
             None => {
                 let begin = self.s3.client().create_multipart_upload().bucket(self.s3.bucket()).key(&key);
                 let begun = self.s3.block_on(begin.metadata(MARK, &self.mark).send());
-                let begun = begun.map_err(|error| failed(S3Problem::of("s3:PutObject", &error)))?;
+                let begun = begun?.map_err(|error| failed(S3Problem::of("s3:PutObject", &error)))?;
                 let upload = begun.upload_id().ok_or_else(|| failed(S3Problem::BadResponse))?;
                 self.upload.insert(upload.to_owned()).clone()
             }
@@ -269,7 +269,7 @@ impl ObjectUpload {
         if let Some(part) = self.sent.get_mut(self.completed)
             && let Part::InFlight(sending) = part
         {
-            let part_sent = self.s3.block_on(sending).map_err(io::Error::other)??;
+            let part_sent = self.s3.block_on(sending)?.map_err(io::Error::other)??;
             *part = Part::Completed(Box::new(part_sent));
         }
         self.completed += 1;
@@ -298,7 +298,7 @@ impl ObjectUpload {
             let put = self.s3.client().put_object().bucket(self.s3.bucket()).key(self.key());
             let put = put.body(body.clone().into()).metadata(MARK, &self.mark);
             let put = put.set_if_none_match(self.condition());
-            match self.s3.block_on(put.send()) {
+            match self.s3.block_on(put.send())? {
                 Ok(_) => return Ok(()),
                 Err(error) => match self.refusal(&error)? {
                     Refusal::Written => return Ok(()),
@@ -324,7 +324,7 @@ impl ObjectUpload {
         loop {
             let end = self.s3.client().complete_multipart_upload().bucket(self.s3.bucket()).key(self.key());
             let end = end.upload_id(upload).multipart_upload(whole.clone());
-            match self.s3.block_on(end.set_if_none_match(self.condition()).send()) {
+            match self.s3.block_on(end.set_if_none_match(self.condition()).send())? {
                 Ok(_) => return Ok(()),
                 Err(error) => match self.refusal(&error)? {
                     Refusal::Written => return Ok(()),
