@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::workspace::wait::{Lines, PATIENCE, wait_for_exit};
+use crate::workspace::wait::{Lines, PATIENCE, wait_for, wait_for_exit};
 use crate::workspace::{Workspace, finish, kill_when, moved_so_far};
 
 /// A running service. It is killed at the end.
@@ -158,6 +158,20 @@ impl Service {
     pub(crate) fn kill_after(mut self, bytes: u64) {
         let from = moved_so_far(&self.process);
         kill_when(&mut self.process, |process| moved_so_far(process) >= from + bytes);
+    }
+
+    /// Kills it after it has read and written this many bytes more, or when no run is left. Returns whether none was.
+    pub(crate) fn kill_after_or_idle(mut self, bytes: u64) -> bool {
+        let from = moved_so_far(&self.process);
+        let is_idle = wait_for("the moment to kill the service", || {
+            if moved_so_far(&self.process) >= from + bytes {
+                return Some(false);
+            }
+            (self.get("/api/v1/status").json()["queue"] == serde_json::json!([])).then_some(true)
+        });
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        is_idle
     }
 
     /// Stops the service with SIGTERM. Returns the exit code and the rest of the log.

@@ -154,7 +154,8 @@ pub(crate) fn kill_when(process: &mut Child, condition: impl Fn(&Child) -> bool)
         (process.try_wait().unwrap().is_some() || condition(process)).then_some(())
     });
     process.kill().unwrap();
-    !process.wait().unwrap().success()
+    // A process that ended by itself has an exit code.
+    process.wait().unwrap().code().is_none()
 }
 
 /// The bytes that a process has read and written so far (proc(5), `/proc/PID/io`); 0 if it has ended.

@@ -1,4 +1,4 @@
-//! Tasks for developers: `cargo xtask setup | build-plugins | demo | test | bench`.
+//! Tasks for developers: `cargo xtask setup | build-plugins | demo | test | kills | bench`.
 #![expect(clippy::print_stdout, reason = "output for a developer")]
 
 mod bench;
@@ -40,6 +40,15 @@ enum Task {
     },
     /// Checks everything: formatting, lints, licences, and all tests.
     Test,
+    /// Kills imports, exports, undos, erasures, backups and services at random moments, a thousand times in all.
+    Kills {
+        /// How often each is killed.
+        #[arg(long, default_value_t = 170)]
+        each: u32,
+        /// Chooses the moments.
+        #[arg(long, default_value_t = 0x2545_f491_4f6c_dd1d)]
+        seed: u64,
+    },
     /// Measures imports and exports, with DuckDB and a Python script at the same work, and writes docs/bench.md.
     Bench {
         /// Measures the stages of imports instead: create, update and re-import, with 0, 1 and 3 processors.
@@ -67,6 +76,7 @@ fn main() -> anyhow::Result<()> {
         Task::BuildPlugins { hostile: true } => plugins::build().and_then(|()| plugins::build_hostile()),
         Task::Demo { rows } => demo::run(rows),
         Task::Test => test::run(),
+        Task::Kills { each, seed } => test::kills(each, seed),
         Task::Bench { rows, stages: true, .. } => bench::run(rows),
         Task::Bench { rows, readers: true, .. } => bench::readers(rows),
         Task::Bench { rows, export: true, .. } => bench::export(rows),

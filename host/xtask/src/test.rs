@@ -31,6 +31,23 @@ pub(crate) fn run() -> anyhow::Result<()> {
     deny()
 }
 
+/// Kills everything that writes, each so many times.
+pub(crate) fn kills(each: u32, seed: u64) -> anyhow::Result<()> {
+    setup::clang()?;
+    plugins::build()?;
+    let mut tests = cargo(&[
+        "test",
+        "--release",
+        "--workspace",
+        "--test",
+        "kills",
+        "--",
+        "--nocapture",
+        "--test-threads=1",
+    ])?;
+    run_command(tests.env("SLUICEBOX_KILLS", each.to_string()).env("SLUICEBOX_SEED", seed.to_string()))
+}
+
 /// Checks licences, sources and versions of all dependencies; and known vulnerabilities, if their list can be
 /// downloaded.
 fn deny() -> anyhow::Result<()> {
