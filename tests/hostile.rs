@@ -7,16 +7,22 @@
     reason = "a test that fails says where"
 )]
 
+#[path = "servers/service.rs"]
+mod service;
 mod workspace;
 
+use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use service::Service;
 use workspace::Workspace;
+use workspace::wait::{PATIENCE, wait_for};
 
 fn workspace(attack: &str) -> Workspace {
     let workspace = Workspace::empty();
@@ -57,6 +63,17 @@ fn component(version: &str, changes: &[(&str, &str)]) -> Vec<u8> {
 
 /// As [`component`], with more imports in its world, of the packages `packages`.
 fn component_with(version: &str, changes: &[(&str, &str)], packages: &[&str], imports: &str) -> Vec<u8> {
+    encoded(&[], version, changes, packages, imports)
+}
+
+/// As [`component_with`], with more sections in its module.
+fn encoded(
+    sections: &[u8],
+    version: &str,
+    changes: &[(&str, &str)],
+    packages: &[&str],
+    imports: &str,
+) -> Vec<u8> {
     let folder = Workspace::repository().join("tests/hostile");
     let mut text = fs::read_to_string(folder.join("attacker.wat")).unwrap();
     for (from, to) in changes {
@@ -68,6 +85,7 @@ fn component_with(version: &str, changes: &[(&str, &str)], packages: &[&str], im
     let contract =
         contract.replace("    export processor;", &format!("    {imports}\n    export processor;"));
     let mut module = wat::parse_str(text.replace("@1.0.0", &format!("@{version}"))).unwrap();
+    module.extend_from_slice(sections);
     let mut resolve = wit_parser::Resolve::default();
     for (number, package) in packages.iter().enumerate() {
         resolve.push_str(format!("{number}.wit"), package).unwrap();
@@ -120,7 +138,7 @@ fn limits_hold() {
         "2.csv, batch 1: plugin attacker: it crashed in `process`: wasm trap: out of bounds memory",
     );
     check("panic", "2.csv, batch 1: plugin attacker: it crashed in `process`: wasm trap: wasm `unreachable`");
-    check("data", "2.csv, batch 1: plugin attacker: bad data");
+    check("data", "2.csv, batch 1: plugin attacker: it reports wrong data; the history has its own words");
     check("config", "2.csv: plugin attacker: configuration: no \\u{1b}[31mgood");
 }
 
@@ -565,4 +583,383 @@ fn the_secrets_of_another_goal_are_not_in_reach() {
     );
     let run = workspace.sluicebox(&["run", "--json"]);
     assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+}
+
+/// A component with a function that takes the compiler long, and much memory: loops that each change one of many variables.
+fn hard_to_compile(loops: usize, variables: usize) -> Vec<u8> {
+    let mut function = String::from("(func (param i32) (result i32) (local");
+    (0..variables).for_each(|_| function.push_str(" i32"));
+    function.push_str(")\n");
+    for number in 0..loops {
+        let (to, from) = (1 + number % variables, 1 + number * 7 % variables);
+        let sum = format!("(i32.add (local.get {to}) (local.get {from}))");
+        writeln!(function, "(loop $l (local.set {to} {sum}) (br_if $l (local.get 0)))").unwrap();
+    }
+    function.push_str("(local.get 1)");
+    (2..=variables).for_each(|variable| write!(function, " (local.get {variable}) i32.add").unwrap());
+    function.push(')');
+    component("1.0.0", &[(";; start", &function)])
+}
+
+/// Limits of the compiler instead of the default ones.
+fn with_compiler(workspace: &Workspace, limits: &str) {
+    let settings = fs::read_to_string(workspace.path().join("sluicebox.toml")).unwrap();
+    workspace.write("sluicebox.toml", format!("{settings}{limits}\n"));
+}
+
+/// What a command prints, and the most memory that its process takes, in bytes.
+fn measured(workspace: &Workspace, arguments: &[&str]) -> (workspace::Output, u64) {
+    let mut process =
+        workspace.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut peak = 0;
+    wait_for(&format!("{arguments:?} to end"), || {
+        let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap_or_default();
+        let now = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak = now.map_or(peak, |kilobytes| kilobytes.parse::<u64>().unwrap() * 1024);
+        process.try_wait().unwrap()
+    });
+    (Workspace::finish(process), peak)
+}
+
+#[test]
+fn compiling_takes_its_limits_and_no_memory_of_the_host() {
+    let hard = hard_to_compile(60_000, 600);
+    for (limit, expected) in [
+        ("compile_memory = '128MiB'", "compiling it takes more than the 128 MiB of memory that it may take"),
+        ("compile_time = '1s'", "compiling it takes longer than the 1 s that it may take"),
+    ] {
+        let begun = Instant::now();
+        let workspace = workspace("none");
+        with_compiler(&workspace, limit);
+        workspace.write("plugins/attacker.wasm", &hard);
+        let (run, peak) = measured(&workspace, &["run", "--json"]);
+        assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{limit}: {}", run.stderr);
+        assert!(run.stderr.contains(&format!("plugin attacker: {expected}")), "{limit}: {}", run.stderr);
+        assert!(peak < 200 << 20, "{limit}: {peak} bytes");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{limit}: {:?}", begun.elapsed());
+        // The next goal runs.
+        let after = workspace.sluicebox(&["run", "--goal", "after"]);
+        assert_eq!(after.code, 0, "{}", after.stderr);
+    }
+}
+
+/// The processes that a process started.
+fn children(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_child = |process: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        // The name of the program may have spaces.
+        let after_name = stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned()).unwrap_or_default();
+        let mut fields = after_name.split(' ');
+        fields.next() != Some("Z") && fields.next() == Some(&parent.to_string())
+    };
+    processes.filter(is_child).collect()
+}
+
+#[test]
+fn a_compiler_ends_with_the_program() {
+    let workspace = workspace("none");
+    workspace.write("plugins/attacker.wasm", hard_to_compile(60_000, 600));
+    let mut run = workspace.silent(&["run"]);
+    let compilers = wait_for("the compiler to start", || {
+        let found = children(run.id());
+        (!found.is_empty()).then_some(found)
+    });
+    run.kill().unwrap();
+    run.wait().unwrap();
+    wait_for("the compiler to end", || {
+        let status = |process: &u32| fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        compilers
+            .iter()
+            .all(|process| status(process).is_empty() || status(process).contains(") Z "))
+            .then_some(())
+    });
+}
+
+#[test]
+fn a_service_stops_while_a_plugin_is_compiled() {
+    let workspace = workspace("none");
+    workspace.write("plugins/attacker.wasm", hard_to_compile(60_000, 600));
+    let service = Service::start(&workspace);
+    let started = service.post("/api/v1/connections/shop/runs", &json!({}));
+    assert_eq!(started.status, 202, "{}", started.text);
+    service.wait_until(|status| status["queue"][0]["running"] == true);
+    wait_for("the compiler to start", || (!children(service.id()).is_empty()).then_some(()));
+    let (code, log) = service.stop();
+    assert_eq!(code, Some(0), "{log:?}");
+}
+
+/// The answer to a request, by a connection of its own.
+fn get(service: &Service, path: &str) -> thread::JoinHandle<String> {
+    let address = service.url.strip_prefix("http://").unwrap().to_owned();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    thread::spawn(move || {
+        let mut connection = TcpStream::connect(address).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        answer
+    })
+}
+
+#[test]
+fn eight_looks_at_hostile_files_leave_the_service_to_the_others() {
+    let workspace = workspace("none");
+    with_compiler(&workspace, "compile_time = '8s'");
+    fs::remove_file(workspace.path().join("plugins/attacker.wasm")).unwrap();
+    fs::remove_file(workspace.path().join("connections/shop.toml")).unwrap();
+    let goal = "[[import_profiles]]\nname = 'after'\nfiles = '3.csv'\nsettle = '0s'\n[[import_profiles.identifiers]]\ncolumn = 'email'\nproperty = 'email'\n";
+    let location = "[location]\nkind = 'directory'\npath = 'exchange'\n";
+    workspace.write("connections/shop.toml", format!("{location}{goal}"));
+    workspace.write("plugins/hard.wasm", hard_to_compile(100_000, 1000));
+    let loops = component("1.0.0", &[(";; describe", LOOP)]);
+    workspace.write("plugins/loops.wasm", &loops);
+    fs::File::create(workspace.path().join("plugins/large.wasm")).unwrap().set_len(1 << 40).unwrap();
+    assert_eq!(workspace.shell("mkfifo plugins/pipe.wasm && mkdir plugins/folder.wasm").code, 0);
+
+    let service = Service::start(&workspace);
+    let looks: Vec<_> = (0..8).map(|_| get(&service, "/plugins")).collect();
+    let health = get(&service, "/healthz").join().unwrap();
+    assert!(health.starts_with("HTTP/1.1 200 "), "{health}");
+    let started = service.post("/api/v1/connections/shop/runs", &json!({}));
+    assert_eq!(started.status, 202, "{}", started.text);
+    service.wait_until_idle();
+    assert_eq!(service.runs()[0]["status"], "succeeded");
+    for look in looks {
+        let page = look.join().unwrap();
+        assert!(page.starts_with("HTTP/1.1 200 ") && page.contains("row-filter"), "{page}");
+        assert!(page.contains("It is not described yet."), "{page}");
+    }
+    let plugins = || {
+        let answer = service.get("/api/v1/plugins");
+        assert_eq!(answer.headers["content-type"], "application/json");
+        answer.json().as_array().unwrap().clone()
+    };
+    let described = wait_for("all plugins to be described", || {
+        let plugins = plugins();
+        plugins.iter().all(|plugin| plugin["pending"] == false).then_some(plugins)
+    });
+    let problem = |name: &str| {
+        let plugin = described.iter().find(|plugin| plugin["name"] == name).unwrap();
+        plugin["problem"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(problem("row-filter"), "");
+    assert_eq!(problem("hard"), "plugin hard: compiling it takes longer than the 8 s that it may take");
+    assert_eq!(problem("loops"), "plugin loops: it was stopped after 0.3 s in `describe`");
+    assert!(
+        problem("large").contains("has 1099511627776 bytes, more than the 67108864 that a plugin may have")
+    );
+    assert!(problem("pipe").ends_with("pipe.wasm is not a file"), "{}", problem("pipe"));
+    assert!(problem("folder").ends_with("folder.wasm is not a file"), "{}", problem("folder"));
+    // A description that failed is not tried again.
+    let again = plugins();
+    assert!(again.iter().all(|plugin| plugin["pending"] == false), "{again:?}");
+    assert!(children(service.id()).is_empty());
+    assert!(service.peak_memory() < (512 + 100) << 20, "{}", service.peak_memory());
+}
+
+#[test]
+fn names_without_end_are_not_listed() {
+    let imports: String =
+        (0..900).map(|number| format!("(import \"evil:host/shell{number}\" (instance))")).collect();
+    let exports = "(instance $none) (export \"sluicebox:processor/processor@1.0.0\" (instance $none))";
+    let workspace = workspace("none");
+    workspace
+        .write("plugins/attacker.wasm", wat::parse_str(format!("(component {imports} {exports})")).unwrap());
+    let run = workspace.sluicebox(&["run"]);
+    assert!(run.stderr.contains("evil:host/shell19, and 880 more"), "{}", run.stderr);
+}
+
+/// A plugin that reads the column of the file, and says what it was given: its configuration if it refuses to open a file, or the
+/// cells if it fails in `process`.
+fn talkative(opens: bool) -> Vec<u8> {
+    let bump = "(global.set $top (i32.add (global.get $top) (i32.and (i32.add (local.get 3) (i32.const 7)) (i32.const -8))))
+         (return (i32.sub (global.get $top) (i32.and (i32.add (local.get 3) (i32.const 7)) (i32.const -8))))";
+    let open = "(i32.store (i32.const 4000) (i32.const 0))\n    (i32.store (i32.const 4004) (call $new (i32.const 1)))";
+    let reads = format!(
+        "{open} (i32.store (i32.const 4008) (i32.const 5000)) (i32.store (i32.const 4012) (i32.const 1))"
+    );
+    let refuses = "(i32.store (i32.const 4000) (i32.const 1)) (i32.store (i32.const 4004) (i32.const 0))
+         (i32.store (i32.const 4008) (local.get 0)) (i32.store (i32.const 4012) (local.get 1))";
+    let fails = "(i32.store (i32.const 4096) (i32.const 1)) (i32.store (i32.const 4100) (i32.const 1))
+         (i32.store (i32.const 4104) (local.get 2)) (i32.store (i32.const 4108) (local.get 3))";
+    component(
+        "1.0.0",
+        &[
+            (";; start", "(global $top (mut i32) (i32.const 8192))"),
+            (";; realloc", bump),
+            (open, if opens { &reads } else { refuses }),
+            (";; process", fails),
+        ],
+    )
+}
+
+/// Gives the attacked goal a secret.
+fn with_secret(workspace: &Workspace) {
+    let connection = fs::read_to_string(workspace.path().join("connections/shop.toml")).unwrap();
+    let secret = "key = { file = 'key' }, attack";
+    workspace.write("connections/shop.toml", connection.replace("attack = ", &format!("{secret} = ")));
+    workspace.write("key", "pass\"word\" 1234\n");
+}
+
+#[test]
+fn a_secret_does_not_come_back_in_an_error() {
+    let workspace = workspace("none");
+    with_secret(&workspace);
+    workspace.write("plugins/attacker.wasm", talkative(false));
+    check_in(
+        &workspace,
+        "says its configuration",
+        "2.csv: plugin attacker: configuration: {\"key\":\"[secret]\",\"attack\":\"none\"}",
+    );
+    for arguments in [&["preview", "shop", "attacked"][..], &["check"], &["history"], &["-vv", "run"]] {
+        let said = workspace.sluicebox(arguments);
+        let said = format!("{}{}", said.stdout, said.stderr);
+        assert!(!said.contains("1234") && (said.contains("[secret]") || arguments == ["check"]), "{said}");
+    }
+}
+
+#[test]
+fn cells_reach_no_webhook_and_no_history() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let workspace = workspace("none");
+    with_secret(&workspace);
+    let connection = fs::read_to_string(workspace.path().join("connections/shop.toml")).unwrap();
+    let address = listener.local_addr().unwrap();
+    let connection = connection.replace("\nfiles", "\nsettle = '0s'\nfiles");
+    workspace
+        .write("connections/shop.toml", format!("[notify]\nwebhook = 'http://{address}/'\n{connection}"));
+    workspace.write("exchange/2.csv", "email\nattacked@x.example\nbob@x.example\nx\n");
+    workspace.write("plugins/attacker.wasm", talkative(true));
+    let reports = "2.csv, batch 1: plugin attacker: it reports wrong data; the history has its own words";
+
+    let service = Service::start(&workspace);
+    let run = service.post("/api/v1/connections/shop/runs", &json!({})).json()["run"].clone();
+    let mut stream = Workspace::accept(&listener, "the webhook");
+    let mut call = String::new();
+    while !call.contains("\"goals\"")
+        || serde_json::from_str::<Value>(call.rsplit("\r\n").next().unwrap()).is_err()
+    {
+        let mut part = [0; 4096];
+        let length = stream.read(&mut part).unwrap();
+        assert!(length > 0, "{call}");
+        call.push_str(std::str::from_utf8(&part[..length]).unwrap());
+    }
+    stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").unwrap();
+    assert!(call.contains(reports) && !call.contains("[cell]") && !call.contains("x.example"), "{call}");
+    service.wait_until_idle();
+    let goal = service.runs().into_iter().find(|goal| goal["goal"] == "attacked").unwrap();
+    assert_eq!((&goal["error"], &goal["plugin_words"]), (&json!(reports), &json!("[cell][cell]x")));
+    let page = service.get(&format!("/runs/{}", run.as_str().unwrap())).text;
+    assert!(
+        page.contains("In the plugin&#39;s own words, which may quote rows:")
+            || page.contains("In the plugin's own words, which may quote rows:"),
+        "{page}"
+    );
+    assert!(page.contains("[cell][cell]x") && !page.contains("attacked@"), "{page}");
+    let (_, log) = service.stop();
+    assert!(!log.concat().contains("x.example") && !log.concat().contains("[cell]"), "{log:?}");
+    let history = workspace.sluicebox(&["history", run.as_str().unwrap()]).stdout;
+    assert!(
+        history.contains("the plugin says: [cell][cell]x") && !history.contains("x.example"),
+        "{history}"
+    );
+}
+
+#[test]
+fn cells_and_secrets_are_not_in_the_log() {
+    let workspace = workspace("none");
+    with_secret(&workspace);
+    let imports = "(import \"sluicebox:processor/log@1.0.0\" \"write\" (func $log (param i32 i32 i32)))";
+    let memory = format!("{imports}{MEMORY}");
+    let open = "(i32.store (i32.const 4004) (call $new (i32.const 1)))";
+    let opens = format!(
+        "{open} (i32.store (i32.const 4008) (i32.const 5000)) (i32.store (i32.const 4012) (i32.const 1))
+         (call $log (i32.const 4) (local.get 0) (local.get 1))"
+    );
+    let bump = "(global.set $top (i32.add (global.get $top) (i32.and (i32.add (local.get 3) (i32.const 7)) (i32.const -8))))
+         (return (i32.sub (global.get $top) (i32.and (i32.add (local.get 3) (i32.const 7)) (i32.const -8))))";
+    let plugin = component(
+        "1.0.0",
+        &[
+            (MEMORY, &memory),
+            (";; start", "(global $top (mut i32) (i32.const 8192))"),
+            (";; realloc", bump),
+            (open, &opens),
+            (";; process", "(call $log (i32.const 4) (local.get 2) (local.get 3))"),
+        ],
+    );
+    workspace.write("plugins/attacker.wasm", plugin);
+    let run = workspace.sluicebox(&["run"]);
+    assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+    assert!(run.stderr.contains("ERROR {\"key\":\"[secret]\",\"attack\":\"none\"}"), "{}", run.stderr);
+    assert!(run.stderr.contains("ERROR [cell][cell]"), "{}", run.stderr);
+}
+
+#[test]
+fn processors_that_take_their_memory_stay_within_that_of_the_run() {
+    let workspace = workspace("none");
+    // All but a few pages of 64 MiB.
+    let grows = "(func $start (drop (memory.grow (i32.const 1000)))
+         (memory.fill (i32.const 65536) (i32.const 1) (i32.const 65536000))) (start $start)";
+    workspace.write("plugins/attacker.wasm", component("1.0.0", &[(";; start", grows)]));
+    workspace.write("sluicebox.toml", "memory = '512MiB'\n");
+    let connection = fs::read_to_string(workspace.path().join("connections/shop.toml")).unwrap();
+    let one = "[[import_profiles.processors]]\nplugin = 'attacker'\nconfig = { attack = 'none' }\n";
+    assert!(connection.contains(one));
+    workspace.write("connections/shop.toml", connection.replace(one, &one.repeat(3)));
+    let mut rows = String::from("email\n");
+    (0..1_500_000).for_each(|row| writeln!(rows, "customer-{row}@a-long-domain-name.example").unwrap());
+    workspace.write("exchange/2.csv", rows);
+    let (run, peak) = measured(&workspace, &["run", "--goal", "attacked", "--json"]);
+    assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+    assert!(!run.stderr.contains("WARN"), "{}", run.stderr);
+    assert!(peak < (512 + 100) << 20, "{peak} bytes");
+
+    // More than there is for them.
+    workspace.write("connections/shop.toml", connection.replace(one, &one.repeat(5)));
+    let checked = workspace.sluicebox(&["check"]);
+    let expected = "connections/shop.toml: attacked: with their answers, its processors may take 384 MiB, 86 MiB more than `memory` has for them";
+    assert!(checked.stdout.contains(expected), "{}{}", checked.stdout, checked.stderr);
+}
+
+/// A custom section.
+fn section(name: &str, content: &[u8]) -> Vec<u8> {
+    let content = [&[u8::try_from(name.len()).unwrap()], name.as_bytes(), content].concat();
+    let mut section = vec![0];
+    let mut length = content.len();
+    while length > 0x7f {
+        section.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+        length >>= 7;
+    }
+    section.push(u8::try_from(length).unwrap());
+    [section, content].concat()
+}
+
+#[test]
+fn large_debug_information_is_not_read() {
+    // A unit for the whole code, in DWARF 4: a table of 30 million lines, each of one byte.
+    let abbreviations = [1, 0x11, 0, 0x10, 0x17, 0x11, 0x01, 0x12, 0x06, 0, 0, 0];
+    let unit = [&4_u16.to_le_bytes()[..], &[0; 4], &[4, 1], &[0; 8], &i32::MAX.to_le_bytes()].concat();
+    let unit = [&u32::try_from(unit.len()).unwrap().to_le_bytes()[..], &unit].concat();
+    let header =
+        [&[1, 1, 1, 0xfd, 12, 13, 0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1, 0][..], b"a\0\0\0\0\0"].concat();
+    let lines = [&[0, 5, 2, 0, 0, 0, 0][..], &vec![28; 30_000_000], &[0, 1, 1]].concat();
+    let length = u32::try_from(header.len()).unwrap().to_le_bytes();
+    let program = [&4_u16.to_le_bytes()[..], &length, &header, &lines].concat();
+    let program = [&u32::try_from(program.len()).unwrap().to_le_bytes()[..], &program].concat();
+    let sections = [
+        section(".debug_abbrev", &abbreviations),
+        section(".debug_info", &unit),
+        section(".debug_line", &program),
+    ];
+    let workspace = workspace("none");
+    let crashes = [(";; process", "unreachable")];
+    workspace.write("plugins/attacker.wasm", encoded(&sections.concat(), "1.0.0", &crashes, &[], ""));
+    let (run, peak) = measured(&workspace, &["run", "--goal", "attacked"]);
+    assert_eq!(run.code, 1, "{}{}", run.stdout, run.stderr);
+    assert!(run.stdout.contains("it crashed in `process`: wasm trap: wasm `unreachable`"), "{}", run.stdout);
+    assert!(peak < (512 + 100) << 20, "{peak} bytes");
 }

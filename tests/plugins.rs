@@ -1,6 +1,11 @@
 //! The work of a plugin's author, from the folder that `plugin new` creates to a component that the host runs; and the
 //! plugins that every later version must run.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails says where")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that fails says where"
+)]
 
 #[path = "servers/registry.rs"]
 mod registry;
@@ -12,6 +17,7 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use workspace::wait::wait_for;
 use workspace::{Workspace, finish};
 
 /// Runs the samples of a built plugin.
@@ -326,4 +332,52 @@ fn python() {
 #[test]
 fn javascript() {
     check("javascript");
+}
+
+/// The most memory that an import takes with three processors, each a plugin in another file.
+fn import_with_three(workspace: &Workspace) -> u64 {
+    let mut process = workspace.silent(&["run"]);
+    let mut peak = 0;
+    let status = wait_for("the run to end", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap_or_default();
+        let now = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak = now.map_or(peak, |kilobytes| kilobytes.parse::<u64>().unwrap() * 1024);
+        process.try_wait().unwrap()
+    });
+    assert!(status.success(), "{status}");
+    peak
+}
+
+#[test]
+fn three_interpreters_stay_within_the_memory_of_a_run() {
+    let workspace = Workspace::empty();
+    assert_eq!(author(&workspace, &["plugin", "new", "shout", "--language", "python"]).code, 0);
+    assert_eq!(author(&workspace, &["plugin", "build", "shout"]).code, 0);
+    let component = fs::read(workspace.path().join("shout/shout.wasm")).unwrap();
+    let mut processors = String::new();
+    for number in 0..3 {
+        // A section that nothing reads makes another plugin of it.
+        let other = [&component[..], &[0, 2, 1, b'0' + number]].concat();
+        workspace.write(&format!("plugins/shout{number}.wasm"), other);
+        processors.push_str(&format!(
+            "[[import_profiles.processors]]\nplugin = 'shout{number}'\nconfig = {{ column = 'name' }}\n\
+             limits = {{ batch_time = '60s', open_time = '60s' }}\n"
+        ));
+    }
+    workspace.write("sluicebox.toml", "[limits]\ncompile_time = '300s'\n");
+    workspace.write("schema.toml", "[properties.name]\nunique = true\n");
+    workspace.write(
+        "connections/shop.toml",
+        format!(
+            "[location]\nkind = 'directory'\npath = '.'\n[[import_profiles]]\nname = 'names'\nfiles = 'in.csv'\n{processors}\
+             [[import_profiles.identifiers]]\ncolumn = 'name'\nproperty = 'name'\n"
+        ),
+    );
+    let rows: String = (0..200_000).map(|row| format!("a name of some length of person {row}\n")).collect();
+    workspace.write("in.csv", format!("name\n{rows}"));
+    for state in ["cold", "compiled"] {
+        let peak = import_with_three(&workspace);
+        assert!(peak < (512 + 100) << 20, "{state}: {peak} bytes");
+        fs::remove_dir_all(workspace.path().join("data/profiles")).unwrap();
+    }
 }

@@ -12,6 +12,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::commands;
 use crate::output::print_error;
+use crate::plugins;
 use crate::runs::progress::LogWriter;
 use crate::service::traces::Traces;
 
@@ -131,6 +132,16 @@ enum Command {
     /// Lists, builds, tests and installs plugins.
     #[command(subcommand)]
     Plugin(commands::plugin::Command),
+    /// Compiles a plugin from standard input to standard output, for the process that starts it.
+    #[command(hide = true)]
+    CompilePlugin {
+        /// Bytes that it may take.
+        memory: u64,
+        /// The time that it may take.
+        milliseconds: u64,
+        /// The number of the process that starts it.
+        parent: u32,
+    },
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -164,6 +175,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Rejected(command) => commands::rejected::run(folder, &command),
         Command::Undo { run, json } => commands::undo::run(folder, &run, json),
         Command::Plugin(command) => commands::plugin::run(folder, &command),
+        Command::CompilePlugin { memory, milliseconds, parent } => {
+            Ok(plugins::compile(memory, milliseconds, parent))
+        }
     };
     if let Some(traces) = traces {
         traces.finish();

@@ -117,6 +117,27 @@ impl Error {
         Self::FailedWith { what: what.into(), error: error.into() }
     }
 
+    /// The message for the history, mails and webhooks: where a plugin fails while it has rows, without its own words, which may
+    /// quote them.
+    pub(crate) fn reported(&self) -> String {
+        match self {
+            Self::Processor { file, batch, error } if error.fault.own_words().is_some() => {
+                let what = error.fault.own_words().map(|(_, instead)| instead).unwrap_or_default();
+                let batch = batch.map_or_else(String::new, |batch| format!(", batch {batch}"));
+                format!("{file}{batch}: plugin {}: {what}", error.plugin)
+            }
+            _ => self.to_string(),
+        }
+    }
+
+    /// The words of a plugin that failed while it had rows: for people who may see rows.
+    pub(crate) fn plugin_words(&self) -> Option<&str> {
+        match self {
+            Self::Processor { error, .. } => error.fault.own_words().map(|(words, _)| words),
+            _ => None,
+        }
+    }
+
     /// The code of a failed goal run.
     pub(crate) fn code(&self) -> FailureCode {
         match self {

@@ -1,4 +1,5 @@
-/// Why a processor cannot continue. The goal fails with this message, so it must not quote a cell or a secret.
+/// Why a processor cannot continue. The goal fails with this message, so it must not quote a cell or a secret: the host shows
+/// `[cell]` and `[secret]` instead, and sends no message of `process` by mail or webhook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The configuration is wrong, or does not fit the file's columns.

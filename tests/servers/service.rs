@@ -33,6 +33,7 @@ impl Answer {
     }
 }
 
+#[cfg_attr(test, expect(dead_code, reason = "not every test needs every way to ask"))]
 impl Service {
     pub(crate) fn start(workspace: &Workspace) -> Self {
         Self::start_with(workspace.command(&["serve", "--address", "127.0.0.1:0", "--log-format", "json"]))
@@ -69,6 +70,11 @@ impl Service {
     pub(crate) fn with_token(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
         self
+    }
+
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// The most memory that it has taken so far, in bytes.

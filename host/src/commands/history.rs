@@ -47,6 +47,9 @@ fn show(entry: &HistoryEntry, json: bool, with_profiles: bool) -> Result<(), Err
     if let Some(error) = &entry.report.error {
         print(format!("  {error}"))?;
     }
+    if let Some(words) = &entry.plugin_words {
+        print(format!("  the plugin says: {words}"))?;
+    }
     for line in entry.report.fault_lines(if with_profiles { usize::MAX } else { MAX_FAULTS }) {
         print(format!("  {line}"))?;
     }

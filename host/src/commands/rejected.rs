@@ -144,6 +144,9 @@ fn show(entry: &HistoryEntry, lines: &CorrectedLines, json: bool) -> Result<(), 
     if let Some(error) = &report.error {
         print(format!("  {error}"))?;
     }
+    if let Some(words) = &entry.plugin_words {
+        print(format!("  the plugin says: {words}"))?;
+    }
     if lines.already_imported > 0 {
         print(format!("  {} imported before", counted(lines.already_imported, "line")))?;
     }

@@ -14,7 +14,7 @@ use crate::import::diff::Diff;
 use crate::output::{note, print};
 use crate::runs::progress::Watch;
 use crate::runs::rejected;
-use crate::runs::report::{Report, Run, Status, Trigger};
+use crate::runs::report::{HistoryEntry, Run, Status, Trigger};
 use crate::runs::turns::MergeTurns;
 use crate::runs::{Runner, recover, select};
 
@@ -73,7 +73,7 @@ pub(crate) fn run(folder: &Path, arguments: &Arguments) -> Result<u8, Error> {
     for selected in &selected {
         let ran = runner.run(selected, &Run::new(Trigger::Command), |entry| {
             failed |= entry.report.status == Status::Failed;
-            show(&config, &entry.report, arguments)
+            show(&config, &entry, arguments)
         });
         if matches!(ran, Err(Error::Interrupted)) && arguments.reimport && !arguments.dry_run {
             note("`sluicebox run` without --reimport imports the rest of the goal that was stopped");
@@ -99,7 +99,8 @@ fn connections<'c>(config: &'c Config, arguments: &Arguments) -> Result<Vec<&'c 
     Ok(connections)
 }
 
-fn show(config: &Config, report: &Report, arguments: &Arguments) -> Result<(), Error> {
+fn show(config: &Config, entry: &HistoryEntry, arguments: &Arguments) -> Result<(), Error> {
+    let report = &entry.report;
     if arguments.json {
         return print(serde_json::to_string(report).or_never("the JSON of a report"));
     }
@@ -107,6 +108,9 @@ fn show(config: &Config, report: &Report, arguments: &Arguments) -> Result<(), E
     print(format!("{dry}{}", report.line()))?;
     if let Some(error) = &report.error {
         print(format!("  {error}"))?;
+    }
+    if let Some(words) = &entry.plugin_words {
+        print(format!("  the plugin says: {words}"))?;
     }
     for line in report.fault_lines(MAX_FAULTS) {
         print(format!("  {line}"))?;

@@ -136,6 +136,17 @@ impl Config {
                 ));
             }
         }
+        for connection in &connections {
+            for goal in connection.all_goals() {
+                if let Some(warning) = settings::warning_of_memory(&settings, goal.processors()) {
+                    problems.warn(format!(
+                        "connections/{}.toml: {}: {warning}",
+                        connection.stem,
+                        goal.name()
+                    ));
+                }
+            }
+        }
         let (errors, warnings) = problems.into_parts();
         if errors.is_empty() {
             Ok(Self { root: root.to_owned(), settings, schema, connections, warnings })

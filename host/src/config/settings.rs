@@ -4,12 +4,14 @@ use std::thread;
 use std::time::Duration;
 
 use sluicebox_files::ExpansionLimit;
-use sluicebox_processors::Limits;
+use sluicebox_processors::{CompileLimits, Limits};
 use sluicebox_store::StoreLocation;
 
+use super::goal::ProcessorEntry;
 use super::reader::Section;
 use super::service::{self, Server, Smtp};
 use super::value::{duration, size};
+use crate::plugins::{is_bundled, memory_of};
 
 /// What `sluicebox.toml` says.
 #[derive(Clone, Debug)]
@@ -22,6 +24,8 @@ pub(crate) struct Settings {
     pub plugins: PathBuf,
     /// The limits of a processor that sets none of its own.
     pub limits: Limits,
+    /// What compiling a plugin may take.
+    pub compile: CompileLimits,
     /// How far compressed files may expand.
     pub expansion: ExpansionLimit,
     /// How imports work.
@@ -58,11 +62,26 @@ const DEFAULT_MEMORY: u64 = 512 << 20;
 /// The least that the store's buffers, plugins and files need, in bytes.
 const MIN_MEMORY: u64 = 384 << 20;
 
+/// The least that rows get, in bytes, whatever processors may take.
+pub(super) const MIN_ROWS: usize = 64 << 20;
+
 impl Tuning {
-    /// Divides the memory. The program, the processors and the store's buffers and caches take about 150 MiB; the rest is for
-    /// rows in the pipeline. See host/PERFORMANCE.md for the measurements.
+    /// The division beside processors that may take `processors` bytes.
+    pub(crate) fn beside(self, processors: usize) -> Self {
+        let rows_bytes = self.rows_bytes.saturating_sub(processors).max(MIN_ROWS.min(self.rows_bytes));
+        let mut tuning = Self { rows_bytes, ..self };
+        tuning.divide_rows();
+        tuning
+    }
+
+    /// Divides the memory. The program, bundled processors and the store's buffers and caches take about 150 MiB; the rest is for
+    /// other processors and rows in the pipeline. See host/PERFORMANCE.md for the measurements.
     fn divide(&mut self, memory: u64) {
         self.rows_bytes = usize::try_from(memory.saturating_sub(150 << 20)).unwrap_or(usize::MAX);
+        self.divide_rows();
+    }
+
+    fn divide_rows(&mut self) {
         self.joined_bytes = self.rows_bytes / 4;
         self.linked_bytes = self.rows_bytes / 3 * 2;
     }
@@ -75,12 +94,30 @@ impl Tuning {
     }
 }
 
+/// Says that the processors of a goal may take more than `memory` has for them, if they may.
+pub(super) fn warning_of_memory(settings: &Settings, processors: &[ProcessorEntry]) -> Option<String> {
+    let strangers = processors.iter().filter(|entry| !is_bundled(&entry.plugin));
+    let taken = memory_of(strangers.map(|entry| (entry.file, entry.limits.memory)));
+    let rows = settings.tuning.rows_bytes;
+    let lacking = taken.saturating_add(MIN_ROWS.min(rows)).saturating_sub(rows);
+    let mebibytes = |bytes: usize| bytes.div_ceil(1 << 20);
+    (taken > 0 && lacking > 0).then(|| {
+        format!(
+            "with their answers, its processors may take {} MiB, {} MiB more than `memory` has for them; raise `memory` in sluicebox.toml \
+             by that, or lower their `memory` in `limits`",
+            mebibytes(taken),
+            mebibytes(lacking)
+        )
+    })
+}
+
 pub(crate) fn read(root: &Path, file: Section<'_>) -> Settings {
     let mut settings = Settings {
         store: StoreLocation::Folder(root.join("data/profiles")),
         data: root.join("data"),
         plugins: root.join("plugins"),
         limits: Limits::default(),
+        compile: CompileLimits::default(),
         expansion: ExpansionLimit::default(),
         merge_limit: 20,
         undo: None,
@@ -114,6 +151,11 @@ pub(crate) fn read(root: &Path, file: Section<'_>) -> Settings {
     }
     if let Some(limits) = file.section("limits") {
         settings.limits = read_limits(&limits, settings.limits);
+        let CompileLimits { memory, time } = settings.compile;
+        settings.compile = CompileLimits {
+            memory: size(&limits, "compile_memory", memory),
+            time: duration(&limits, "compile_time", time),
+        };
         if let Some(ratio) = limits.get("expansion").and_then(|entry| entry.whole()) {
             settings.expansion.max_ratio = ratio.max(1);
         }

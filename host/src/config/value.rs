@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use sluicebox_processors::Configuration;
 use toml::de::DeValue;
 
 use super::reader::{Entry, Section};
@@ -239,19 +240,20 @@ impl Sealed {
         }
     }
 
-    /// The configuration with its secrets, as JSON.
+    /// The configuration with its secrets.
     ///
     /// # Errors
     /// If a secret cannot be found.
-    pub(crate) fn open(&self, root: &Path) -> Result<String, Error> {
-        let mut value = self.value.clone();
+    pub(crate) fn open(&self, root: &Path) -> Result<Configuration, Error> {
+        let (mut value, mut secrets) = (self.value.clone(), Vec::new());
         for (path, source, place) in &self.secrets {
             let secret = source.open_text(root, place)?;
             if let Some(slot) = value.pointer_mut(path) {
-                *slot = Value::String(secret);
+                *slot = Value::String(secret.clone());
             }
+            secrets.push(secret);
         }
-        Ok(value.to_string())
+        Ok(Configuration::new(value.to_string(), &secrets))
     }
 }
 

@@ -270,7 +270,7 @@ impl Export<'_> {
         parts.extend(self.connection.objectives.iter().map(String::as_bytes));
         for (processor, digest) in self.processors.iter().zip(&digests) {
             parts.push(digest);
-            parts.push(processor.config.as_bytes());
+            parts.push(processor.config.json().as_bytes());
         }
         Fingerprint::of(parts)
     }

@@ -46,7 +46,7 @@ impl Budget {
     /// # Errors
     /// If the store fails.
     pub(crate) fn of(import: &Import<'_>, file: &FoundFile, plan: &Plan) -> Result<Self, Error> {
-        let Tuning { mut rows_bytes, linked_bytes, threads, .. } = import.config.settings.tuning;
+        let Tuning { mut rows_bytes, linked_bytes, threads, .. } = import.tuning();
         let goal = import.goal;
         if !goal.linked.is_empty() {
             rows_bytes -= linked_bytes;

@@ -82,7 +82,7 @@ impl Import<'_> {
             let digest = build.or(processor.build.first_release).unwrap_or(processor.build.digest);
             fingerprint.add(&digest);
             fingerprint.add(&processor.file.map_or(0, |file| file as u64 + 1).to_le_bytes());
-            fingerprint.add(processor.config.as_bytes());
+            fingerprint.add(processor.config.json().as_bytes());
         }
         bulk.iter().for_each(|property| fingerprint.add(property.to_string().as_bytes()));
         fingerprint.finish()

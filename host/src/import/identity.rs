@@ -137,7 +137,7 @@ impl Import<'_> {
 
     /// The configuration with which the goal runs now.
     fn present(&self, bulk: BulkHashes) -> Present<'_> {
-        let configs = self.processors.iter().map(|processor| (processor.file, processor.config.as_str()));
+        let configs = self.processors.iter().map(|processor| (processor.file, processor.config.json()));
         Present {
             configuration: notes::configuration(self.connection, self.goal, configs),
             bulk,

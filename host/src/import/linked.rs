@@ -77,7 +77,7 @@ impl LinkedFiles {
         mut rejected: impl FnMut(&Source<'_>, &[RejectedRow]) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let columns: Vec<LinkedColumns> = (0..set.linked.len()).map(|file| resolver.linked(file)).collect();
-        let max_bytes = import.config.settings.tuning.joined_bytes;
+        let max_bytes = import.tuning().joined_bytes;
         let counts = report::LinkedRows::default();
         let mut linked = Self { scratch: None, columns, max_bytes, counts, files: Vec::new() };
         if set.linked.is_empty() {
@@ -86,7 +86,7 @@ impl LinkedFiles {
         // A dry run writes nothing into the working folder.
         let folder = if import.dry { std::env::temp_dir() } else { import.config.data().to_owned() };
         let folder = folder.join(format!("{SCRATCH}{}", std::process::id()));
-        let mut scratch = LinkedRowIndex::new(&folder, import.config.settings.tuning.linked_bytes)?;
+        let mut scratch = LinkedRowIndex::new(&folder, import.tuning().linked_bytes)?;
         for (place, files) in set.linked.iter().enumerate() {
             let Some(columns) = linked.columns.get(place) else { continue };
             for (of_pattern, file) in (0_u64..).zip(files) {

@@ -31,7 +31,7 @@ use sluicebox_matching::{Buffers, Workers, prepare};
 use sluicebox_model::OrNever;
 use sluicebox_store::{Commit, ErasureKey, FileState, Store, StoreError};
 
-use crate::config::{Config, Connection, ImportGoal, MaxRejected, Opened, Target};
+use crate::config::{Config, Connection, ImportGoal, MaxRejected, Opened, Target, Tuning};
 use crate::error::Error;
 use crate::import::budget::{Budget, Forecast, rows_to_prefetch};
 use crate::import::chunk::ImportChunk;
@@ -47,7 +47,7 @@ use crate::import::sets::{FileSet, FoundSets, Uses};
 use crate::import::stage_times::{StageTimes, timed};
 use crate::import::unfinished::Unfinished;
 use crate::output::counted;
-use crate::plugins::Processor;
+use crate::plugins::{Processor, memory_of};
 use crate::runs::distinct_profiles::{Direction, DistinctProfiles};
 use crate::runs::fingerprint::Fingerprint;
 use crate::runs::goal_run::GoalRun;
@@ -454,6 +454,11 @@ impl Import<'_> {
             since = number;
         }
         Ok(since)
+    }
+
+    /// How the memory is divided, beside the processors.
+    pub(crate) fn tuning(&self) -> Tuning {
+        self.config.settings.tuning.beside(memory_of(self.processors.iter().map(Processor::memory)))
     }
 
     /// Resolves the goal's mappings.

@@ -224,7 +224,7 @@ impl ConfigurationNote {
         let noted = |processor: &Processor| NotedProcessor {
             plugin: processor.build.name.clone(),
             file: processor.file,
-            config: Hash(Fingerprint::of([&connection.stem, &goal.name, &processor.config])),
+            config: Hash(Fingerprint::of([connection.stem.as_str(), &goal.name, processor.config.json()])),
         };
         Self {
             settings: goal.settings.clone(),

@@ -214,6 +214,15 @@ mod tests {
     }
 
     #[test]
+    fn a_schema_that_is_defined_by_itself_ends() {
+        let schema = r##"{"allOf": [{"$ref": "#"}, {"$ref": "#"}], "properties": {"a": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}}}"##;
+        assert_eq!(check(r#"{"a": {"a": {"a": {}}}}"#, schema), Ok(()));
+        let schema = r##"{"$ref": "#/$defs/a", "$defs": {"a": {"not": {"$ref": "#/$defs/b"}}, "b": {"oneOf": [{"$ref": "#/$defs/a"}]}}}"##;
+        // Either answer will do.
+        let _ = check("{}", schema);
+    }
+
+    #[test]
     fn other_ways_to_grow_are_refused() {
         check_refused(
             r##"{"$ref": "#a", "$defs": {"b": {}}}"##,

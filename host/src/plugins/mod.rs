@@ -5,12 +5,19 @@ pub(crate) mod guest;
 pub(crate) mod registry;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sluicebox_processors::{Plugin, Runtime, Session};
+use sluicebox_processors::{
+    CompileLimits, Compiler, Configuration, Fault, MAX_COMPONENT, Plugin, Runtime, Session,
+    compile_for_parent,
+};
 
 use crate::config::{Config, Connection, ProcessorEntry, nearest};
 use crate::error::Error;
@@ -33,8 +40,8 @@ pub(crate) struct Processor {
     pub plugin: Plugin,
     /// The linked file whose rows it reads; `None` = the root file.
     pub file: Option<usize>,
-    /// JSON, with its secrets: never shown.
-    pub config: String,
+    /// With its secrets: never shown.
+    pub config: Configuration,
     pub build: Build,
     /// Why `describe` failed: it crashed, or was stopped. The goal fails with this message.
     pub broken: Option<String>,
@@ -53,6 +60,14 @@ pub(crate) struct Build {
     pub first_release: Option<[u8; 32]>,
     /// Whether the component is one of this program.
     is_bundled: bool,
+}
+
+impl Processor {
+    /// Its file, and the bytes that it may take. A bundled plugin takes little more than a batch, which the division of the memory
+    /// counts already.
+    pub(crate) fn memory(&self) -> (Option<usize>, usize) {
+        (self.file, if self.build.is_bundled { 0 } else { self.plugin.limits().memory })
+    }
 }
 
 impl Build {
@@ -82,6 +97,26 @@ impl Build {
     }
 }
 
+/// The bytes that the processors of a goal may take together: each with its file, and the memory that it may use. The sessions of the
+/// root file are open while linked files are read, one after the other. The largest answer is read while its plugin still has it.
+pub(crate) fn memory_of(processors: impl Iterator<Item = (Option<usize>, usize)>) -> usize {
+    let mut of_files: BTreeMap<Option<usize>, usize> = BTreeMap::new();
+    let mut largest = 0;
+    for (file, memory) in processors {
+        let of_file = of_files.entry(file).or_default();
+        *of_file = of_file.saturating_add(memory);
+        largest = memory.max(largest);
+    }
+    let root = of_files.remove(&None).unwrap_or(0);
+    let linked = of_files.into_values().max().unwrap_or(0);
+    root.saturating_add(linked).saturating_add(largest)
+}
+
+/// Whether a name is that of a bundled plugin.
+pub(crate) fn is_bundled(name: &str) -> bool {
+    BUNDLED.iter().any(|(bundled, _)| *bundled == name)
+}
+
 /// Loads the plugins of a goal.
 ///
 /// # Errors
@@ -105,11 +140,14 @@ pub(crate) fn load(
         if let Some(lock) = &lock {
             lock.check(&entry.plugin, &sha256(&bytes)).map_err(failed)?;
         }
-        let plugin = runtime.load(&name, &bytes, entry.limits).map_err(|error| failed(error.to_string()))?;
+        let plugin = runtime.load(&name, &bytes, entry.limits).map_err(|error| match error.fault {
+            Fault::Stopped => Error::Interrupted,
+            _ => failed(error.to_string()),
+        })?;
         let own = entry.config.open(&config.root)?;
         let broken = match plugin.describe() {
             Ok(description) => {
-                config_schema::check(&own, &description.config_schema)
+                config_schema::check(own.json(), &description.config_schema)
                     .map_err(|reason| failed(format!("plugin {name}: {reason}")))?;
                 None
             }
@@ -179,14 +217,30 @@ fn find(config: &Config, plugin: &str) -> Result<(Vec<u8>, String), String> {
     Err(format!("there is no plugin `{plugin}`{hint}"))
 }
 
-fn read(place: &Path) -> Result<Vec<u8>, String> {
-    // Reading a FIFO would never end.
-    match fs::metadata(place) {
-        Ok(metadata) if !metadata.is_file() => Err(format!("the plugin {} is not a file", place.display())),
-        _ => {
-            fs::read(place).map_err(|error| format!("the plugin {} cannot be read: {error}", place.display()))
-        }
+/// The bytes of a plugin's file.
+///
+/// # Errors
+/// If it cannot be read, is not a file, or is larger than a plugin may be.
+pub(crate) fn read(place: &Path) -> Result<Vec<u8>, String> {
+    let wrong = |what: &str| format!("the plugin {} {what}", place.display());
+    let unreadable = |error: io::Error| wrong(&format!("cannot be read: {error}"));
+    // Opening a FIFO would wait for another program.
+    let open = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(place);
+    let file = open.map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(wrong("is not a file"));
     }
+    let mut bytes = Vec::new();
+    // It may grow while it is read.
+    file.take(MAX_COMPONENT as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > MAX_COMPONENT {
+        let size = metadata.len().max(bytes.len() as u64);
+        return Err(wrong(&format!(
+            "has {size} bytes, more than the {MAX_COMPONENT} that a plugin may have"
+        )));
+    }
+    Ok(bytes)
 }
 
 /// The names and files of the plugins in the plugin folder.
@@ -216,7 +270,25 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 pub(crate) fn runtime(config: &Config, keep: bool) -> Result<Runtime, Error> {
     let cache = config.data().join("plugin-cache");
     let keep = keep || cache.exists();
-    Runtime::new(keep.then_some(cache.as_path())).map_err(|fault| Error::Usage(fault.to_string()))
+    runtime_with(keep.then_some(cache.as_path()), config.settings.compile)
+}
+
+/// An engine that keeps compiled plugins in a folder, if there is one.
+///
+/// # Errors
+/// If this machine cannot run WebAssembly.
+pub(crate) fn runtime_with(cache: Option<&Path>, limits: CompileLimits) -> Result<Runtime, Error> {
+    // The unit tests are another program.
+    let compiler = if cfg!(test) { Compiler::Here } else { Compiler::Process { command: COMPILER, limits } };
+    Runtime::new(cache, compiler).map_err(|fault| Error::Usage(fault.to_string()))
+}
+
+/// This program, also when its file has been replaced meanwhile, and the hidden command of [`compile`].
+const COMPILER: &[&str] = &["/proc/self/exe", "compile-plugin"];
+
+/// Compiles a plugin for the process that started this one; answers with the exit code.
+pub(crate) fn compile(memory: u64, milliseconds: u64, parent: u32) -> u8 {
+    compile_for_parent(CompileLimits { memory, time: Duration::from_millis(milliseconds) }, parent)
 }
 
 /// The plugins that the goals use, pinned by `sluicebox plugin lock`.
@@ -252,7 +324,7 @@ impl Lock {
         let place = root.join(LOCK_FILE);
         let text = match fs::read_to_string(&place) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(&place, error)),
         };
         let wrong =

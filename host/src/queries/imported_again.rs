@@ -115,7 +115,7 @@ pub(crate) fn differs_from_last_run(
     };
     let configs = goal.processors.iter().map(|entry| Ok((entry.file, entry.config.open(&config.root)?)));
     let configs = configs.collect::<Result<Vec<_>, Error>>()?;
-    let configs = configs.iter().map(|(file, config)| (*file, config.as_str()));
+    let configs = configs.iter().map(|(file, config)| (*file, config.json()));
     let names = goal.processors.iter().map(|entry| entry.plugin.as_str());
     let is_same = notes::configuration(connection, goal, configs) == last.configuration
         && names.eq(last.plugins.iter().map(|plugin| plugin.name.as_str()));

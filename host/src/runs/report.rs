@@ -266,6 +266,9 @@ pub(crate) struct HistoryEntry {
     pub trigger: Trigger,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub continues: Option<String>,
+    /// The words of the plugin that failed it while it had rows. They may quote rows, so no mail and no webhook has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin_words: Option<String>,
     /// Whether the goal run was stopped, or its process died.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub interrupted: bool,
@@ -341,7 +344,8 @@ impl HistoryEntry {
     /// Records how the goal run ended, and how long it took.
     pub(crate) fn end(&mut self, error: Option<&Error>, took: Duration) {
         self.report.status = if error.is_none() { Status::Succeeded } else { Status::Failed };
-        self.report.error = error.map(ToString::to_string);
+        self.report.error = error.map(Error::reported);
+        self.plugin_words = error.and_then(Error::plugin_words).map(str::to_owned);
         self.report.failure = error.map(Error::code);
         self.report.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         self.interrupted = matches!(error, Some(Error::Interrupted));

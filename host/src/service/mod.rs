@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use sluicebox_processors::stop_compiling;
 use sluicebox_store::Store;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -165,6 +166,7 @@ impl Drop for StopsService<'_> {
 impl Service {
     fn stop(&self) {
         self.current_runs.stop_all();
+        stop_compiling();
         self.queue.close();
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use sluicebox_model::{Header, RecordBatch};
-use sluicebox_processors::{Limits, Runtime};
+use sluicebox_processors::{Compiler, Configuration, Limits, Runtime};
 
 const ROWS: u32 = 1024;
 
@@ -27,11 +27,11 @@ fn batch() -> RecordBatch {
 fn boundary(criterion: &mut Criterion) {
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../plugins/built/email-normalizer.wasm");
     let component = std::fs::read(place).expect("`cargo xtask build-plugins` builds it");
-    let runtime = Runtime::new(None).unwrap();
+    let runtime = Runtime::new(None, Compiler::Here).unwrap();
     let plugin = runtime.load("email-normalizer", &component, Limits::default()).unwrap();
     let header = ["email".to_owned(), "name".to_owned()];
-    let mut session =
-        plugin.open("bench", r#"{"columns":["email"],"lowercase_local":true}"#, &header).unwrap();
+    let config = Configuration::new(r#"{"columns":["email"],"lowercase_local":true}"#.to_owned(), &[]);
+    let mut session = plugin.open("bench", &config, &header).unwrap();
     let mut group = criterion.benchmark_group("boundary");
     group.throughput(Throughput::Elements(u64::from(ROWS)));
     group.bench_function("email-normalizer, one column of 1024 rows", |bench| {

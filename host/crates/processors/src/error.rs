@@ -12,9 +12,10 @@ pub struct PluginError {
     pub fault: Fault,
 }
 
-/// What is wrong with a plugin. No message quotes a cell. Text of the plugin is shortened, and its control characters are
-/// escaped.
-#[derive(Debug, thiserror::Error)]
+/// What is wrong with a plugin. Text of the plugin is shortened, its control characters are escaped, and neither the secrets of its
+/// configuration nor the cells of the batch are in it. Only [`Fault::own_words`] can quote a cell nevertheless: one of an earlier
+/// batch, or a part of one.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Fault {
     /// The file is not a component, or damaged.
     #[error("not a WebAssembly component: {0}")]
@@ -33,8 +34,22 @@ pub enum Fault {
         limit: usize,
     },
     /// Compiling it takes too long.
-    #[error("compiling it takes longer than {} s", .0.as_secs())]
+    #[error("compiling it takes longer than the {} s that it may take", .0.as_secs_f64())]
     CompileTime(Duration),
+    /// Compiling it takes too much memory.
+    #[error("compiling it takes more than the {} MiB of memory that it may take", .limit >> 20)]
+    CompileMemory {
+        /// Bytes.
+        limit: u64,
+    },
+    /// The system ended the compiler.
+    #[error(
+        "the system ended the compiler of the plugin, as it does where memory is short; try again when there is more"
+    )]
+    CompileKilled,
+    /// The program stops while the plugin is compiled.
+    #[error("the program stops")]
+    Stopped,
     /// It exports something else.
     #[error("it does not export {expected}; it exports {found}")]
     World {
@@ -65,12 +80,18 @@ pub enum Fault {
     /// It imports interfaces that the host does not offer.
     #[error("it imports interfaces that the host does not offer: {0}")]
     Imports(String),
-    /// It reports a wrong configuration.
+    /// It reports a wrong configuration when it opens a file.
     #[error("configuration: {0}")]
     Config(String),
-    /// It reports wrong data.
+    /// It reports wrong data when it opens a file.
     #[error("{0}")]
     Data(String),
+    /// It reports a wrong configuration while it has rows, in words that may quote them.
+    #[error("configuration: {0}")]
+    ConfigWithRows(String),
+    /// It reports wrong data, in words that may quote them.
+    #[error("{0}")]
+    DataWithRows(String),
     /// A call took too long.
     #[error("it was stopped after {} s in `{call}`", .limit.as_secs_f64())]
     Time {
@@ -133,6 +154,20 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The words of the plugin, and the host's words in place of them for readers who may see no row; `None` where the message
+    /// cannot quote one.
+    pub fn own_words(&self) -> Option<(&str, &'static str)> {
+        match self {
+            Self::ConfigWithRows(words) => {
+                Some((words, "it reports a wrong configuration; the history has its own words"))
+            }
+            Self::DataWithRows(words) => {
+                Some((words, "it reports wrong data; the history has its own words"))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether it trapped or was stopped while it ran.
     pub fn is_trap(&self) -> bool {
         matches!(
@@ -147,9 +182,11 @@ impl Fault {
     }
 }
 
+/// Characters of a plugin's text that are shown.
+pub(crate) const MAX_CHARACTERS: usize = 1000;
+
 /// Text of a plugin in a form that is safe to show: escaped, and at most 1,000 characters long.
 pub(crate) fn shown(words: &str) -> String {
-    const MAX_CHARACTERS: usize = 1000;
     let mut shown = String::new();
     for character in words.chars().take(MAX_CHARACTERS) {
         // A terminal must not obey a plugin: no escape sequences, no marks that turn the text.

@@ -7,6 +7,7 @@ use wasmtime_wasi::random::Deterministic;
 
 use crate::bindings::{log, types};
 use crate::messages::Messages;
+use crate::redact::Secrets;
 
 /// The limits of a processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +75,8 @@ pub(crate) enum Refused {
 
 impl State {
     /// An empty WASI: no folders, environment, arguments or sockets.
-    pub(crate) fn new(plugin: &str, goal: &str, limits: Limits) -> Self {
-        let messages = Messages::new(plugin, goal, limits.log_lines);
+    pub(crate) fn new(plugin: &str, goal: &str, secrets: &Secrets, limits: Limits) -> Self {
+        let messages = Messages::new(plugin, goal, secrets.clone(), limits.log_lines);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(messages.stream(log::Level::Info)).stderr(messages.stream(log::Level::Warn));
         wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false).max_random_size(64 << 10);

@@ -6,8 +6,8 @@ use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use crate::bindings::log;
-use crate::error::shown;
+use crate::bindings::{Batch, log};
+use crate::redact::{Secrets, said};
 
 /// Bytes of all messages of a plugin while it works on one file.
 const MAX_BYTES: usize = 256 << 10;
@@ -22,8 +22,12 @@ struct Inner {
     plugin: String,
     /// The goal; empty outside of a goal.
     goal: String,
+    /// What no message may show.
+    secrets: Secrets,
     /// The number of the batch that it works on, from 1; 0 before the first.
     batch: u64,
+    /// That batch, whose cells no message may show.
+    cells: Option<Arc<Batch>>,
     max_lines: u32,
     lines: u32,
     bytes: usize,
@@ -31,11 +35,13 @@ struct Inner {
 }
 
 impl Messages {
-    pub(crate) fn new(plugin: &str, goal: &str, max_lines: u32) -> Self {
+    pub(crate) fn new(plugin: &str, goal: &str, secrets: Secrets, max_lines: u32) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             plugin: plugin.to_owned(),
             goal: goal.to_owned(),
+            secrets,
             batch: 0,
+            cells: None,
             max_lines,
             lines: 0,
             bytes: 0,
@@ -43,9 +49,27 @@ impl Messages {
         })))
     }
 
-    /// Begins a batch: later messages carry its number.
+    /// Ends a batch and begins the next: later messages carry its number.
     pub(crate) fn next_batch(&self) {
-        self.inner().batch += 1;
+        let mut inner = self.inner();
+        inner.batch += 1;
+        inner.cells = None;
+    }
+
+    /// The batch that has begun.
+    pub(crate) fn hide(&self, cells: Arc<Batch>) {
+        self.inner().cells = Some(cells);
+    }
+
+    /// Words of the plugin without what they may not show.
+    pub(crate) fn safe(&self, words: &str) -> String {
+        let inner = self.inner();
+        said(words, &inner.secrets, inner.cells.as_deref())
+    }
+
+    /// What no word of the plugin may tell.
+    pub(crate) fn secrets(&self) -> Secrets {
+        self.inner().secrets.clone()
     }
 
     /// Logs a message, or drops it beyond the limits.
@@ -55,14 +79,25 @@ impl Messages {
         inner.bytes = inner.bytes.saturating_add(message.len());
         let is_beyond = inner.lines > inner.max_lines || inner.bytes > MAX_BYTES;
         let was_silenced = std::mem::replace(&mut inner.is_silenced, is_beyond);
-        let Inner { plugin, goal, batch, .. } = &*inner;
+        let Inner { plugin, goal, secrets, batch, cells, .. } = &*inner;
         if is_beyond {
             if !was_silenced {
                 tracing::warn!(goal, plugin, batch, "further messages of the plugin are not shown");
             }
             return;
         }
-        let message = shown(message);
+        // What no one reads needs no search.
+        let is_read = match level {
+            log::Level::Trace => tracing::enabled!(tracing::Level::TRACE),
+            log::Level::Debug => tracing::enabled!(tracing::Level::DEBUG),
+            log::Level::Info => tracing::enabled!(tracing::Level::INFO),
+            log::Level::Warn => tracing::enabled!(tracing::Level::WARN),
+            log::Level::Error => tracing::enabled!(tracing::Level::ERROR),
+        };
+        if !is_read {
+            return;
+        }
+        let message = said(message, secrets, cells.as_deref());
         match level {
             log::Level::Trace => tracing::trace!(goal, plugin, batch, "{message}"),
             log::Level::Debug => tracing::debug!(goal, plugin, batch, "{message}"),

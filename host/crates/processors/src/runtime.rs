@@ -1,7 +1,8 @@
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::num::NonZero;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -9,9 +10,11 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use wasmtime::{Config, Engine, WasmBacktrace, WasmBacktraceDetails};
 
 use crate::bindings::{World, WorldPre};
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
+use crate::compile::Compiler;
 use crate::error::shown;
 use crate::limits::State;
+use crate::redact::{Configuration, Secrets};
 use crate::session::{Call, Instance};
 use crate::{Fault, Limits, PluginError, Session, wait};
 
@@ -21,7 +24,6 @@ pub(crate) const TICK: Duration = Duration::from_millis(10);
 pub const MAX_COMPONENT: usize = 64 << 20;
 /// Bytes of the JSON Schema of a configuration.
 const MAX_SCHEMA: usize = 256 << 10;
-const MAX_COMPILE_TIME: Duration = Duration::from_secs(60);
 /// Bytes.
 const MAX_STACK: usize = 512 << 10;
 /// Functions of a plugin that a backtrace holds.
@@ -34,7 +36,10 @@ const VERSION: &str = "1.0.0";
 pub struct Runtime {
     engine: Engine,
     linker: Linker<State>,
+    compiler: Compiler,
     cache: Option<Cache>,
+    /// Compiled components by their digests: processors with the same plugin share it.
+    loaded: Mutex<HashMap<[u8; 32], Component>>,
 }
 
 /// A plugin, compiled and ready to work.
@@ -65,9 +70,9 @@ impl Runtime {
     ///
     /// # Errors
     /// If this machine cannot run WebAssembly.
-    pub fn new(cache: Option<&Path>) -> Result<Self, Fault> {
+    pub fn new(cache: Option<&Path>, compiler: Compiler) -> Result<Self, Fault> {
         let host = |error: wasmtime::Error| Fault::Host(format!("WebAssembly is not available: {error}"));
-        let engine = Engine::new(&config()).map_err(host)?;
+        let engine = engine().map_err(host)?;
         let mut linker = Linker::new(&engine);
         World::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut State| state).map_err(host)?;
         wasmtime_wasi::p2::add_to_linker_sync(&mut linker).map_err(host)?;
@@ -89,7 +94,7 @@ impl Runtime {
                 None
             }
         });
-        Ok(Self { engine, linker, cache })
+        Ok(Self { engine, linker, compiler, cache, loaded: Mutex::default() })
     }
 
     /// Compiles a plugin and checks its imports and exports. None of its code runs.
@@ -118,33 +123,32 @@ impl Runtime {
         if !bytes.starts_with(b"\0asm") {
             return Err(Fault::NotAComponent("it does not begin as one".to_owned()));
         }
-        if let Some(component) = self.cache.as_ref().and_then(|cache| cache.get(&self.engine, digest)) {
-            return Ok(component);
-        }
-        let component = self.compile(bytes)?;
-        if let Some(cache) = &self.cache {
-            cache.put(&self.engine, digest, &component);
-        }
+        let known = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
+        let component = match known {
+            Some(component) => return Ok(component),
+            None => self.compiled(bytes, digest)?,
+        };
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.insert(*digest, component.clone());
         Ok(component)
     }
 
-    /// Compiles on a thread of its own: the compiler cannot be stopped, so a thread that takes too long is abandoned.
-    fn compile(&self, bytes: &[u8]) -> Result<Component, Fault> {
-        let (send, receive) = mpsc::sync_channel(1);
-        let (engine, bytes) = (self.engine.clone(), bytes.to_owned());
-        let compiler = thread::Builder::new().name("plugin-compiler".to_owned());
-        let compile = move || {
-            // Once the time is up, nothing receives the component.
-            let _ = send.send(Component::from_binary(&engine, &bytes));
-        };
-        compiler.spawn(compile).map_err(|error| Fault::Host(format!("cannot start a thread: {error}")))?;
-        match receive.recv_timeout(MAX_COMPILE_TIME) {
-            Ok(component) => component.map_err(|error| Fault::NotAComponent(chain(&error))),
-            Err(mpsc::RecvTimeoutError::Timeout) => Err(Fault::CompileTime(MAX_COMPILE_TIME)),
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                Err(Fault::NotAComponent("the compiler failed on it".to_owned()))
-            }
+    /// A component from the cache, or from the compiler.
+    fn compiled(&self, bytes: &[u8], digest: &[u8; 32]) -> Result<Component, Fault> {
+        let kept = || self.cache.as_ref().and_then(|cache| cache.get(&self.engine, digest));
+        if let Some(component) = kept() {
+            return Ok(component);
         }
+        let mut compiled = self.compiler.compile(&self.engine, bytes, digest)?;
+        let put = self.cache.as_ref().map(|cache| cache.put(&self.engine, digest, &mut compiled));
+        if let Some(Err(error)) = &put {
+            // A cache that cannot be written to only costs time.
+            tracing::debug!(%error, "the compiled plugin was not kept");
+        }
+        // The entry of the cache is a file of the disk, whose pages the system can take back.
+        let component = put.and_then(Result::ok).and_then(|()| kept());
+        let component = component.or_else(|| cache::map(&self.engine, &compiled));
+        component.ok_or_else(|| Fault::Host("the compiled plugin cannot be loaded".to_owned()))
     }
 
     /// Checks what the component imports and exports; answers with the names of its imports.
@@ -157,13 +161,12 @@ impl Runtime {
             return Err(Fault::Version { found, supported: VERSION });
         }
         if version.is_none() {
-            let found = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
+            let found = if exports.is_empty() { "nothing".to_owned() } else { listed(&exports) };
             return Err(Fault::World { expected: contract(), found });
         }
         let imports: Vec<String> = world.imports(&self.engine).map(|(name, _)| shown(name)).collect();
-        let foreign: Vec<&str> =
-            imports.iter().map(String::as_str).filter(|name| !is_offered(name)).collect();
-        if foreign.is_empty() { Ok(imports) } else { Err(Fault::Imports(foreign.join(", "))) }
+        let foreign: Vec<&String> = imports.iter().filter(|name| !is_offered(name)).collect();
+        if foreign.is_empty() { Ok(imports) } else { Err(Fault::Imports(listed(&foreign))) }
     }
 }
 
@@ -171,6 +174,11 @@ impl Plugin {
     /// Its name in the goal.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its limits.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The BLAKE3 hash of the file.
@@ -189,7 +197,8 @@ impl Plugin {
     /// If the plugin crashes or reaches a limit.
     pub fn describe(&self) -> Result<Description, PluginError> {
         let failed = |fault| PluginError { plugin: self.name().to_owned(), fault };
-        let mut instance = Instance::start(&self.pre, &self.name, "", self.limits).map_err(failed)?;
+        let mut instance =
+            Instance::start(&self.pre, &self.name, "", &Secrets::default(), self.limits).map_err(failed)?;
         let description =
             instance.call(Call::Describe, |guest, store| guest.call_describe(store)).map_err(failed)?;
         let size = description.config_schema.len();
@@ -204,18 +213,34 @@ impl Plugin {
         })
     }
 
-    /// Begins a file with the columns `header`. Log messages name `goal`. `config` is JSON.
+    /// Begins a file with the columns `header`. Log messages name `goal`.
     ///
     /// # Errors
     /// If the plugin refuses its configuration, crashes, or reaches a limit.
-    pub fn open(&self, goal: &str, config: &str, header: &[String]) -> Result<Session, PluginError> {
-        let opened = Instance::start(&self.pre, &self.name, goal, self.limits)
+    pub fn open(
+        &self,
+        goal: &str,
+        config: &Configuration,
+        header: &[String],
+    ) -> Result<Session, PluginError> {
+        let opened = Instance::start(&self.pre, &self.name, goal, config.secrets(), self.limits)
             .and_then(|instance| Session::open(instance, self.limits, config, header));
         match opened {
             Ok(session) => Ok(session),
             Err(fault) => Err(PluginError { plugin: self.name().to_owned(), fault }),
         }
     }
+}
+
+/// Names of a plugin, the first of them if they are many.
+fn listed(names: &[impl AsRef<str>]) -> String {
+    const MAX_NAMES: usize = 20;
+    let mut list: Vec<&str> = names.iter().take(MAX_NAMES).map(AsRef::as_ref).collect();
+    let more = format!("and {} more", names.len().saturating_sub(MAX_NAMES));
+    if names.len() > MAX_NAMES {
+        list.push(&more);
+    }
+    list.join(", ")
 }
 
 /// The interface that a plugin exports, with its version.
@@ -243,6 +268,11 @@ fn runs(version: &str) -> bool {
         (Some((major, minor)), Some((own_major, own_minor))) => major == own_major && minor <= own_minor,
         _ => false,
     }
+}
+
+/// The engine of every process that compiles or runs plugins: what one compiles, the others run.
+pub(crate) fn engine() -> wasmtime::Result<Engine> {
+    Engine::new(&config())
 }
 
 /// Features that a processor does not need are off: that leaves less code that could have a fault.
@@ -278,7 +308,7 @@ pub(crate) fn trap(error: &wasmtime::Error) -> String {
             let inlined =
                 frame.symbols().iter().map(|symbol| (symbol.name(), symbol.file().zip(symbol.line())));
             let whole = frame.symbols().is_empty().then_some((None, None));
-            inlined.chain(whole).map(move |(name, place)| {
+            inlined.chain(whole).take(MAX_FRAMES).map(move |(name, place)| {
                 let name = name.or(frame.func_name()).unwrap_or("a function");
                 let mut shown = format!("{:#}", rustc_demangle::demangle(name));
                 if let Some((file, line)) = place {

@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluicebox_model::{OrNever, RecordBatch, Verdict, never};
@@ -10,6 +11,7 @@ use crate::bindings::{Batch, Failure, Guest, World, WorldPre};
 use crate::error::shown;
 use crate::limits::{MAX_TABLE_ELEMENTS, Refused, State};
 use crate::outcome::validate;
+use crate::redact::{Configuration, Secrets};
 use crate::runtime::{TICK, chain, contract, trap};
 use crate::{Fault, Limits, PluginError};
 
@@ -53,9 +55,10 @@ impl Instance {
         pre: &WorldPre<State>,
         name: &str,
         goal: &str,
+        secrets: &Secrets,
         limits: Limits,
     ) -> Result<Self, Fault> {
-        let mut store = Store::new(pre.engine(), State::new(name, goal, limits));
+        let mut store = Store::new(pre.engine(), State::new(name, goal, secrets, limits));
         store.limiter(|state| state);
         // An answer comes from the memory, but lists in it may alias. Together they must not be larger than the memory.
         store.set_hostcall_fuel(limits.memory);
@@ -121,7 +124,7 @@ pub struct Session {
     names: Vec<String>,
     /// The number of columns that it reads.
     wanted: usize,
-    input: Batch,
+    input: Arc<Batch>,
     usage: Usage,
 }
 
@@ -144,21 +147,25 @@ impl Session {
     pub(crate) fn open(
         mut instance: Instance,
         limits: Limits,
-        config: &str,
+        config: &Configuration,
         header: &[String],
     ) -> Result<Self, Fault> {
         never!(instance.limits != limits, "a session has other limits than its instance");
         let opened = instance
-            .call(Call::Open, |guest, store| guest.session().call_open(store, config, header))?
-            .map_err(failure)?;
+            .call(Call::Open, |guest, store| guest.session().call_open(store, config.json(), header))?;
+        let messages = &instance.store.data().messages;
+        let opened = opened.map_err(|failure| match failure {
+            Failure::Config(words) => Fault::Config(messages.safe(&words)),
+            Failure::Data(words) => Fault::Data(messages.safe(&words)),
+        })?;
         let mut columns = places(&opened.wanted, header).map_err(Fault::Opened)?;
-        check_added(&opened.added, header).map_err(Fault::Opened)?;
+        check_added(&opened.added, header, config.secrets()).map_err(Fault::Opened)?;
         let mut names: Vec<String> = columns.iter().filter_map(|place| header.get(*place)).cloned().collect();
         never!(names.len() != columns.len(), "a column of a session has no name");
         let wanted = columns.len();
         columns.extend(header.len()..header.len() + opened.added.len());
         names.extend(opened.added);
-        let input = Batch { rows: 0, data: Vec::new(), offsets: Vec::new(), validity: Vec::new() };
+        let input = Arc::new(Batch { rows: 0, data: Vec::new(), offsets: Vec::new(), validity: Vec::new() });
         Ok(Self {
             instance,
             resource: opened.session,
@@ -203,17 +210,24 @@ impl Session {
             return Ok(());
         }
         let wanted = self.columns.get(..self.wanted).or_never("the columns that a session reads");
-        arena::fill(batch, wanted, &mut self.input);
+        // Only the messages of the batch before shared it.
+        arena::fill(batch, wanted, Arc::make_mut(&mut self.input));
         let size = self.input.data.len() + self.input.offsets.len() * 4;
         let limit = self.instance.limits.memory;
         if size > limit {
             return Err(Fault::Batch { size, limit });
         }
+        self.instance.store.data().messages.hide(Arc::clone(&self.input));
         let (resource, input) = (self.resource, &self.input);
         let outcome = self
             .instance
-            .call(Call::Process, |guest, store| guest.session().call_process(store, resource, input))?
-            .map_err(failure)?;
+            .call(Call::Process, |guest, store| guest.session().call_process(store, resource, input))?;
+        let messages = &self.instance.store.data().messages;
+        let mut outcome = outcome.map_err(|failure| match failure {
+            Failure::Config(words) => Fault::ConfigWithRows(messages.safe(&words)),
+            Failure::Data(words) => Fault::DataWithRows(messages.safe(&words)),
+        })?;
+        messages.secrets().hide_in(&mut outcome.rejections);
         let valid = validate(outcome, batch.rows(), &self.names)?;
         self.usage.rows += batch.kept().count() as u64;
         for (row, verdict) in valid.verdicts {
@@ -233,13 +247,6 @@ impl Session {
             }
         }
         Ok(())
-    }
-}
-
-fn failure(failure: Failure) -> Fault {
-    match failure {
-        Failure::Config(message) => Fault::Config(shown(&message)),
-        Failure::Data(message) => Fault::Data(shown(&message)),
     }
 }
 
@@ -270,7 +277,7 @@ fn columns(count: usize) -> String {
 }
 
 /// Says what is wrong with the names of added columns, if anything is. Their number is checked first: it bounds the work.
-fn check_added(added: &[String], header: &[String]) -> Result<(), String> {
+fn check_added(added: &[String], header: &[String], secrets: &Secrets) -> Result<(), String> {
     if added.len() > MAX_ADDED {
         return Err(format!("it adds {} columns, more than {MAX_ADDED}", added.len()));
     }
@@ -281,6 +288,9 @@ fn check_added(added: &[String], header: &[String]) -> Result<(), String> {
         }
         if name.len() > MAX_NAME {
             return Err(format!("it adds a column whose name is longer than {MAX_NAME} bytes"));
+        }
+        if secrets.are_in(name) {
+            return Err("it adds a column whose name holds a secret of its configuration".to_owned());
         }
         if !known.insert(name) {
             return Err(format!("it adds a column `{}`, and there is one already", shown(name)));

@@ -13,7 +13,7 @@ mod test;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sluicebox_processors::{Description, Limits, Plugin, Runtime};
+use sluicebox_processors::{CompileLimits, Description, Limits, Plugin, Runtime};
 
 use crate::config::Config;
 use crate::error::Error;
@@ -118,7 +118,7 @@ pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
 fn runtime(config: Option<&Config>) -> Result<Runtime, Error> {
     match config {
         Some(config) => plugins::runtime(config, false),
-        None => Runtime::new(None).map_err(|fault| Error::Usage(fault.to_string())),
+        None => plugins::runtime_with(None, CompileLimits::default()),
     }
 }
 

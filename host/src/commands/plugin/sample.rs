@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sluicebox_files::{CsvOptions, Reader};
 use sluicebox_model::RecordBatch;
-use sluicebox_processors::{Plugin, PluginError, Session};
+use sluicebox_processors::{Configuration, Plugin, PluginError, Session};
 
 use super::build;
 use crate::error::Error;
@@ -33,7 +33,8 @@ impl Sample {
     /// # Errors
     /// If the plugin refuses the configuration or fails.
     pub(super) fn open(&self, plugin: &Plugin, config: &str, header: &[String]) -> Result<Session, Error> {
-        plugin.open("", config, header).map_err(|error| self.failed(None, error))
+        let config = Configuration::new(config.to_owned(), &[]);
+        plugin.open("", &config, header).map_err(|error| self.failed(None, error))
     }
 
     /// A failure at a batch, counted from 1, or before the first.

@@ -10,7 +10,7 @@ use super::{describe, runtime};
 use crate::config::Config;
 use crate::error::Error;
 use crate::output::{print, print_error};
-use crate::plugins::{BUNDLED, in_plugin_folder, sha256};
+use crate::plugins::{BUNDLED, in_plugin_folder, read, sha256};
 
 pub(super) fn list(folder: &Path, json: bool) -> Result<u8, Error> {
     let config = match Config::load(folder) {
@@ -18,16 +18,20 @@ pub(super) fn list(folder: &Path, json: bool) -> Result<u8, Error> {
         config => Some(config?),
     };
     let runtime = runtime(config.as_ref())?;
-    let mut plugins: Vec<(String, Vec<u8>, String)> = BUNDLED
-        .iter()
-        .map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec(), "bundled".to_owned()))
-        .collect();
-    for (name, path) in config.iter().flat_map(in_plugin_folder) {
-        let bytes = fs::read(&path).map_err(|error| Error::io(&path, error))?;
-        plugins.push((name, bytes, path.display().to_string()));
-    }
+    let bundled =
+        BUNDLED.iter().map(|(name, bytes)| ((*name).to_owned(), Ok(bytes.to_vec()), "bundled".to_owned()));
+    let in_folder = config.iter().flat_map(in_plugin_folder);
+    let in_folder = in_folder.map(|(name, path)| (name, read(&path), path.display().to_string()));
     let mut wrong = false;
-    for (name, bytes, place) in plugins {
+    for (name, bytes, place) in bundled.chain(in_folder) {
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
+            Err(reason) => {
+                wrong = true;
+                print_error(&Error::Failed(reason));
+                continue;
+            }
+        };
         match describe(&runtime, &name, &bytes) {
             Ok((_, description)) if json => print(json!({
                 "name": name, "version": description.version, "summary": description.summary,

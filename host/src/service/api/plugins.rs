@@ -20,14 +20,16 @@ pub(crate) struct PluginState {
     pub name: String,
     pub version: Option<String>,
     pub summary: Option<String>,
-    /// The SHA-256 of its file, in hexadecimal.
-    pub sha256: String,
+    /// The SHA-256 of its file, in hexadecimal; absent if the file cannot be read, or is not read yet.
+    pub sha256: Option<String>,
     /// `bundled` or `folder`.
     pub origin: &'static str,
     /// Bytes of its file.
     pub size: u64,
     /// Why it cannot be used.
     pub problem: Option<String>,
+    /// Whether it is not described yet: a later request has its version and summary, or its problem.
+    pub pending: bool,
     /// Where it is used.
     pub uses: Vec<PluginUse>,
     /// Rows that it processed in the last runs.
@@ -81,6 +83,7 @@ impl Service {
                 version: plugin.version.clone(),
                 summary: plugin.summary.clone(),
                 problem: plugin.problem.clone(),
+                pending: plugin.pending,
                 uses: config
                     .connections
                     .iter()
@@ -92,7 +95,7 @@ impl Service {
                 traps,
             }
         };
-        Ok(self.all_plugins()?.into_iter().map(state).collect())
+        Ok(self.all_plugins().into_iter().map(state).collect())
     }
 }
 

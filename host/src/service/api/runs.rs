@@ -37,6 +37,8 @@ pub(crate) struct GoalRun {
     pub trigger: Trigger,
     /// The interrupted run that this one continues.
     pub continues: Option<String>,
+    /// The words of the plugin that failed it while it had rows, which may quote them.
+    pub plugin_words: Option<String>,
     /// Whether it was stopped, or its process ended.
     pub interrupted: bool,
     /// The last profiles or groups that it created or updated, the oldest first.
@@ -52,6 +54,7 @@ impl From<&HistoryEntry> for GoalRun {
             started: entry.started.clone(),
             trigger: entry.trigger,
             continues: entry.continues.clone(),
+            plugin_words: entry.plugin_words.clone(),
             interrupted: entry.interrupted,
             last_profiles: entry.last_profiles.clone(),
             rejected_files: entry.rejected_files.iter().map(|(name, _)| name.clone()).collect(),
