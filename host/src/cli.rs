@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::commands;
-use crate::output::print_error;
+use crate::output::{plain, print_error};
 use crate::plugins;
-use crate::runs::progress::LogWriter;
+use crate::runs::progress::{JsonLogWriter, LogWriter};
 use crate::service::traces::Traces;
 
 /// Moves customer records between delimited files and a profile store, through sandboxed processors.
@@ -200,11 +202,25 @@ fn log(verbose: u8, format: LogFormat, traces: Option<&Traces>) {
     };
     // Other crates may log personal data: only our own log.
     let filter = || EnvFilter::new(format!("off,sluicebox={level},sluicebox_processors={level}"));
-    let lines = tracing_subscriber::fmt::layer().with_writer(|| LogWriter).with_target(false);
-    let lines = lines.with_ansi(io::stderr().is_terminal());
+    let lines = tracing_subscriber::fmt::layer().with_target(false);
     let registry = tracing_subscriber::registry().with(traces.map(Traces::layer));
     match format {
-        LogFormat::Text => registry.with(lines.without_time().with_filter(filter())).init(),
-        LogFormat::Json => registry.with(lines.json().flatten_event(true).with_filter(filter())).init(),
+        LogFormat::Text => {
+            let lines = lines.with_writer(|| LogWriter).with_ansi(io::stderr().is_terminal());
+            // An event is one line, whatever names and reasons it has.
+            let fields = debug_fn(|writer, field, value| {
+                let value = format!("{value:?}");
+                match field.name() {
+                    "message" => write!(writer, "{}", plain(&value)),
+                    name => write!(writer, "{name}={}", plain(&value)),
+                }
+            });
+            let lines = lines.without_time().fmt_fields(fields.delimited(" "));
+            registry.with(lines.with_filter(filter())).init();
+        }
+        LogFormat::Json => {
+            let lines = lines.with_writer(|| JsonLogWriter).json().flatten_event(true);
+            registry.with(lines.with_filter(filter())).init();
+        }
     }
 }

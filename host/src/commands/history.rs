@@ -9,7 +9,7 @@ use sluicebox_store::Store;
 use crate::commands::run::MAX_FAULTS;
 use crate::config::Config;
 use crate::error::Error;
-use crate::output::{counted, print};
+use crate::output::{counted, print, print_lines};
 use crate::queries::history;
 use crate::runs::report::HistoryEntry;
 
@@ -43,7 +43,7 @@ fn show(entry: &HistoryEntry, json: bool, with_profiles: bool) -> Result<(), Err
         }
         return print(shown);
     }
-    print(format!("{}  {}  {}", entry.report.run, entry.started, entry.report.line()))?;
+    print_lines(format!("{}  {}  {}", entry.report.run, entry.started, entry.report.line()))?;
     if let Some(error) = &entry.report.error {
         print(format!("  {error}"))?;
     }

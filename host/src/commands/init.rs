@@ -36,9 +36,9 @@ pub(crate) fn run(folder: &Path) -> Result<u8, Error> {
             .and_then(|()| fs::write(&path, content))
             .map_err(|error| Error::io(&path, error))?;
     }
-    print(format!(
-        "{0} is ready; try:\n  sluicebox -C {0} run\n  sluicebox -C {0} profile list",
-        folder.display()
-    ))?;
+    let folder = folder.display();
+    print(format!("{folder} is ready; try:"))?;
+    print(format!("  sluicebox -C {folder} run"))?;
+    print(format!("  sluicebox -C {folder} profile list"))?;
     Ok(0)
 }

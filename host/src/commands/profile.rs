@@ -104,7 +104,7 @@ pub(crate) fn run(folder: &Path, command: &Command) -> Result<u8, Error> {
 pub(super) fn show(record: Option<Json>, json: bool) -> Result<(), Error> {
     match record {
         Some(record) if json => print(record),
-        Some(record) => print(text(&record)),
+        Some(record) => text(&record).into_iter().try_for_each(print),
         None => Ok(()),
     }
 }

@@ -9,7 +9,7 @@ use crate::commands::run::{MAX_FAULTS, stop_on_signal};
 use crate::config::Config;
 use crate::error::Error;
 use crate::import::corrections::CorrectedLines;
-use crate::output::{counted, print};
+use crate::output::{counted, print, print_lines};
 use crate::queries::rejected::{self, NotTaken, ShownLine};
 use crate::runs::progress::Watch;
 use crate::runs::report::{HistoryEntry, Run, Status, Trigger};
@@ -140,7 +140,7 @@ fn show(entry: &HistoryEntry, lines: &CorrectedLines, json: bool) -> Result<(), 
         }
         return print(shown);
     }
-    print(report.line())?;
+    print_lines(report.line())?;
     if let Some(error) = &report.error {
         print(format!("  {error}"))?;
     }

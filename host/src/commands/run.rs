@@ -11,7 +11,7 @@ use sluicebox_store::Store;
 use crate::config::{Config, Connection};
 use crate::error::Error;
 use crate::import::diff::Diff;
-use crate::output::{note, print};
+use crate::output::{note, print, print_lines};
 use crate::runs::progress::Watch;
 use crate::runs::rejected;
 use crate::runs::report::{HistoryEntry, Run, Status, Trigger};
@@ -105,7 +105,7 @@ fn show(config: &Config, entry: &HistoryEntry, arguments: &Arguments) -> Result<
         return print(serde_json::to_string(report).or_never("the JSON of a report"));
     }
     let dry = if arguments.dry_run { "dry run: " } else { "" };
-    print(format!("{dry}{}", report.line()))?;
+    print_lines(format!("{dry}{}", report.line()))?;
     if let Some(error) = &report.error {
         print(format!("  {error}"))?;
     }

@@ -83,8 +83,8 @@ fn moment(milliseconds: i64) -> String {
     Timestamp::from_millisecond(milliseconds).or_never("the time of a record").to_string()
 }
 
-/// A profile or group as text, from its JSON: one property or event a line.
-pub(crate) fn text(record: &Json) -> String {
+/// A profile or group as lines of text, from its JSON: one property or event a line.
+pub(crate) fn text(record: &Json) -> Vec<String> {
     let plain = |value: &Json| match value {
         Json::String(text) => text.clone(),
         Json::Array(values) => {
@@ -132,5 +132,5 @@ pub(crate) fn text(record: &Json) -> String {
             }
         }
     }
-    lines.join("\n")
+    lines
 }

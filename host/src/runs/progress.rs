@@ -9,6 +9,8 @@ use serde::Serialize;
 use tokio::sync::watch::Sender;
 use utoipa::ToSchema;
 
+use crate::output::plain;
+
 fn bars() -> &'static MultiProgress {
     static BARS: OnceLock<MultiProgress> = OnceLock::new();
     BARS.get_or_init(MultiProgress::new)
@@ -64,7 +66,7 @@ impl<'a> Progress<'a> {
                 if let Ok(style) = ProgressStyle::with_template(template) {
                     bar.set_style(style);
                 }
-                bar.set_prefix(name.to_owned());
+                bar.set_prefix(plain(name).into_owned());
                 Self::Bar(bar, 0)
             }
             Watch::Terminal | Watch::Nowhere => Self::Nowhere,
@@ -102,6 +104,22 @@ impl Drop for Progress<'_> {
 
 /// Writes the log to stderr, above the progress bars.
 pub(crate) struct LogWriter;
+
+/// Writes the log as JSON to stderr.
+pub(crate) struct JsonLogWriter;
+
+impl Write for JsonLogWriter {
+    /// `bytes` is a line.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let line = String::from_utf8_lossy(bytes);
+        let line = plain(line.trim_end_matches('\n'));
+        LogWriter.write_all(format!("{line}\n").as_bytes()).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        LogWriter.flush()
+    }
+}
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

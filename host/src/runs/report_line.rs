@@ -1,7 +1,7 @@
 //! A report in one line, for people.
 
 use crate::config::EXPORT_PROFILES;
-use crate::output::counted;
+use crate::output::{counted, plain};
 use crate::runs::accept;
 use crate::runs::faults::Fault;
 use crate::runs::report::{Events, FileStatus, Report, Status};
@@ -45,7 +45,7 @@ impl Report {
                 line.push_str(&format!("; {}", counted(self.events.exported, "event")));
             }
             for file in &self.files {
-                line.push_str(&format!("\n  {}: {}", file.name, counted(file.rows, "row")));
+                line.push_str(&format!("\n  {}: {}", plain(&file.name), counted(file.rows, "row")));
             }
             return line;
         }

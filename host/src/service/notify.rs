@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use super::egress::{self, EgressError};
 use crate::config::{Config, Connection, EgressRule, Security, Server, Smtp, Webhook};
 use crate::error::Error;
+use crate::output::plain;
 use crate::runs::report::{HistoryEntry, Run, Status};
 
 /// Pauses before the second and further attempts.
@@ -204,12 +205,12 @@ fn mail(
         } else {
             "failed"
         }),
-        faults: entry.report.fault_lines(MAX_FAULTS),
+        faults: entry.report.fault_lines(MAX_FAULTS).iter().map(|line| plain(line).into_owned()).collect(),
     });
     let text =
         MailText { connection: &connection.name, run: &finished.run, outcome, goals: goals.collect(), link };
     let failed = |error: String| Error::Failed(format!("[notify] of {}: {error}", connection.name));
-    let plain = TextMail { mail: &text }.render().map_err(|error| failed(error.to_string()))?;
+    let words = TextMail { mail: &text }.render().map_err(|error| failed(error.to_string()))?;
     let html = HtmlMail { mail: &text }.render().map_err(|error| failed(error.to_string()))?;
     // The subject is one line, also if the name has a line break.
     let name: String = connection.name.chars().filter(|character| !character.is_control()).collect();
@@ -221,7 +222,7 @@ fn mail(
         message = message.to(address.clone());
     }
     message
-        .multipart(MultiPart::alternative_plain_html(plain, html))
+        .multipart(MultiPart::alternative_plain_html(words, html))
         .map_err(|error| failed(error.to_string()))
 }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{describe, runtime};
 use crate::config::Config;
 use crate::error::Error;
-use crate::output::{print, print_error};
+use crate::output::{print, print_error, print_lines};
 use crate::plugins::{BUNDLED, in_plugin_folder, read, sha256};
 
 pub(super) fn list(folder: &Path, json: bool) -> Result<u8, Error> {
@@ -88,7 +88,7 @@ pub(super) fn inspect(folder: &Path, file: &str, json: bool) -> Result<u8, Error
         {
             print(format!("{key}: {}", value.as_str().map_or(value.to_string(), str::to_owned)))?;
         }
-        print(format!("config_schema: {schema:#}"))?;
+        print_lines(format!("config_schema: {schema:#}"))?;
     }
     Ok(0)
 }

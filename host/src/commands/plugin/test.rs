@@ -11,7 +11,7 @@ use sluicebox_processors::Plugin;
 
 use super::sample::{self, Sample};
 use crate::error::Error;
-use crate::output::print;
+use crate::output::{print, print_marked};
 
 /// Rows of a batch, as in an import.
 const BATCH_ROWS: usize = 1024;
@@ -29,17 +29,17 @@ pub(super) fn run(folder: &Path, component: Option<&Path>, bless: bool) -> Resul
     for sample in sample::all(folder)? {
         let name = sample.csv.strip_prefix(folder).unwrap_or(&sample.csv).display().to_string();
         match outcome(&plugin, &sample, bless) {
-            Ok(_) if bless => print(format!("{}: {name}", style("written").yellow()))?,
-            Ok(differences) if differences.is_empty() => print(format!("{}: {name}", style("ok").green()))?,
+            Ok(_) if bless => print_marked(&style("written").yellow(), &name)?,
+            Ok(differences) if differences.is_empty() => print_marked(&style("ok").green(), &name)?,
             Ok(differences) => {
                 failed = true;
-                print(format!("{}: {name}", style("differs").red()))?;
+                print_marked(&style("differs").red(), &name)?;
                 differences.iter().try_for_each(|difference| print(format!("  {difference}")))?;
             }
             // The other samples may still tell something.
             Err(error) => {
                 failed = true;
-                print(format!("{}: {name}", style("failed").red()))?;
+                print_marked(&style("failed").red(), &name)?;
                 print(format!("  {error}"))?;
             }
         }
