@@ -49,6 +49,7 @@ use crate::import::unfinished::Unfinished;
 use crate::output::counted;
 use crate::plugins::{Processor, memory_of};
 use crate::runs::distinct_profiles::{Direction, DistinctProfiles};
+use crate::runs::files_of_other_goals;
 use crate::runs::fingerprint::Fingerprint;
 use crate::runs::goal_run::GoalRun;
 use crate::runs::progress::{Progress, Watch};
@@ -178,11 +179,40 @@ impl Import<'_> {
     ) -> Result<HistoryEntry, Error> {
         let mut running = self.begin()?;
         let result = import(&mut running).map_err(Error::or_interrupted);
+        if matches!(result, Err(Error::Io { .. })) {
+            self.forget_uncommitted(&mut running)?;
+        }
         let import_notes = self.notes_at_end(&mut running)?;
         let RunningImport { mut run, times, .. } = running;
         self.warn_of_overwritten(run.entry.report.events.overwritten);
         run.entry.report.stages_ms = times.milliseconds();
         run.finish(self.store, result, Commit { import_notes, ..Commit::default() })
+    }
+
+    /// Forgets what was counted and recorded after the last commit: a file of rejected rows could not be written.
+    fn forget_uncommitted(&self, running: &mut RunningImport) -> Result<(), Error> {
+        let number = running.run.lease.number();
+        let is_own = |entry: &Result<(u64, _), _>| entry.as_ref().map_or(true, |(found, _)| *found == number);
+        let Some(entry) = self.store.history().find(is_own) else { return Ok(()) };
+        let committed = HistoryEntry::decode(&entry?.1).ok_or(StoreError::Damaged("the history"))?;
+        let folder = rejected::folder(self.config, &self.run.id);
+        running.rejected =
+            RejectedRows::new(folder.clone(), &self.goal.name, self.goal.record_excluded, self.dry);
+        if !self.dry {
+            let others = files_of_other_goals(self.store, &committed)?;
+            rejected::truncate(&folder, &committed.rejected_files, &others)?;
+        }
+        let entry = &mut running.run.entry;
+        let uncommitted = entry.report.rows.read.saturating_sub(committed.report.rows.read);
+        let (mut files, processors) =
+            (std::mem::take(&mut entry.report.files), std::mem::take(&mut entry.report.processors));
+        if let Some(file) = files.last_mut() {
+            file.rows = file.rows.saturating_sub(uncommitted);
+        }
+        *entry = committed;
+        entry.report.files = files;
+        entry.report.processors = processors;
+        Ok(())
     }
 
     fn begin(&self) -> Result<RunningImport, Error> {

@@ -305,7 +305,13 @@ fn close(
 }
 
 /// The files of rejected rows of the other goals of a run.
-fn files_of_other_goals(store: &Store, entry: &HistoryEntry) -> Result<HashSet<String>, StoreError> {
+///
+/// # Errors
+/// If the store fails.
+pub(crate) fn files_of_other_goals(
+    store: &Store,
+    entry: &HistoryEntry,
+) -> Result<HashSet<String>, StoreError> {
     let mut files = HashSet::new();
     for other in store.history() {
         let Some(other) = HistoryEntry::decode(&other?.1) else { continue };
