@@ -127,7 +127,9 @@ fn is_of_person(columns: &[String], cells: &[&str], values: &HashSet<String>) ->
 /// Rewrites a file without the rows that hold one of the values; answers with their number.
 fn clean(config: &Config, file: &Path, values: &HashSet<String>) -> Result<u64, Error> {
     let temporary = file.with_extension("cleaning");
-    let out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+    // What a process that died has left.
+    let _ = fs::remove_file(&temporary);
+    let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
     let out = out.map_err(|error| Error::io(&temporary, error))?;
     let mut writer = RowWriter::new(BufWriter::new(out), &rejected::options(config, file)?);
     let (mut removed, mut begun) = (0, false);

@@ -18,6 +18,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use sluicebox_files::read_regular;
 use sluicebox_model::Schema;
 
 pub(crate) use connection::{Connection, Goal, Opened};
@@ -196,7 +197,8 @@ fn connection_files(root: &Path) -> Result<Vec<String>, Error> {
 /// The text of a file; empty where it is missing.
 fn text_of(root: &Path, name: &str, problems: &Problems) -> Result<String, Error> {
     let path = root.join(name);
-    match fs::read_to_string(&path) {
+    let text = |bytes| String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into());
+    match read_regular(&path).and_then(text) {
         Ok(text) => Ok(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {

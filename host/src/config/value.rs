@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use sluicebox_files::read_regular;
 use sluicebox_processors::Configuration;
 use toml::de::DeValue;
 
@@ -111,7 +112,7 @@ impl SecretSource {
                 if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
                     return Err(missing(format!("the file {name} is not a regular file")));
                 }
-                fs::read(path)
+                read_regular(&path)
                     .map_err(|error| missing(format!("the file {name} cannot be read: {}", error.kind())))
             }
         }

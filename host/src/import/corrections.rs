@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use crate::config::Config;
 use crate::error::Error;
 use crate::import::Import;
-use crate::import::linked::SCRATCH;
+use crate::import::linked::scratch_folder;
 use crate::import::sets::FileSet;
 use crate::runs::fingerprint::Fingerprint;
 use crate::runs::rejected::{self, Line, LineScope, Source};
@@ -172,9 +172,8 @@ impl Import<'_> {
         files: Option<&[PathBuf]>,
     ) -> Result<CorrectedLines, Error> {
         let (run, goal) = (&corrected.report.run, &corrected.report.goal);
-        let folder = if self.dry { std::env::temp_dir() } else { self.config.data().to_owned() };
-        let folder = folder.join(format!("{SCRATCH}corrected-{}", std::process::id()));
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        let folder = scratch_folder(self);
+        let made = DirBuilder::new().mode(0o700).create(&folder);
         made.map_err(|error| Error::io(&folder, error))?;
         let mut lines =
             CorrectedLines { groups: Vec::new(), refused: Vec::new(), already_imported: 0, folder };

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sluicebox_files::{FoundFile, Reader, decode};
 use sluicebox_linked_rows::{LinkedRowIndex, LinkedRowsError};
@@ -28,6 +28,14 @@ use crate::runs::report;
 pub(crate) const SCRATCH: &str = "sluicebox-scratch-";
 /// Several files of one pattern are as one: the bits of a line above these are those of its file.
 const LINE_BITS: u32 = 40;
+
+/// A folder that is not there yet, for files of an import while it runs. Its name is random: who may write to the folder around it
+/// cannot create it before.
+pub(crate) fn scratch_folder(import: &Import<'_>) -> PathBuf {
+    // A dry run writes nothing into the working folder.
+    let folder = if import.dry { std::env::temp_dir() } else { import.config.data().to_owned() };
+    folder.join(format!("{SCRATCH}{}", uuid::Uuid::now_v7().simple()))
+}
 
 /// Removes the linked rows of a process that died. No other process needs them: the store is locked.
 ///
@@ -83,9 +91,7 @@ impl LinkedFiles {
         if set.linked.is_empty() {
             return Ok(linked);
         }
-        // A dry run writes nothing into the working folder.
-        let folder = if import.dry { std::env::temp_dir() } else { import.config.data().to_owned() };
-        let folder = folder.join(format!("{SCRATCH}{}", std::process::id()));
+        let folder = scratch_folder(import);
         let mut scratch = LinkedRowIndex::new(&folder, import.tuning().linked_bytes)?;
         for (place, files) in set.linked.iter().enumerate() {
             let Some(columns) = linked.columns.get(place) else { continue };

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use sluicebox_files::read_regular;
 use sluicebox_model::OrNever;
 
 use crate::config::{Config, FileChange};
@@ -85,7 +86,8 @@ impl WorkingFolder {
     /// If it cannot be read.
     pub(super) fn text(&self, name: &str) -> Result<String, Error> {
         let path = self.root.join(name);
-        match fs::read_to_string(&path) {
+        let text = |bytes| String::from_utf8(bytes).map_err(|_| std::io::ErrorKind::InvalidData.into());
+        match read_regular(&path).and_then(text) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
             read => read.map_err(|error| Error::io(&path, error)),
         }

@@ -97,6 +97,24 @@ pub enum FileError {
          identity may not see that file: give it s3:GetObject and s3:ListBucket"
     )]
     NameTaken,
+    /// The name leads to a place outside of the location.
+    #[error(
+        "it leads out of the location: a link to another place, or one that begins with `/`; put the file itself there"
+    )]
+    LeadsOut,
+    /// A link, where the kernel cannot follow links safely.
+    #[error(
+        "it is a link, which this system (Linux before 5.6) cannot follow safely; put the file itself there"
+    )]
+    LinkNotFollowed,
+    /// Something else has the name of a file.
+    #[error("it is {0}, not a regular file")]
+    NotRegular(&'static str),
+    /// The folder of an exported file is another one than when the export began.
+    #[error(
+        "the folder or the file was moved or replaced while the export was written; nothing was written elsewhere: run it again"
+    )]
+    Moved,
     /// The file changed during the import.
     #[error("the file changed while it was being read; the next run imports it as a new file")]
     Changed,

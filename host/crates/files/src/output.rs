@@ -183,6 +183,8 @@ impl Drop for EncryptingWriter {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
 
     use super::*;
     use crate::{Directory, Location};
@@ -217,6 +219,83 @@ mod tests {
             location.free_name("out", "new.csv", &["new.csv".to_owned()], true).to_string(),
             "new_2.csv"
         );
+    }
+
+    /// Writes a file; `meanwhile` gets the location, a folder outside of it, and the name of the unfinished file.
+    fn written_while(
+        replace: bool,
+        meanwhile: impl Fn(&Path, &Path, &str),
+    ) -> (Result<String, FileError>, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, outside) = (folder.path().join("exchange"), folder.path().join("outside"));
+        fs::create_dir_all(&root).unwrap();
+        fs::create_dir_all(&outside).unwrap();
+        let location = Location::Directory(Directory { root: root.clone() });
+        let name = location.free_name("out", "all.csv", &[], replace);
+        let to = Destination { location: &location, directory: "out", name, replace, tag: "a", run: "r" };
+        let mut output = Output::create(to, &Packing::default()).unwrap();
+        output.write_all(b"x").unwrap();
+        let temporary = fs::read_dir(root.join("out")).unwrap().next().unwrap().unwrap().file_name();
+        meanwhile(&root, &outside, temporary.to_str().unwrap());
+        (output.finish(), folder)
+    }
+
+    #[test]
+    fn nothing_is_written_outside_of_a_location() {
+        let check = |meanwhile: &dyn Fn(&Path, &Path, &str)| {
+            for replace in [false, true] {
+                let (finished, folder) = written_while(replace, meanwhile);
+                assert!(matches!(finished, Err(FileError::Moved)));
+                assert_eq!(fs::read_dir(folder.path().join("outside")).unwrap().count(), 0);
+                assert!(!folder.path().join("exchange/out/all.csv").exists());
+            }
+        };
+        check(&|root, outside, _| {
+            fs::rename(root.join("out"), root.join("old")).unwrap();
+            symlink(outside, root.join("out")).unwrap();
+        });
+        check(&|root, _, _| fs::rename(root.join("out"), root.join("old")).unwrap());
+        check(&|root, outside, temporary| {
+            fs::remove_file(root.join("out").join(temporary)).unwrap();
+            symlink(outside.join("new"), root.join("out").join(temporary)).unwrap();
+        });
+        // A link with the name of the file is not followed: it is another's file, or replaced.
+        let link = |root: &Path, outside: &Path, _: &str| {
+            symlink(outside.join("new"), root.join("out/all.csv")).unwrap();
+        };
+        for (replace, name) in [(false, "all_2.csv"), (true, "all.csv")] {
+            let (finished, folder) = written_while(replace, link);
+            assert_eq!(finished.unwrap(), name);
+            let metadata = folder.path().join("exchange/out").join(name).symlink_metadata().unwrap();
+            assert!(metadata.is_file() && metadata.permissions().mode() & 0o777 == 0o640);
+            assert!(!folder.path().join("outside/new").exists());
+        }
+    }
+
+    #[test]
+    fn names_of_unfinished_files_are_random_and_what_others_put_there_is_no_hindrance() {
+        let name_of = || {
+            let name = std::cell::RefCell::new(String::new());
+            let (finished, folder) = written_while(false, |root, outside, temporary| {
+                name.replace(temporary.to_owned());
+                for (number, kind) in ["link", "folder", "fifo"].into_iter().enumerate() {
+                    let place = root.join("out").join(format!(".sluicebox-a-{number}"));
+                    match kind {
+                        "link" => symlink(outside, place).unwrap(),
+                        "folder" => fs::create_dir(place).unwrap(),
+                        _ => rustix::fs::mkfifoat(rustix::fs::CWD, place, rustix::fs::Mode::RUSR).unwrap(),
+                    }
+                }
+                let location = Location::Directory(Directory { root: root.to_owned() });
+                location.clear("out", "a").unwrap();
+                assert!(root.join("out").join(temporary).exists(), "it is being written");
+            });
+            assert_eq!(finished.unwrap(), "all.csv");
+            let left = fs::read_dir(folder.path().join("exchange/out")).unwrap();
+            assert_eq!(left.count(), 2, "the file, and the folder of another");
+            name.into_inner()
+        };
+        assert_ne!(name_of(), name_of());
     }
 
     #[test]

@@ -408,8 +408,8 @@ impl FileRows {
 impl Disk {
     /// Creates tables in a folder of their own.
     fn create(path: &Path) -> Result<Self, LinkedRowsError> {
-        // People's data lies here: the folder is its owner's alone.
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io(path))?;
+        // People's data lies here: the folder is its owner's alone. One that is there already may be another's.
+        DirBuilder::new().mode(0o700).create(path).map_err(io(path))?;
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&Cache::new_lru_cache(32 * MEBIBYTE));
         // A lookup reads one block of each table that may have the link, for a few rows.

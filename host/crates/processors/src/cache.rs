@@ -1,7 +1,7 @@
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,6 +23,7 @@ pub(crate) struct Cache {
 impl Cache {
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        check_owner(&fs::metadata(folder)?)?;
         let place = folder.join("key");
         let mut key = [0; 32];
         let read = File::open(&place).and_then(|mut file| file.read_exact(&mut key));
@@ -91,6 +92,23 @@ impl Cache {
         hasher.update_reader(compiled)?;
         Ok(hasher.finalize())
     }
+}
+
+/// Refuses a folder of compiled plugins that others may write to: they would decide which machine code runs.
+fn check_owner(folder: &Metadata) -> io::Result<()> {
+    let (owner, mode, own) = (folder.uid(), folder.mode() & 0o777, rustix::process::geteuid().as_raw());
+    let refuse = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    if owner != own {
+        return refuse(format!(
+            "it belongs to user {owner}, and this is user {own}; compiled plugins are machine code: remove the folder"
+        ));
+    }
+    if mode & 0o022 != 0 {
+        return refuse(format!(
+            "others may write to it (mode {mode:o}); compiled plugins are machine code: remove the folder"
+        ));
+    }
+    Ok(())
 }
 
 /// A compiled component, mapped: its code takes memory only where it runs, and the system can take that back.

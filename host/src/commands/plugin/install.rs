@@ -31,8 +31,8 @@ pub(super) fn run(folder: &Path, source: &str, name: Option<&str>) -> Result<u8,
     let plugins = &config.settings.plugins;
     fs::create_dir_all(plugins).map_err(|error| Error::io(plugins, error))?;
     let place = plugins.join(format!("{name}.wasm"));
-    // A run that reads it meanwhile finds the whole file, old or new.
-    let temporary = plugins.join(format!(".{name}.{}", std::process::id()));
+    // A run that reads it meanwhile finds the whole file, old or new. The name is random: no link can be there before.
+    let temporary = plugins.join(format!(".{name}.{}", uuid::Uuid::now_v7().simple()));
     fs::write(&temporary, &bytes)
         .and_then(|()| fs::rename(&temporary, &place))
         .map_err(|error| Error::io(&place, error))?;

@@ -1,7 +1,8 @@
-use std::fs::{self, Metadata};
-use std::path::{Path, PathBuf};
+use std::fs::Metadata;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
+use super::beneath::Folder;
 use super::{FoundFile, Listing, Origin};
 use crate::kind::is_system_file;
 use crate::{FileError, Pattern};
@@ -9,7 +10,7 @@ use crate::{FileError, Pattern};
 /// A folder with partners' files.
 #[derive(Clone, Debug)]
 pub struct Directory {
-    /// The folder of the location. No file outside it is ever read.
+    /// The folder of the location. No file outside it is ever read or written.
     pub root: PathBuf,
 }
 
@@ -32,70 +33,100 @@ impl Directory {
     /// The files in `directory` that one of `patterns` matches.
     ///
     /// # Errors
-    /// If the folder is missing.
+    /// If the folder is missing, or a link that leads out of the location.
     pub(super) fn list(&self, directory: &str, patterns: &[&Pattern]) -> Result<Listing, FileError> {
-        let root = self.root.canonicalize()?;
-        let base = root.join(directory);
+        let root = self.folder("")?;
         let depth = patterns.iter().map(|pattern| pattern.depth).max().unwrap_or_default();
-        let mut walk = DirectoryWalk { root: &root, patterns, depth, listing: Listing::default() };
-        walk.visit(&base, "", directory.trim_matches('/'), 0)?;
+        let prefix = match directory.trim_matches('/') {
+            "." => "",
+            prefix => prefix,
+        };
+        let listing = Listing::default();
+        let mut walk = DirectoryWalk { location: self, root, prefix, patterns, depth, listing };
+        walk.visit("", 0)?;
         Ok(walk.listing)
+    }
+
+    /// A folder of the location.
+    ///
+    /// # Errors
+    /// If there is none, or its path leads out of the location.
+    pub(super) fn folder(&self, name: &str) -> Result<Folder, FileError> {
+        Folder::of_location(&self.root)?.folder(name)
     }
 }
 
 struct DirectoryWalk<'a> {
-    root: &'a Path,
+    location: &'a Directory,
+    root: Folder,
+    /// The goal's folder below the root.
+    prefix: &'a str,
     patterns: &'a [&'a Pattern],
     depth: usize,
     listing: Listing,
 }
 
 impl DirectoryWalk<'_> {
-    fn visit(&mut self, folder: &Path, inside: &str, prefix: &str, depth: usize) -> Result<(), FileError> {
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            let Ok(own_name) = entry.file_name().into_string() else { continue };
+    /// The name inside the location of what has a name below the goal's folder.
+    fn name(&self, below: &str) -> String {
+        let parts = [self.prefix, below];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
+    }
+
+    fn visit(&mut self, inside: &str, depth: usize) -> Result<(), FileError> {
+        let folder = self.root.folder(&self.name(inside))?;
+        for entry in folder.names()? {
+            let (own_name, kind) = entry?;
             let below = if inside.is_empty() { own_name } else { format!("{inside}/{own_name}") };
-            // This follows symbolic links. A loop of links is an error here, and not a file.
-            let Ok(metadata) = fs::metadata(entry.path()) else { continue };
             if is_system_file(&below) {
                 continue;
             }
-            if metadata.is_dir() && depth < self.depth {
-                self.visit(&entry.path(), &below, prefix, depth + 1)?;
-            } else if !metadata.is_dir() && self.patterns.iter().any(|pattern| pattern.matches(&below)) {
-                let name = match prefix {
-                    "" | "." => below.clone(),
-                    prefix => format!("{prefix}/{below}"),
-                };
-                self.add(entry.path(), name, below, &metadata)?;
+            let is_match = self.patterns.iter().any(|pattern| pattern.matches(&below));
+            let may_be_folder = depth < self.depth && !kind.is_file();
+            if !is_match && !may_be_folder {
+                continue;
+            }
+            let name = self.name(&below);
+            match self.root.metadata(&name) {
+                Ok(metadata) if metadata.is_dir() => {
+                    if depth < self.depth {
+                        self.visit(&below, depth + 1)?;
+                    }
+                }
+                Ok(metadata) if is_match => self.add(name, below, &metadata),
+                Err(FileError::LeadsOut) => {
+                    self.skip(&name, "leads out of the location, or is a link that begins with `/`,");
+                }
+                Err(FileError::LinkNotFollowed) => {
+                    self.skip(&name, "is a link, which this system (Linux before 5.6) cannot follow safely,");
+                }
+                // A loop of links, a link to nothing, and what is gone by now are no files.
+                Ok(_) | Err(_) => {}
             }
         }
         Ok(())
     }
 
-    fn add(
-        &mut self,
-        path: PathBuf,
-        name: String,
-        below: String,
-        metadata: &Metadata,
-    ) -> Result<(), FileError> {
+    fn add(&mut self, name: String, below: String, metadata: &Metadata) {
         if !metadata.is_file() {
-            self.listing.warnings.push(format!("{name} is not a regular file and is skipped"));
-        } else if !path.canonicalize()?.starts_with(self.root) {
-            self.listing.warnings.push(format!("{name} leads out of the location and is skipped"));
-        } else {
-            let origin = Origin::Path(path);
-            let (size, modified) = (metadata.len(), metadata.modified().ok());
-            self.listing.files.push(FoundFile { name, below, size, modified, origin });
+            return self.skip(&name, "is not a regular file");
         }
-        Ok(())
+        let origin = Origin::Path(self.location.clone());
+        let (size, modified) = (metadata.len(), metadata.modified().ok());
+        self.listing.files.push(FoundFile { name, below, size, modified, origin });
+    }
+
+    fn skip(&mut self, name: &str, why: &str) {
+        self.listing.warnings.push(format!("{name} {why} and is skipped"));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
     use super::*;
     use crate::Location;
 
@@ -118,8 +149,8 @@ mod tests {
             fs::write(root.join("in").join(name), "x").unwrap();
         }
         fs::write(folder.path().join("outside.csv"), "x").unwrap();
-        std::os::unix::fs::symlink(folder.path().join("outside.csv"), root.join("in/link.csv")).unwrap();
-        std::os::unix::fs::symlink(root.join("in/loop.csv"), root.join("in/loop.csv")).unwrap();
+        symlink(folder.path().join("outside.csv"), root.join("in/link.csv")).unwrap();
+        symlink("loop.csv", root.join("in/loop.csv")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(root.join("in/socket.csv")).unwrap();
         let location = Location::Directory(Directory { root });
         let check = |wildcard: &str, names: &[&str], warnings: usize| {
@@ -128,7 +159,8 @@ mod tests {
             assert_eq!(listing.warnings.len(), warnings, "{:?}", listing.warnings);
         };
         check("*.csv", &["in/a.csv", "in/b.csv"], 2);
-        check("*/*.csv", &["in/deeper/c.csv"], 0);
+        // The link may be one to a folder with files that match.
+        check("*/*.csv", &["in/deeper/c.csv"], 1);
     }
 
     #[test]
@@ -147,6 +179,70 @@ mod tests {
         let text = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
         let names = ["a.csv.done", "a.csv.r2.done", "a.csv.r3.done", "a.csv"];
         assert_eq!(names.map(text), ["1", "2", "3", "4"]);
+    }
+
+    /// A location with a file, beside a folder with another file of the same name. `swap` puts something else in the place of the
+    /// first, after it was listed.
+    fn swapped(swap: impl Fn(&Path, &Path)) -> (tempfile::TempDir, FoundFile) {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, outside) = (folder.path().join("exchange"), folder.path().join("outside"));
+        for place in [root.join("in"), outside.clone()] {
+            fs::create_dir_all(&place).unwrap();
+            fs::write(place.join("a.csv"), place.display().to_string()).unwrap();
+        }
+        let location = Location::Directory(Directory { root: root.clone() });
+        let mut listing = location.list("in", &[&Pattern::wildcard("*.csv").unwrap()]).unwrap();
+        swap(&root, &outside);
+        (folder, listing.files.remove(0))
+    }
+
+    #[test]
+    fn what_is_swapped_after_it_was_listed_is_neither_read_nor_written() {
+        let check = |swap: &dyn Fn(&Path, &Path), expected: &str| {
+            let (folder, file) = swapped(swap);
+            let outside = || {
+                let names = fs::read_dir(folder.path().join("outside")).unwrap();
+                names.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+            };
+            let opened = file.open().err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(opened.contains(expected), "{opened}");
+            // The link itself may be renamed or removed.
+            let _ = (file.mark_done("r1", false), file.delete());
+            assert_eq!(outside(), ["a.csv"]);
+        };
+        let link_of_file = |root: &Path, outside: &Path| {
+            fs::remove_file(root.join("in/a.csv")).unwrap();
+            symlink(outside.join("a.csv"), root.join("in/a.csv")).unwrap();
+        };
+        let relative_link = |root: &Path, _: &Path| {
+            fs::remove_file(root.join("in/a.csv")).unwrap();
+            symlink("../../outside/a.csv", root.join("in/a.csv")).unwrap();
+        };
+        let link_of_folder = |root: &Path, outside: &Path| {
+            fs::rename(root.join("in"), root.join("old")).unwrap();
+            symlink(outside, root.join("in")).unwrap();
+        };
+        let fifo = |root: &Path, _: &Path| {
+            fs::remove_file(root.join("in/a.csv")).unwrap();
+            rustix::fs::mkfifoat(rustix::fs::CWD, root.join("in/a.csv"), rustix::fs::Mode::RUSR).unwrap();
+        };
+        check(&link_of_file, "leads out of the location");
+        check(&relative_link, "leads out of the location");
+        check(&link_of_folder, "leads out of the location");
+        check(&fifo, "it is a FIFO, not a regular file");
+    }
+
+    #[test]
+    fn links_that_stay_in_the_location_are_followed() {
+        let (_folder, file) = swapped(|root, _| {
+            fs::rename(root.join("in/a.csv"), root.join("b")).unwrap();
+            symlink("../b", root.join("in/a.csv")).unwrap();
+        });
+        let source = file.open().unwrap();
+        assert!(source.unchanged()().is_ok());
+        let Origin::Path(location) = &file.origin else { return };
+        let listing = location.list("in/", &[&Pattern::wildcard("*.csv").unwrap()]).unwrap();
+        assert_eq!((listing.files.len(), listing.files[0].name.as_str()), (1, "in/a.csv"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Where files are: in a folder, or in a bucket. Both list, open, mark and delete files in the same way.
 
+mod beneath;
 mod directory;
 mod file_name;
 mod object;
@@ -9,9 +10,9 @@ mod upload;
 
 use std::fmt;
 use std::io::{self, Read, Seek};
-use std::path::PathBuf;
 use std::time::SystemTime;
 
+pub use beneath::read_regular;
 pub use directory::Directory;
 pub use file_name::FileName;
 pub use s3::{Patience, Permission, S3, S3Error, S3Options, S3Problem};
@@ -22,6 +23,7 @@ pub(crate) use upload::Upload;
 use sluicebox_model::OrNever;
 
 use crate::{FileError, Pattern};
+use beneath::split;
 use directory::Identity;
 use object::Object;
 
@@ -64,15 +66,16 @@ impl Location {
     /// The name `name`, or the next one that neither a file of the location has (unless it may be replaced) nor `own` holds.
     pub fn free_name(&self, directory: &str, name: &str, own: &[String], replace: bool) -> FileName {
         let is_own = |name: &str| own.iter().any(|own| own == name);
-        FileName::new(name).free(|name| is_own(name) || (!replace && self.exists(directory, name)))
-    }
-
-    /// Whether a file has this name. `false` as well where reading is not allowed.
-    fn exists(&self, directory: &str, name: &str) -> bool {
-        match self {
-            Self::Directory(location) => upload::exists(&location.root.join(directory).join(name)),
-            Self::S3(location) => location.exists(&S3::key(directory, name)),
-        }
+        let folder = match self {
+            Self::Directory(location) => location.folder(directory).ok(),
+            Self::S3(_) => None,
+        };
+        // No file has the name as well where reading is not allowed.
+        let exists = |name: &str| match (self, &folder) {
+            (Self::Directory(_), folder) => folder.as_ref().is_some_and(|folder| folder.has(name)),
+            (Self::S3(location), _) => location.exists(&S3::key(directory, name)),
+        };
+        FileName::new(name).free(|name| is_own(name) || (!replace && exists(name)))
     }
 
     /// Removes the unfinished files that killed processes left under this tag. In a bucket such files are invisible, and a
@@ -82,7 +85,7 @@ impl Location {
     /// If a file cannot be removed.
     pub fn clear(&self, directory: &str, tag: &str) -> Result<(), FileError> {
         match self {
-            Self::Directory(location) => Ok(upload::clear_path(&location.root, directory, tag)?),
+            Self::Directory(location) => upload::clear_path(location, directory, tag),
             Self::S3(_) => Ok(()),
         }
     }
@@ -123,7 +126,8 @@ pub struct FoundFile {
 
 #[derive(Clone, Debug)]
 enum Origin {
-    Path(PathBuf),
+    /// The file's name below the folder of this location.
+    Path(Directory),
     Object(Object),
 }
 
@@ -140,8 +144,8 @@ pub struct Source {
 
 #[derive(Clone, Debug)]
 enum Version {
-    /// The size and time of the file that is at the path now show whether it was written to or replaced.
-    Path { path: PathBuf, identity: Identity },
+    /// The size and time of the file that has the name now show whether it was written to or replaced.
+    Path { location: Directory, name: String, identity: Identity },
     /// Every read asks for this version.
     Object(Object),
 }
@@ -153,10 +157,10 @@ impl FoundFile {
     /// If it cannot be read.
     pub fn open(&self) -> Result<Source, FileError> {
         match &self.origin {
-            Origin::Path(path) => {
-                let file = std::fs::File::open(path)?;
+            Origin::Path(location) => {
+                let file = location.folder("")?.file(&self.name)?;
                 let identity = Identity::of(&file.metadata()?);
-                let version = Version::Path { path: path.clone(), identity };
+                let version = Version::Path { location: location.clone(), name: self.name.clone(), identity };
                 Ok(Source { size: identity.size, bytes: Box::new(file), version })
             }
             Origin::Object(object) => Ok(Source {
@@ -178,7 +182,10 @@ impl FoundFile {
     /// If it cannot be deleted.
     pub fn delete(&self) -> Result<(), FileError> {
         match &self.origin {
-            Origin::Path(path) => Ok(std::fs::remove_file(path)?),
+            Origin::Path(location) => {
+                let (folder, own_name) = split(&self.name);
+                Ok(location.folder(folder)?.remove(own_name)?)
+            }
             Origin::Object(object) => object.delete(),
         }
     }
@@ -194,11 +201,11 @@ impl FoundFile {
         let taken =
             || io::Error::new(io::ErrorKind::AlreadyExists, "a file with the suffix .done exists already");
         match &self.origin {
-            Origin::Path(path) => {
+            Origin::Path(location) => {
+                let (folder, own_name) = split(&self.name);
+                let folder = location.folder(folder)?;
                 for suffix in suffixes {
-                    let mut done = path.clone().into_os_string();
-                    done.push(suffix);
-                    match upload::rename_to_new(path, done.as_ref()) {
+                    match folder.rename_to_new(own_name, &format!("{own_name}{suffix}")) {
                         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                         renamed => return Ok(renamed?),
                     }
@@ -278,10 +285,16 @@ impl Source {
     pub fn unchanged(&self) -> impl Fn() -> Result<(), FileError> + Send + use<> {
         let version = self.version.clone();
         move || match &version {
-            Version::Path { path, identity } => match std::fs::metadata(path) {
-                Ok(now) if Identity::of(&now) == *identity => Ok(()),
-                _ => Err(FileError::Changed),
-            },
+            Version::Path { location, name, identity } => {
+                match location.folder("").and_then(|folder| folder.metadata(name)) {
+                    Ok(now) if Identity::of(&now) == *identity => Ok(()),
+                    Ok(_) => Err(FileError::Changed),
+                    Err(FileError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                        Err(FileError::Changed)
+                    }
+                    Err(error) => Err(error),
+                }
+            }
             Version::Object(_) => Ok(()),
         }
     }

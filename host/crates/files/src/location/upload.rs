@@ -1,24 +1,24 @@
 //! A file that is being written. It gets its name when it is complete.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
 use sluicebox_model::never;
 use tokio::task::JoinHandle;
 
+use super::beneath::Folder;
 use super::s3::{S3, S3Problem};
-use super::{FileName, Location};
+use super::{Directory, FileName, Location};
 use crate::FileError;
 
 /// The names of unfinished files begin with this.
 const TEMPORARY_PREFIX: &str = ".sluicebox-";
+/// How many names of unfinished files are tried: two are never the same by accident.
+const MAX_NAMES: usize = 8;
 /// The size of the first parts. Amazon accepts 10,000 parts of at least 5 MiB: parts grow by this size every thousand.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>
 const PART_BYTES: usize = 8 << 20;
@@ -66,21 +66,7 @@ impl Upload {
     pub(crate) fn create(to: Destination<'_>) -> Result<Self, FileError> {
         let mark = to.mark();
         match to.location {
-            Location::Directory(location) => {
-                let root = location.root.canonicalize()?;
-                let folder = root.join(to.directory);
-                fs::create_dir_all(&folder)?;
-                if !folder.canonicalize()?.starts_with(&root) {
-                    return Err(FileError::Io(io::Error::other("the directory leads out of the location")));
-                }
-                let temporary = folder.join(format!("{TEMPORARY_PREFIX}{mark}"));
-                let file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
-                // Shows others that the file is being written. Without locks, `clear` takes it for a remainder.
-                let _ = file.try_lock();
-                let file = Some(BufWriter::with_capacity(256 << 10, file));
-                let (name, replace) = (to.name, to.replace);
-                Ok(Self(Inner::Path(PathUpload { file, temporary, folder, name, replace })))
-            }
+            Location::Directory(location) => Ok(Self(Inner::Path(PathUpload::create(location, to)?))),
             Location::S3(s3) => Ok(Self(Inner::Object(ObjectUpload {
                 s3: s3.clone(),
                 directory: to.directory.to_owned(),
@@ -98,7 +84,7 @@ impl Upload {
     /// Gives the complete file its name and returns that.
     pub(crate) fn complete(self) -> Result<String, FileError> {
         match self.0 {
-            Inner::Path(upload) => Ok(upload.complete()?),
+            Inner::Path(upload) => upload.complete(),
             Inner::Object(upload) => upload.complete(),
         }
     }
@@ -120,41 +106,30 @@ impl Write for Upload {
     }
 }
 
-/// Whether there is something at this path.
-pub(super) fn exists(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
-}
-
-/// Renames a file in one step; an error of the kind `AlreadyExists` if another file has the name.
-pub(super) fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // The file system has no such renames, but it may have links.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
-        renamed => return Ok(renamed?),
-    }
-    match fs::hard_link(from, to) {
-        Ok(()) => fs::remove_file(from),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
-        Err(_) if exists(to) => Err(io::ErrorKind::AlreadyExists.into()),
-        Err(_) => fs::rename(from, to),
-    }
-}
-
 /// Removes the unfinished files of this tag that no process writes.
-pub(super) fn clear_path(root: &Path, directory: &str, tag: &str) -> io::Result<()> {
-    let entries = match fs::read_dir(root.join(directory)) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+pub(super) fn clear_path(location: &Directory, directory: &str, tag: &str) -> Result<(), FileError> {
+    let folder = match location.folder(directory) {
+        Ok(folder) => folder,
+        Err(FileError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
     let begin = format!("{TEMPORARY_PREFIX}{tag}-");
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&begin)) {
-            let file = OpenOptions::new().write(true).open(entry.path())?;
-            if !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
-                fs::remove_file(entry.path())?;
+    for entry in folder.names()? {
+        let (name, kind) = entry?;
+        // Others may have put what has such a name here: it must not keep the export from being written.
+        if !name.starts_with(&begin) || kind.is_dir() {
+            continue;
+        }
+        if kind.is_file() {
+            match folder.open_to_lock(&name) {
+                Ok(file) if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) => continue,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
+                _ => {}
             }
+        }
+        match folder.remove(&name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
         }
     }
     Ok(())
@@ -162,37 +137,79 @@ pub(super) fn clear_path(root: &Path, directory: &str, tag: &str) -> io::Result<
 
 struct PathUpload {
     file: Option<BufWriter<File>>,
-    temporary: PathBuf,
-    folder: PathBuf,
+    location: Directory,
+    directory: String,
+    /// The folder in which the file was created.
+    folder: Folder,
+    temporary: String,
     name: FileName,
     replace: bool,
 }
 
 impl PathUpload {
+    fn create(location: &Directory, to: Destination<'_>) -> Result<Self, FileError> {
+        let folder = location.folder("")?.folder_or_new(to.directory)?;
+        let mut attempts = 0..MAX_NAMES;
+        let (temporary, file) = loop {
+            // Random: who writes to the folder cannot know it before.
+            let temporary = format!("{TEMPORARY_PREFIX}{}-{:016x}", to.tag, rand::random::<u64>());
+            match folder.create(&temporary) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts.next().is_some() => {}
+                created => break (temporary, created?),
+            }
+        };
+        // Shows others that the file is being written. Without locks, `clear` takes it for a remainder.
+        let _ = file.try_lock();
+        let file = Some(BufWriter::with_capacity(256 << 10, file));
+        let (name, replace, directory) = (to.name, to.replace, to.directory.to_owned());
+        Ok(Self { file, location: location.clone(), directory, folder, temporary, name, replace })
+    }
+
     fn file(&mut self) -> io::Result<&mut BufWriter<File>> {
         self.file.as_mut().ok_or(io::ErrorKind::BrokenPipe.into())
     }
 
-    fn complete(mut self) -> io::Result<String> {
+    fn complete(mut self) -> Result<String, FileError> {
         let file = self.file()?;
         file.flush()?;
         file.get_ref().sync_all()?;
+        self.check_place()?;
         loop {
-            let to = self.folder.join(self.name.to_string());
+            let to = self.name.to_string();
             if self.replace {
-                fs::rename(&self.temporary, to)?;
+                self.folder.rename(&self.temporary, &to)?;
                 break;
             }
-            match rename_to_new(&self.temporary, &to) {
+            match self.folder.rename_to_new(&self.temporary, &to) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    self.name = self.name.next(|name| exists(&self.folder.join(name)));
+                    self.name = self.name.next(|name| self.folder.has(name));
                 }
                 renamed => break renamed?,
             }
         }
         self.file = None;
-        File::open(&self.folder)?.sync_all()?;
+        self.folder.sync()?;
         Ok(self.name.to_string())
+    }
+
+    /// Whether the folder and the file in it still have their names.
+    fn check_place(&self) -> Result<(), FileError> {
+        let moved = |error: FileError| match error {
+            FileError::Io(error)
+                if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+            {
+                FileError::Io(error)
+            }
+            _ => FileError::Moved,
+        };
+        let now = self.location.folder(&self.directory).map_err(moved)?;
+        let is_there = match &self.file {
+            Some(file) => {
+                now.is_name_of(&self.temporary, file.get_ref()).map_err(|error| moved(error.into()))?
+            }
+            None => false,
+        };
+        if now.is(&self.folder)? && is_there { Ok(()) } else { Err(FileError::Moved) }
     }
 }
 
@@ -200,7 +217,7 @@ impl Drop for PathUpload {
     fn drop(&mut self) {
         if self.file.take().is_some() {
             // The goal's next run removes a file that stays.
-            let _ = fs::remove_file(&self.temporary);
+            let _ = self.folder.remove(&self.temporary);
         }
     }
 }
