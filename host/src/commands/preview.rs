@@ -20,7 +20,7 @@ pub(crate) fn run(folder: &Path, connection: &str, goal: &str, rows: usize, json
     let goal = find_goal(connection, goal)?;
     let store = store_or_empty(&config)?;
     let preview = preview(&config, connection, goal, &store, rows, false)?;
-    preview.warning.iter().for_each(|warning| tracing::warn!("{warning}"));
+    preview.warning.iter().chain(&preview.remark).for_each(|warning| tracing::warn!("{warning}"));
     if json {
         print(serde_json::to_string(&preview).or_never("the JSON of a preview"))?;
     } else if let Some(file) = preview.file.filter(|_| preview.warning.is_none()) {

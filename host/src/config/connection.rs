@@ -330,7 +330,8 @@ fn objectives(file: &Section<'_>, schema: &Schema) -> Vec<String> {
     for entry in entries {
         let Some(name) = entry.text() else { continue };
         if !schema.objectives.iter().any(|known| known == name) {
-            entry.problem(unknown("objective", name, schema.objectives.iter().map(String::as_str)));
+            let known = || schema.objectives.iter().map(String::as_str);
+            entry.problem_with(|| unknown("objective", name, known()));
         }
         names.push(name.to_owned());
     }

@@ -350,7 +350,7 @@ fn names_or_all<'s>(entry: Entry<'_>, kind: &str, known: impl Iterator<Item = &'
             for entry in entry.array() {
                 let Some(name) = entry.text() else { continue };
                 if !known.contains(&name) {
-                    entry.problem(unknown(kind, name, known.iter().copied()));
+                    entry.problem_with(|| unknown(kind, name, known.iter().copied()));
                 }
                 names.push(name.to_owned());
             }

@@ -630,7 +630,8 @@ pub(crate) fn known_property<'s>(
     }
     let found = property(properties, name);
     if found.is_none() {
-        entry.problem(unknown("property", name, properties.iter().map(|property| property.name.as_str())));
+        let known = || properties.iter().map(|property| property.name.as_str());
+        entry.problem_with(|| unknown("property", name, known()));
     }
     found
 }

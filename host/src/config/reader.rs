@@ -1,13 +1,15 @@
 //! Reads TOML. Every problem has its place, and an unknown key the nearest known one. No message quotes a value, which may be
 //! a secret, unless it is a name.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+use crate::output::counted;
 
 /// A problem in a file of the working folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,10 +31,16 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Problems of a file that are shown, and warnings. The others are counted: a file, or a request that changes one, may have
+/// hundreds of thousands.
+const MAX_SHOWN: usize = 100;
+
 /// The problems found so far.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     errors: RefCell<Vec<Problem>>,
+    /// How many each file has.
+    counts: RefCell<BTreeMap<String, usize>>,
     warnings: RefCell<Vec<String>>,
     /// Files that could not be parsed. Problems with keys that they lack are not reported.
     broken: RefCell<BTreeSet<String>>,
@@ -44,15 +52,30 @@ impl Problems {
         self.errors.borrow_mut().push(Problem { file: file.to_owned(), place: None, message });
     }
 
-    fn push(&self, problem: Problem) {
-        if !self.broken.borrow().contains(&problem.file) {
-            self.errors.borrow_mut().push(problem);
+    /// Counts a problem of a file, which is made only where it is shown.
+    fn add(&self, file: &str, problem: impl FnOnce() -> Problem) {
+        if self.broken.borrow().contains(file) {
+            return;
+        }
+        let mut counts = self.counts.borrow_mut();
+        let count = match counts.get_mut(file) {
+            Some(count) => count,
+            None => counts.entry(file.to_owned()).or_default(),
+        };
+        *count += 1;
+        if *count <= MAX_SHOWN {
+            self.errors.borrow_mut().push(problem());
         }
     }
 
     /// Adds a warning: a setting that is valid but probably not intended.
     pub(crate) fn warn(&self, message: String) {
-        self.warnings.borrow_mut().push(message);
+        let mut warnings = self.warnings.borrow_mut();
+        match warnings.len() {
+            0..MAX_SHOWN => warnings.push(message),
+            MAX_SHOWN => warnings.push("there are more such settings".to_owned()),
+            _ => {}
+        }
     }
 
     /// Errors, sorted by file and line, and warnings.
@@ -60,6 +83,12 @@ impl Problems {
         let mut errors = self.errors.into_inner();
         errors.sort_by(|a, b| (&a.file, a.place).cmp(&(&b.file, b.place)));
         errors.dedup();
+        for (file, count) in self.counts.into_inner() {
+            if let Some(more @ 1..) = count.checked_sub(MAX_SHOWN) {
+                let message = format!("and {}", counted(more as u64, "more problem"));
+                errors.push(Problem { file, place: None, message });
+            }
+        }
         (errors, self.warnings.into_inner())
     }
 }
@@ -69,22 +98,52 @@ pub(crate) struct Document<'a> {
     file: &'a str,
     text: &'a str,
     root: Spanned<DeTable<'a>>,
+    /// Where each line begins, once that is needed.
+    lines: OnceCell<Vec<usize>>,
 }
 
 impl<'a> Document<'a> {
     /// Parses a file. A file that cannot be parsed is reported as a problem and treated as empty.
     pub(crate) fn parse(file: &'a str, text: &'a str, problems: &Problems) -> Self {
+        let document = |root| Self { file, text, root, lines: OnceCell::new() };
         match DeTable::parse(text) {
-            Ok(root) => Self { file, text, root },
+            Ok(root) => document(root),
             Err(error) => {
-                let place = error.span().map(|span| position(text, span.start));
+                let document = document(Spanned::new(0..0, DeTable::new()));
+                let place = error.span().map(|span| document.position(span.start));
                 // The parser's message says what it expected, and quotes no value.
                 let message = error.message().lines().collect::<Vec<_>>().join(", ");
-                problems.push(Problem { file: file.to_owned(), place, message });
+                problems.add(file, || Problem { file: file.to_owned(), place, message });
                 problems.broken.borrow_mut().insert(file.to_owned());
-                Self { file, text, root: Spanned::new(0..0, DeTable::new()) }
+                document
             }
         }
+    }
+
+    /// The line of a place, from 1, and where it begins.
+    fn line(&self, offset: usize) -> (usize, usize) {
+        let lines = self.lines.get_or_init(|| {
+            let ends = self.text.match_indices('\n').map(|(end, _)| end + 1);
+            std::iter::once(0).chain(ends).collect()
+        });
+        let line = lines.partition_point(|start| *start <= offset);
+        (line, line.checked_sub(1).and_then(|before| lines.get(before)).copied().unwrap_or_default())
+    }
+
+    /// Line and column of a place, from 1.
+    fn position(&self, offset: usize) -> (usize, usize) {
+        let (line, start) = self.line(offset);
+        let before = self.text.get(start..offset).unwrap_or_default();
+        (line, before.chars().count() + 1)
+    }
+
+    /// Reports a problem at a place.
+    fn problem(&self, problems: &Problems, offset: usize, message: impl FnOnce() -> String) {
+        problems.add(self.file, || Problem {
+            file: self.file.to_owned(),
+            place: Some(self.position(offset)),
+            message: message(),
+        });
     }
 
     /// The file's keys.
@@ -97,12 +156,6 @@ impl<'a> Document<'a> {
             known: RefCell::default(),
         }
     }
-}
-
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    (line, before.rsplit('\n').next().unwrap_or_default().chars().count() + 1)
 }
 
 /// The keys of one table. A key becomes known when it is read; `finish` reports the other keys.
@@ -133,10 +186,7 @@ impl<'d> Section<'d> {
 
     /// Reports a problem of the table itself, such as a missing key.
     pub(crate) fn problem(&self, message: impl Into<String>) {
-        let place = position(self.document.text, self.span.start);
-        let message = message.into();
-        let file = self.document.file.to_owned();
-        self.problems.push(Problem { file, place: Some(place), message });
+        self.document.problem(self.problems, self.span.start, || message.into());
     }
 
     /// A text. Reports an empty one as a problem.
@@ -224,15 +274,16 @@ impl<'d> Section<'d> {
             if known.contains(key.get_ref().as_ref()) {
                 continue;
             }
-            let place = Some(position(self.document.text, key.span().start));
-            let near = nearest(key.get_ref(), known.iter().copied());
-            let hint = match near {
-                Some(near) => format!("; did you mean `{near}`?"),
-                None => format!("; known here: {}", known.iter().copied().collect::<Vec<_>>().join(", ")),
-            };
-            let message = format!("unknown key `{}`{hint}", key.get_ref());
-            let file = self.document.file.to_owned();
-            self.problems.push(Problem { file, place, message });
+            self.document.problem(self.problems, key.span().start, || {
+                let near = nearest(key.get_ref(), known.iter().copied());
+                let hint = match near {
+                    Some(near) => format!("; did you mean `{near}`?"),
+                    None => {
+                        format!("; known here: {}", known.iter().copied().collect::<Vec<_>>().join(", "))
+                    }
+                };
+                format!("unknown key `{}`{hint}", key.get_ref())
+            });
         }
     }
 }
@@ -250,19 +301,23 @@ impl<'d> Entry<'d> {
 
     /// The file and line, for later messages.
     pub(crate) fn place(&self) -> String {
-        format!("{}:{}", self.document.file, position(self.document.text, self.value.span().start).0)
+        format!("{}:{}", self.document.file, self.document.line(self.value.span().start).0)
     }
 
     /// Reports a problem with this value.
     pub(crate) fn problem(&self, message: impl Into<String>) {
-        let place = Some(position(self.document.text, self.value.span().start));
-        let message = message.into();
-        let file = self.document.file.to_owned();
-        self.problems.push(Problem { file, place, message });
+        self.document.problem(self.problems, self.value.span().start, || message.into());
+    }
+
+    /// Reports a problem with one of many values: the message is made only where it is shown.
+    pub(crate) fn problem_with(&self, message: impl FnOnce() -> String) {
+        self.document.problem(self.problems, self.value.span().start, message);
     }
 
     fn expected(&self, expected: &str) {
-        self.problem(format!("`{}`: expected {expected}, found {}", self.key, kind(self.value.get_ref())));
+        self.problem_with(|| {
+            format!("`{}`: expected {expected}, found {}", self.key, kind(self.value.get_ref()))
+        });
     }
 
     /// The text, or a problem.
@@ -314,8 +369,10 @@ impl<'d> Entry<'d> {
     pub(crate) fn choose<T: Copy>(&self, text: &str, names: &[(&'static str, T)]) -> Option<T> {
         let found = names.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice);
         if found.is_none() {
-            let all = names.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-            self.problem(format!("`{}`: there is no `{text}`; expected one of {all}", self.key));
+            self.problem_with(|| {
+                let all = names.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+                format!("`{}`: there is no `{text}`; expected one of {all}", self.key)
+            });
         }
         found
     }
@@ -373,6 +430,17 @@ mod tests {
         check("enabled = 'yes'", read, &["a.toml:1:11: `enabled`: expected true or false, found a text"]);
         check("rule = 'ad'", read, &["a.toml:1:8: `rule`: there is no `ad`; expected one of set, add"]);
         check("name = ''", read, &["a.toml:1:8: `name` is empty"]);
+    }
+
+    #[test]
+    fn problems_beyond_the_first_hundred_are_counted() {
+        let text: String = (0..200_000).map(|number| format!("x{number} = 1\n")).collect();
+        let problems = Problems::default();
+        let document = Document::parse("a.toml", &text, &problems);
+        document.root(&problems).finish();
+        let (errors, _) = problems.into_parts();
+        assert_eq!((errors.len(), errors[99].place), (101, Some((100, 1))));
+        assert_eq!(errors[100].to_string(), "a.toml: and 199900 more problems");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The columns of files: where they are, and which of them a goal uses of its linked files.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use sluicebox_files::{looks_like_data, missing_column_hint};
@@ -11,6 +12,9 @@ use crate::import::plan::Resolver;
 
 /// The message about a missing column lists at most this many others.
 const MAX_LISTED: usize = 20;
+
+/// So many columns are named that are skipped; the others are counted. A file may have a hundred thousand.
+pub(crate) const MAX_SKIPPED: usize = 100;
 
 /// What is missing where a linked file lacks a column that its own plan names.
 const PLACE: &str = "the place of a linked file's column";
@@ -172,7 +176,7 @@ pub(crate) fn find_column(file: &str, columns: &[String], name: &str) -> Result<
                 );
                 return failed(message, missing);
             }
-            let listed = columns.iter().take(MAX_LISTED).map(|column| format!("`{column}`"));
+            let listed = columns.iter().take(MAX_LISTED).map(|column| format!("`{}`", shortened(column)));
             let mut found = listed.collect::<Vec<_>>().join(", ");
             if columns.len() > MAX_LISTED {
                 found.push_str(&format!(" and {} more", columns.len() - MAX_LISTED));
@@ -182,6 +186,18 @@ pub(crate) fn find_column(file: &str, columns: &[String], name: &str) -> Result<
             let hint = hint.or_else(|| Some(format!("did you mean `{}`?", near()?)));
             let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
             failed(format!("the file has no column `{name}`; found {found}{hint}"), missing)
+        }
+    }
+}
+
+/// The name of a column for a message: a partner decides how long it is.
+pub(crate) fn shortened(name: &str) -> Cow<'_, str> {
+    const MAX_BYTES: usize = 200;
+    match name.len() {
+        0..=MAX_BYTES => Cow::Borrowed(name),
+        _ => {
+            let start = name.get(..name.floor_char_boundary(MAX_BYTES)).unwrap_or_default();
+            Cow::Owned(format!("{start}…"))
         }
     }
 }

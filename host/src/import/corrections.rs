@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::BufWriter;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use sluicebox_files::{CsvOptions, Decoding, Directory, Location, Pattern, RowWriter};
@@ -254,7 +254,7 @@ impl Recorded {
 }
 
 /// The lines' columns, and those of them that are mapped.
-type Shape = (Vec<String>, Option<Vec<String>>);
+type Shape = (Arc<[String]>, Option<Vec<String>>);
 
 /// Groups that are being written.
 #[derive(Default)]
@@ -267,7 +267,7 @@ impl Groups {
             LineScope::Cells(columns) => Some(columns.clone()),
         };
         let path = folder.join(format!("{}.csv", self.0.len()));
-        let shape = (line.columns.clone(), only.clone());
+        let shape = (Arc::clone(&line.columns), only.clone());
         let (group, writer) = match self.0.entry(shape) {
             std::collections::btree_map::Entry::Occupied(group) => group.into_mut(),
             std::collections::btree_map::Entry::Vacant(place) => {

@@ -26,6 +26,8 @@ const MAX_FIRST_BYTES: usize = 4 << 20;
 /// What of a file was rejected while it was read, processed and mapped.
 #[derive(Default)]
 pub(crate) struct Tally {
+    /// How many columns the file has.
+    columns: usize,
     rows: AtomicU64,
     rejected: AtomicU64,
     cells: AtomicU64,
@@ -51,15 +53,21 @@ struct FirstRows {
 }
 
 impl FirstRows {
-    fn add(&mut self, row: &RejectedRow) {
+    /// Adds a row of a file with so many columns: each takes a byte at least where the row is recorded.
+    fn add(&mut self, row: &RejectedRow, columns: usize) {
         if self.rows.len() < MAX_FIRST && self.bytes < MAX_FIRST_BYTES {
-            self.bytes += row.memory();
+            self.bytes += row.memory() + columns;
             self.rows.push(row.clone());
         }
     }
 }
 
 impl Tally {
+    /// Nothing of a file of so many columns yet.
+    pub(crate) fn new(columns: usize) -> Self {
+        Self { columns, ..Self::default() }
+    }
+
     /// Counts the rows of a prepared batch.
     pub(crate) fn add(&self, batch: &Prepared) {
         self.rows.fetch_add(batch.rows_read() as u64, Ordering::Relaxed);
@@ -68,7 +76,7 @@ impl Tally {
         let mut without_cells = batch.rows_without_cells().peekable();
         if without_cells.peek().is_some() {
             let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-            without_cells.for_each(|row| first.without_cells.add(row));
+            without_cells.for_each(|row| first.without_cells.add(row, self.columns));
         }
     }
 
@@ -97,12 +105,12 @@ impl Tally {
                 first.codes.insert(row.code.as_str().to_owned(), 1);
             }
             // One more cell than columns holds what the surplus cells hold.
-            let has_surplus =
-                || row.cells.last().is_some_and(|surplus| surplus.chars().any(char::is_alphanumeric));
+            // The beginning of the surplus tells enough: it may be long.
+            let has_surplus = || row.cells.cell(self.columns).chars().take(1000).any(char::is_alphanumeric);
             if row.code == RejectionCode::Ragged && !has_surplus() {
                 first.can_be_padded += 1;
             }
-            first.rows.add(row);
+            first.rows.add(row, self.columns);
         }
     }
 
@@ -212,9 +220,9 @@ impl Import<'_> {
     /// # Errors
     /// If the file cannot be read to its end, or a processor fails.
     pub(crate) fn examine_whole(&self, file: &FoundFile, plan: &Plan) -> Result<Tally, Error> {
-        let tally = Tally::default();
         let source = file.open().map_err(|error| Error::File { name: file.name.clone(), error })?;
-        let Some(mut open) = self.open(file, source, None)? else { return Ok(tally) };
+        let Some(mut open) = self.open(file, source, None)? else { return Ok(Tally::default()) };
+        let tally = Tally::new(open.reader.header().columns.len());
         let counts_cells = self.goal.max_rejected_cells != MaxRejected::Unlimited;
         let count = |batch: RecordBatch, buffers: &mut _| {
             match counts_cells {

@@ -15,9 +15,9 @@ use sluicebox_model::{
 
 use crate::error::Error;
 use crate::import::Import;
-use crate::import::columns::{Link, LinkedColumns};
+use crate::import::columns::{Link, LinkedColumns, MAX_SKIPPED, shortened};
 use crate::import::judgement::none_taken;
-use crate::import::plan::Resolver;
+use crate::import::plan::{Resolver, are};
 use crate::import::sets::FileSet;
 use crate::import::stage_times::StageTimes;
 use crate::import::stream::{BatchConsumer, QUEUE};
@@ -209,6 +209,11 @@ impl LinkedFiles {
                     rows.into_iter().zip(below).map(|(cells, below)| LinkedRow { cells, below }).collect()
                 })
                 .collect();
+            // Each row of the batch gets its own copies.
+            let sizes = found.iter().zip(&uses).map(|(rows, uses)| memory(rows).saturating_mul(*uses));
+            if sizes.fold(0, usize::saturating_add) > bytes {
+                return Err(LinkedRowsError::TooMany { bytes });
+            }
             for (below, place) in below.iter_mut().zip(places) {
                 let Some(place) = place else { continue };
                 let rows_and_uses = found.get_mut(place).zip(uses.get_mut(place));
@@ -224,6 +229,12 @@ impl LinkedFiles {
         }
         Ok(below)
     }
+}
+
+/// About how many bytes rows take, with those below them.
+fn memory(rows: &[LinkedRow]) -> usize {
+    let below = |row: &LinkedRow| row.below.iter().map(|linked| memory(&linked.rows)).sum::<usize>();
+    rows.iter().map(|row| row.cells.memory() + size_of::<LinkedRow>() + below(row)).sum()
 }
 
 /// The number of a linked file.
@@ -305,11 +316,16 @@ impl Loading<'_> {
             return Ok(counts);
         };
         let places = columns.places(&file.name, &open.columns).map_err(|error| open.explain(error))?;
-        for name in columns.skipped(&open.columns) {
+        let mut skipped = columns.skipped(&open.columns);
+        for name in skipped.by_ref().take(MAX_SKIPPED) {
             import.warn(&format!(
-                "{}: column `{name}` is skipped: its event has no such property in schema.toml",
-                file.name
+                "{}: column `{}` is skipped: its event has no such property in schema.toml",
+                file.name,
+                shortened(name)
             ));
+        }
+        if let more @ 1.. = skipped.count() {
+            import.warn(&format!("{}: {} skipped for such reasons", file.name, are(more)));
         }
         let mut filter = RowFilter { columns, places: &places, plan, place };
         let linked = import.goal.linked.get(place).map(|linked| linked.name.as_str());

@@ -27,6 +27,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use sluicebox_files::{CsvOptions, Decoding, FileError, FoundFile, Location, Settle, verify};
+use sluicebox_linked_rows::LinkedRowsError;
 use sluicebox_matching::{Buffers, Workers, prepare};
 use sluicebox_model::OrNever;
 use sluicebox_store::{Commit, ErasureKey, FileState, Store, StoreError};
@@ -360,8 +361,9 @@ impl Import<'_> {
             self.store.read_ahead(rows)?;
         }
         let budget = Budget::of(self, file, &plan)?;
+        let width = open.reader.header().columns.len();
         let (found_records, is_read, tally) =
-            (AtomicBool::new(false), AtomicBool::new(false), Tally::default());
+            (AtomicBool::new(false), AtomicBool::new(false), Tally::new(width));
         let mut chunks = ImportChunk {
             import: self,
             distinct_profiles,
@@ -377,7 +379,7 @@ impl Import<'_> {
             serial_bytes: budget.serial,
             pending_bytes: budget.pending,
             columns: open.columns.clone(),
-            width: open.reader.header().columns.len(),
+            width,
             is_judged: is_resumed || self.corrections.is_some(),
             taken: 0,
             orphaned: 0,
@@ -404,7 +406,12 @@ impl Import<'_> {
                 if let Some(corrections) = &self.corrections {
                     corrections.restore_lines(&mut batch);
                 }
-                let linked = linked.join(&links, &batch)?;
+                let linked = linked.join(&links, &batch).map_err(|error| match error {
+                    LinkedRowsError::TooMany { .. } => {
+                        Error::Set { name: file.name.clone(), message: error.to_string() }
+                    }
+                    error => error.into(),
+                })?;
                 let prepared = prepare(&plan, batch, &linked, state.position, buffers);
                 tally.add(&prepared);
                 Ok(prepared)

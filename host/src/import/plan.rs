@@ -11,7 +11,8 @@ use sluicebox_store::{Owner, Store};
 
 use crate::config::{Connection, EventEntry, ImportGoal, NestedEntry, Target, ValueEntry, may_follow};
 use crate::error::Error;
-use crate::import::columns::{Link, LinkedColumns, find_column};
+use crate::import::columns::{Link, LinkedColumns, MAX_SKIPPED, find_column, shortened};
+use crate::output::counted;
 
 /// What a goal's mappings are resolved with.
 pub(crate) struct Resolver<'a> {
@@ -40,6 +41,11 @@ pub(crate) struct Bulk<'a> {
     pub columns: Vec<(usize, &'a PropertySchema)>,
     /// The columns that are skipped, with the reason.
     pub warnings: Vec<String>,
+}
+
+/// `1 more column is`, `2 more columns are`.
+pub(crate) fn are(more: usize) -> String {
+    format!("{} {}", counted(more as u64, "more column"), if more == 1 { "is" } else { "are" })
 }
 
 impl<'a> Resolver<'a> {
@@ -120,17 +126,20 @@ impl<'a> Resolver<'a> {
         for (place, name) in columns.iter().enumerate() {
             places.entry(name).or_default().push(place);
         }
-        let mut seen = self.named(None);
+        let (mut seen, mut skipped) = (self.named(None), 0);
         for name in columns.iter().filter(|name| !name.is_empty()) {
             if !seen.insert(name) {
                 continue;
             }
             let target = format!("{}{name}", all.prefix);
             let mut skip = |reason: &str| {
-                bulk.warnings.push(format!("{file}: column `{name}` is skipped: {reason}"));
+                skipped += 1;
+                if skipped <= MAX_SKIPPED {
+                    bulk.warnings.push(format!("{file}: column `{}` is skipped: {reason}", shortened(name)));
+                }
             };
             let Some(property) = properties.get(target.as_str()).copied() else {
-                skip(&format!("schema.toml has no property `{target}`"));
+                skip(&format!("schema.toml has no property `{}`", shortened(&target)));
                 continue;
             };
             if let Some(misfit) = all.rule.problem(property) {
@@ -147,6 +156,9 @@ impl<'a> Resolver<'a> {
                 _ => find_column(file, columns, name)?,
             };
             bulk.columns.push((place, property));
+        }
+        if let Some(more @ 1..) = skipped.checked_sub(MAX_SKIPPED) {
+            bulk.warnings.push(format!("{file}: {} skipped for such reasons", are(more)));
         }
         Ok(bulk)
     }

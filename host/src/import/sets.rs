@@ -89,7 +89,7 @@ pub(crate) fn find(
     let any = goal.linked.iter().map(|linked| linked.files.for_any_root(&goal.files));
     let any = any.collect::<Result<Vec<Pattern>, _>>().map_err(unreadable)?;
     let patterns: Vec<&Pattern> = std::iter::once(&goal.files).chain(&any).collect();
-    let Listing { files, warnings } = location.list(&goal.directory, &patterns)?;
+    let Listing { files, warnings, .. } = location.list(&goal.directory, &patterns)?;
     let unsettled: Vec<(String, Duration)> =
         files.iter().filter_map(|file| Some((file.name.clone(), settle.remaining(file)?))).collect();
     let moving: HashSet<&str> = unsettled.iter().map(|(name, _)| name.as_str()).collect();

@@ -1,9 +1,10 @@
 //! The threads of an import: one reads batches, one processes them, one prepares and consumes them, and the caller's takes what
-//! comes of that. Bounded queues lie between them.
+//! comes of that. Bounded queues lie between them: they hold few batches, and few bytes where rows are long.
 
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::{self, Scope};
 use std::time::Duration;
 
@@ -21,6 +22,54 @@ use crate::import::stage_times::{StageTimes, timed};
 pub(crate) const QUEUE: usize = 4;
 /// How long the caller waits for an output before it looks whether there is something else to do.
 const IDLE_TIME: Duration = Duration::from_millis(100);
+
+/// Bytes of the batches that wait between threads. A row has up to `max_row` bytes, and a batch at least one row.
+const MAX_WAITING_BYTES: usize = 16 << 20;
+
+/// Counts the bytes of batches between the thread that reads them and the one that consumes them.
+#[derive(Default)]
+struct Flow {
+    bytes: Mutex<usize>,
+    less: Condvar,
+}
+
+/// A batch between threads. Its bytes are counted until it is dropped.
+struct Flowing<'f, T> {
+    batch: T,
+    passage: Passage<'f>,
+}
+
+struct Passage<'f> {
+    flow: &'f Flow,
+    bytes: usize,
+}
+
+impl Drop for Passage<'_> {
+    fn drop(&mut self) {
+        *self.flow.bytes.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+        self.flow.less.notify_one();
+    }
+}
+
+impl Flow {
+    /// Waits until a batch has room, or no other is on its way.
+    fn admit(&self, batch: RecordBatch) -> Flowing<'_, RecordBatch> {
+        let bytes = batch.memory();
+        let mut waiting = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        while *waiting > 0 && *waiting + bytes > MAX_WAITING_BYTES {
+            waiting = self.less.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        *waiting += bytes;
+        Flowing { batch, passage: Passage { flow: self, bytes } }
+    }
+}
+
+impl<'f, T> Flowing<'f, T> {
+    fn map<U, E>(self, change: impl FnOnce(T) -> Result<U, E>) -> Result<Flowing<'f, U>, E> {
+        let Self { batch, passage } = self;
+        Ok(Flowing { batch: change(batch)?, passage })
+    }
+}
 
 /// Consumes the batches of a file, on a thread of its own.
 pub(crate) trait BatchConsumer: Send {
@@ -138,19 +187,22 @@ fn on_threads<C: BatchConsumer>(
     mut take: impl FnMut(Option<C::Output>) -> Result<(), Error>,
     is_stopped: impl Fn() -> bool,
 ) -> Result<(), Error> {
+    let flow = Flow::default();
+    let flow = &flow;
     thread::scope(|scope| {
         let (send_batch, batches) = mpsc::sync_channel(QUEUE);
         let (send_processed, processed) = mpsc::sync_channel(QUEUE);
         let (send_output, outputs) = mpsc::sync_channel(consumer.queue());
-        spawn(scope, "read", move || forward(read, &send_batch, Ok))?;
+        let admitted = read.map(|batch| batch.map(|batch| flow.admit(batch)));
+        spawn(scope, "read", move || forward(admitted, &send_batch, Ok))?;
         spawn(scope, "process", move || {
             let mut buffers = Buffers::default();
-            let processed = batches.into_iter().map(|batch: Result<_, _>| {
-                batch.and_then(|batch| process.process(batch)).map(Processed::Raw)
+            let processed = batches.into_iter().map(|batch: Result<Flowing<'_, RecordBatch>, _>| {
+                batch?.map(|batch| process.process(batch).map(Processed::Raw))
             });
             // While the consumer is behind, this thread prepares batches for it.
             forward(processed, &send_processed, |batch| {
-                batch.prepare(prepare, &mut buffers).map(Processed::Prepared)
+                batch.map(|batch| batch.prepare(prepare, &mut buffers).map(Processed::Prepared))
             });
         })?;
         spawn(scope, "consume", move || consume(&processed, consumer, prepare, &send_output))?;
@@ -222,15 +274,20 @@ impl<I> Processed<I> {
 
 /// Consumes batches and sends the outputs. A failure is the last of them.
 fn consume<C: BatchConsumer>(
-    processed: &Receiver<Result<Processed<C::Input>, Error>>,
+    processed: &Receiver<Result<Flowing<'_, Processed<C::Input>>, Error>>,
     consumer: &mut C,
     prepare: &impl Fn(RecordBatch, &mut Buffers) -> Result<C::Input, Error>,
     to: &SyncSender<Result<C::Output, Error>>,
 ) {
     let mut buffers = Buffers::default();
     for batch in processed {
-        let input = batch.and_then(|batch| batch.prepare(prepare, &mut buffers));
-        let output = input.and_then(|input| consumer.accept(input)).transpose();
+        // What the consumer holds on to is counted by it.
+        let output = batch.and_then(|Flowing { batch, passage }| {
+            let output = batch.prepare(prepare, &mut buffers).and_then(|input| consumer.accept(input));
+            drop(passage);
+            output
+        });
+        let output = output.transpose();
         let is_last = output.as_ref().is_some_and(Result::is_err);
         let is_sent = output.is_none_or(|output| to.send(output).is_ok());
         if is_last || !is_sent {

@@ -196,7 +196,7 @@ impl ShownLine {
             code: line.code,
             reason: line.reason,
             imported,
-            cells: line.columns.into_iter().zip(cells).collect(),
+            cells: line.columns.iter().cloned().zip(cells).collect(),
         }
     }
 }

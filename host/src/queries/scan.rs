@@ -66,7 +66,15 @@ pub(crate) struct ScannedSet {
     pub remark: Option<String>,
 }
 
+/// Bytes of the fields of all files that are shown: a file may have a hundred thousand, and there may be as many files.
+const MAX_FIELDS_BYTES: usize = 16 << 20;
+
 impl ScannedSet {
+    fn bytes_of_fields(&self) -> usize {
+        let fields = self.fields.iter().chain(self.linked.iter().flat_map(|linked| &linked.fields));
+        fields.map(|field| field.len() + size_of::<String>()).sum()
+    }
+
     /// Whether it is imported, will be, or cannot be.
     pub(crate) fn in_words(&self) -> String {
         match (&self.error, &self.imported_again, self.imported, self.rows_imported) {
@@ -146,11 +154,20 @@ pub(crate) fn scan(
 fn scan_import(import: &Import<'_>) -> Result<ScannedImport, Error> {
     let found = import.sets()?;
     let (mut files, mut fields, mut seen) = (Vec::new(), Vec::<String>::new(), HashSet::new());
+    let mut bytes = 0;
     for set in &found.sets {
-        files.push(match set {
+        let mut scanned = match set {
             Ok(set) => scanned(import, set),
             Err(incomplete) => failing(&incomplete.root, incomplete.message.clone()),
-        });
+        };
+        bytes += scanned.bytes_of_fields();
+        if bytes > MAX_FIELDS_BYTES && !files.is_empty() {
+            bytes -= scanned.bytes_of_fields();
+            scanned.fields = Vec::new();
+            scanned.linked.iter_mut().for_each(|linked| linked.fields = Vec::new());
+            scanned.remark.get_or_insert_with(|| "its fields are not shown: there are too many".to_owned());
+        }
+        files.push(scanned);
     }
     // The fields of the next file first: those of an imported one may have been other ones. A file may have a hundred thousand.
     let (imported, new): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.imported);

@@ -13,6 +13,9 @@ use crate::error::Error;
 
 /// Records of a page: as many as a processor gets at a time.
 const PAGE_RECORDS: usize = 1024;
+/// Records that are loaded at a time, and bytes of records after which no more are taken into a page.
+const LOADED_RECORDS: usize = 16;
+const MAX_PAGE_BYTES: usize = 2 << 20;
 /// Pages that wait for each worker.
 const PAGES_PER_WORKER: usize = 4;
 
@@ -43,8 +46,8 @@ enum Page {
     Ids(Vec<RecordId>),
 }
 
-/// A page, and where its result goes.
-type Job<T> = (Page, SyncSender<Result<T, StoreError>>);
+/// A page, and where its results go: several where its records are large. Each says whether it is the last.
+type Job<T> = (Page, SyncSender<Result<(T, bool), StoreError>>);
 
 /// Calls `take` with the results of the selected records in order, until it answers `false`; answers with the workers.
 ///
@@ -86,10 +89,16 @@ pub(crate) fn walk<W: Worker>(
             let thread = thread::Builder::new().name("work".to_owned()).spawn_scoped(scope, work);
             working.push(thread.map_err(failed)?);
         }
-        for result in results {
-            let done: Receiver<Result<W::Done, StoreError>> = result?;
-            if !take(done.recv().map_err(|_| StoreError::Damaged("a record"))??)? {
-                break;
+        'pages: for result in results {
+            let done: Receiver<Result<(W::Done, bool), StoreError>> = result?;
+            loop {
+                let (done, is_last) = done.recv().map_err(|_| StoreError::Damaged("a record"))??;
+                if !take(done)? {
+                    break 'pages;
+                }
+                if is_last {
+                    break;
+                }
             }
         }
         Ok(working.into_iter().filter_map(|thread| thread.join().ok()).collect())
@@ -114,19 +123,47 @@ fn work<W: Worker>(store: &Store, jobs: &Mutex<Receiver<Job<W::Done>>>, worker: 
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((page, result)) = job else { return };
-        let records_read = match &page {
-            Page::Stored(records) => records.count(),
-            Page::Ids(ids) => ids.len(),
-        };
-        let records = match page {
-            Page::Stored(records) => records.decode(),
-            Page::Ids(ids) => store.load_sorted(&ids).map(|found| {
-                // An id that leads to another record was merged into it, which has an id of its own here.
-                let found = ids.into_iter().zip(found);
-                found.filter_map(|(asked, found)| found.filter(|(id, _)| *id == asked)).collect()
-            }),
-        };
         // The receiver is gone only where the walk has ended.
-        let _ = result.send(records.and_then(|records| worker.work(&records, records_read)));
+        let _ = match page {
+            Page::Stored(records) => {
+                let read = records.count();
+                let done = records.decode().and_then(|records| worker.work(&records, read));
+                result.send(done.map(|done| (done, true)))
+            }
+            Page::Ids(ids) => load(store, &ids, |records, read, is_last| {
+                result.send(worker.work(records, read).map(|done| (done, is_last))).is_ok()
+            })
+            .or_else(|error| result.send(Err(error))),
+        };
     }
+}
+
+/// Loads records and calls `take` with as many of them as a page may have bytes, how many ids they were loaded for, and whether
+/// they are the last, until it answers `false`.
+fn load(
+    store: &Store,
+    ids: &[RecordId],
+    mut take: impl FnMut(&[(RecordId, Record)], usize, bool) -> bool,
+) -> Result<(), StoreError> {
+    let (mut records, mut read, mut bytes, mut left) = (Vec::new(), 0, 0, ids.len());
+    for ids in ids.chunks(LOADED_RECORDS) {
+        let found = store.load_sorted(ids)?;
+        left -= ids.len();
+        read += ids.len();
+        // An id that leads to another record was merged into it, which has an id of its own here.
+        let found = ids.iter().zip(found);
+        let found = found.filter_map(|(asked, found)| found.filter(|(id, _)| id == asked));
+        for (id, record) in found {
+            bytes += record.packed().len();
+            records.push((id, record));
+        }
+        if left == 0 || bytes >= MAX_PAGE_BYTES {
+            if !take(&records, read, left == 0) {
+                return Ok(());
+            }
+            records.clear();
+            (read, bytes) = (0, 0);
+        }
+    }
+    Ok(())
 }

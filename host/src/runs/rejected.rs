@@ -2,7 +2,7 @@
 //! dialect of the source, they are UTF-8 with commas and a header.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{BufReader, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicU64;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sluicebox_files::{CsvOptions, Reader, RowWriter, cells_of_row};
-use sluicebox_model::{OrNever, RejectedRow, RejectedScope};
+use sluicebox_model::{Column, OrNever, RejectedRow, RejectedScope, RejectionCode};
 
 use crate::config::{Config, EXPORT_PROFILES, RecordExcluded};
 use crate::error::Error;
@@ -25,6 +25,10 @@ const FOLDER: &str = "rejected";
 
 /// In a run's folder: its corrected lines that wait for their import, a folder for each import.
 const CORRECTED: &str = "corrected";
+
+/// A ragged row that lacks so many cells is recorded with fewer columns: it takes what its bytes take, and not what the header's
+/// take. A partner may name a hundred thousand columns, and send millions of rows of one cell.
+const MANY_MISSING: usize = 1000;
 
 /// Stands in a recorded cell for bytes that are no text.
 const NOT_TEXT: &str = "\u{FFFD}";
@@ -63,6 +67,15 @@ impl Source<'_> {
         self.columns.get(..self.width).unwrap_or(self.columns)
     }
 
+    /// How many of its columns are recorded with a row. There are few such widths.
+    fn recorded_columns(&self, row: &RejectedRow) -> usize {
+        let (all, cells) = (self.own_columns().len(), row.cells.rows());
+        match row.code {
+            RejectionCode::Ragged if cells + MANY_MISSING < all => cells.max(1).next_power_of_two().min(all),
+            _ => all,
+        }
+    }
+
     fn column(&self, place: usize) -> &str {
         self.columns.get(place).map_or("", String::as_str)
     }
@@ -78,8 +91,8 @@ pub(crate) struct RejectedRows {
     record_excluded: RecordExcluded,
     /// Excluded rows that were recorded.
     excluded: u64,
-    /// By the name of the linked file.
-    open: HashMap<Option<String>, Open>,
+    /// By the name of the linked file, and how many columns are recorded.
+    open: HashMap<(Option<String>, usize), Open>,
     /// The name and length of each file.
     written: Vec<(String, u64)>,
     /// What was not taken, by kind.
@@ -122,7 +135,7 @@ impl RejectedRows {
     /// # Errors
     /// If they cannot be written.
     pub(crate) fn record(&mut self, source: &Source<'_>, rows: &[RejectedRow]) -> Result<(), Error> {
-        let mut recorded = Vec::with_capacity(rows.len());
+        let mut recorded: BTreeMap<usize, Vec<&RejectedRow>> = BTreeMap::new();
         for row in rows {
             self.count(source, row);
             let is_recorded = match row.scope {
@@ -133,11 +146,12 @@ impl RejectedRows {
                 RejectedScope::Excluded => false,
                 RejectedScope::Row | RejectedScope::Cells(_) => true,
             };
-            if is_recorded {
-                recorded.push(row);
+            if is_recorded && !self.dry {
+                recorded.entry(source.recorded_columns(row)).or_default().push(row);
             }
         }
-        if self.dry || recorded.is_empty() { Ok(()) } else { self.append(source, &recorded) }
+        // The rows with all columns first: theirs is the file with the goal's name.
+        recorded.into_iter().rev().try_for_each(|(columns, rows)| self.append(source, columns, &rows))
     }
 
     /// Puts into a history entry what was recorded so far.
@@ -177,20 +191,19 @@ impl RejectedRows {
         }
     }
 
-    fn append(&mut self, source: &Source<'_>, rows: &[&RejectedRow]) -> Result<(), Error> {
-        let key = source.linked.map(str::to_owned);
-        let columns = source.own_columns();
+    /// Appends rows with the first `width` columns of their file.
+    fn append(&mut self, source: &Source<'_>, width: usize, rows: &[&RejectedRow]) -> Result<(), Error> {
+        let key = (source.linked.map(str::to_owned), width);
+        let columns = source.own_columns().get(..width).or_never("the recorded columns");
         let mut open = match self.open.remove(&key) {
             Some(open) if open.columns == columns => open,
-            _ => self.begin(source)?,
+            _ => self.begin(source, columns)?,
         };
         let path = open.path.clone();
         let mut write = || {
             for row in rows {
-                let place = own_cells(source, row);
-                let cells = join_surplus(&row.cells, columns.len());
-                open.writer
-                    .write(cells.iter().map(|cell| &**cell).chain(place.iter().map(String::as_str)))?;
+                let place = own_cells(source, row).into_iter().map(Cow::Owned);
+                open.writer.write(recorded_cells(&row.cells, columns.len()).chain(place))?;
             }
             let writer = open.writer.get_mut();
             writer.flush()?;
@@ -205,7 +218,7 @@ impl RejectedRows {
         Ok(())
     }
 
-    fn begin(&mut self, source: &Source<'_>) -> Result<Open, Error> {
+    fn begin(&mut self, source: &Source<'_>, columns: &[String]) -> Result<Open, Error> {
         // A person who may not read the store may not read the rejected rows either.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
         made.map_err(|error| Error::io(&self.folder, error))?;
@@ -215,7 +228,6 @@ impl RejectedRows {
         };
         let (name, path, file) = self.create(&stem)?;
         let mut writer = RowWriter::new(BufWriter::new(file), &CsvOptions::default());
-        let columns = source.own_columns();
         let header = columns.iter().map(String::as_str).chain(OWN_COLUMNS);
         writer.write(header).map_err(|error| Error::io(&path, error))?;
         self.written.push((name, 0));
@@ -244,14 +256,15 @@ fn own_cells(source: &Source<'_>, row: &RejectedRow) -> [String; OWN_COLUMNS.len
         RejectedScope::Row | RejectedScope::Excluded => ("row", String::new(), row.reason.clone()),
         RejectedScope::Cells(cells) => {
             let (mut names, mut reasons): (Vec<&str>, Vec<String>) = (Vec::new(), Vec::new());
+            // A row may have thousands of them.
+            let (mut named, mut given) = (HashSet::new(), HashSet::new());
             for cell in cells {
-                let name = source.column(cell.column);
-                let reason = format!("`{name}` {}", cell.code.of_cell());
-                if !names.contains(&name) {
+                let (name, why) = (source.column(cell.column), cell.code.of_cell());
+                if named.insert(name) {
                     names.push(name);
                 }
-                if !reasons.contains(&reason) {
-                    reasons.push(reason);
+                if given.insert((name, why)) {
+                    reasons.push(format!("`{name}` {why}"));
                 }
             }
             let names = serde_json::to_string(&names).or_never("the JSON of names");
@@ -271,22 +284,17 @@ fn file_name(name: &str) -> String {
 
 /// The cells of a row, as many as there are columns: missing ones are empty, and the surplus is joined to the last. No program
 /// edits a NUL byte: `_raw` has it.
-fn join_surplus(cells: &[String], columns: usize) -> Vec<Cow<'_, str>> {
-    let (own, surplus) = cells.split_at_checked(columns).unwrap_or((cells, &[]));
-    let mut row: Vec<Cow<'_, str>> = own.iter().map(|cell| Cow::Borrowed(cell.as_str())).collect();
-    row.resize(columns, Cow::Borrowed(""));
-    if let Some(last) = row.last_mut() {
-        for cell in surplus {
-            last.to_mut().push(',');
-            last.to_mut().push_str(cell);
+fn recorded_cells(cells: &Column, columns: usize) -> impl Iterator<Item = Cow<'_, str>> {
+    (0..columns).map(move |place| {
+        let cell = cells.cell(place);
+        let surplus = if place + 1 == columns { columns..cells.rows() } else { 0..0 };
+        let has_nul = cell.contains('\0');
+        if surplus.is_empty() && !has_nul {
+            return Cow::Borrowed(cell);
         }
-    }
-    for cell in &mut row {
-        if cell.contains('\0') {
-            *cell = Cow::Owned(readable(cell));
-        }
-    }
-    row
+        let joined = surplus.fold(cell.to_owned(), |joined, place| joined + "," + cells.cell(place));
+        Cow::Owned(readable(&joined))
+    })
 }
 
 /// A cell in the form that is recorded.
@@ -517,8 +525,8 @@ pub(crate) fn read(
             row(&columns, &cells)?;
         }
         for rejected in &batch.rejected {
-            let cells: Vec<&str> = rejected.cells.iter().map(String::as_str).collect();
-            row(&columns, &cells)?;
+            let cells = (0..columns.len().max(rejected.cells.rows())).map(|place| rejected.cells.cell(place));
+            row(&columns, &cells.collect::<Vec<_>>())?;
         }
     }
     Ok(())
@@ -535,8 +543,8 @@ pub(crate) enum LineScope {
 /// A line of a file of rejected rows.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
-    /// The columns of the source file, and their cells.
-    pub columns: Vec<String>,
+    /// The columns of the source file, which all lines of a file share, and their cells.
+    pub columns: Arc<[String]>,
     pub cells: Vec<String>,
     /// The name of the source file.
     pub file: String,
@@ -560,6 +568,12 @@ impl LineScope {
 }
 
 impl Line {
+    /// About how many bytes of memory it takes.
+    pub(crate) fn memory(&self) -> usize {
+        let cells: usize = self.cells.iter().map(|cell| size_of::<String>() + cell.len()).sum();
+        cells + self.raw.as_ref().map_or(0, Vec::len)
+    }
+
     /// Whether a cell holds what stands for bytes that are no text.
     pub(crate) fn has_lost_bytes(&self) -> bool {
         self.raw.is_some()
@@ -582,7 +596,7 @@ pub(crate) fn read_lines(file: &Path, mut take: impl FnMut(Line) -> Result<(), E
         return Err(Error::Columns { name: name(), message, missing: None });
     }
     let width = columns.len() - OWN_COLUMNS.len();
-    let own = columns.get(..width).unwrap_or_default();
+    let own: Arc<[String]> = columns.get(..width).unwrap_or_default().into();
     while let Some(batch) = reader.next_batch().map_err(|error| Error::File { name: name(), error })? {
         if let Some(bad) = batch.rejected.first() {
             let message = format!("line {}: {}", bad.line, bad.reason);
@@ -611,7 +625,7 @@ pub(crate) fn read_lines(file: &Path, mut take: impl FnMut(Line) -> Result<(), E
                 raw => Some(raw_bytes(raw).ok_or_else(|| wrong("_raw"))?),
             };
             take(Line {
-                columns: own.to_vec(),
+                columns: Arc::clone(&own),
                 cells: (0..width).map(|column| batch.raw(row, column).to_owned()).collect(),
                 file: cell("_file").to_owned(),
                 number: cell("_line").parse().map_err(|_| wrong("_line"))?,

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memchr::{memchr, memchr2, memchr2_iter, memchr3};
 use sluicebox_model::{
-    Header, OrNever, RecordBatch, RejectedRow, RejectedScope, RejectionCode, append, never,
+    Column, Header, OrNever, RecordBatch, RejectedRow, RejectedScope, RejectionCode, append, never,
 };
 use wide::u8x16;
 
@@ -65,6 +65,8 @@ impl Default for CsvOptions {
 
 const INITIAL_BUFFER_BYTES: usize = 256 << 10;
 const MAX_COLUMNS: usize = 100_000;
+/// The longest name of a column: it is repeated in messages, reports and files of rejected rows.
+const MAX_NAME_BYTES: usize = 4096;
 /// A batch ends at this many bytes even if it could have more rows.
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
@@ -97,11 +99,13 @@ pub struct Reader {
     last_rows: usize,
 }
 
-/// A parsed row. Its cells are the last `cells` of the ends.
+/// A parsed row. Its cells are the last ones of the ends.
 struct Row {
     /// In bytes of the buffer.
     length: usize,
+    /// How many cells it has, those without a column included.
     cells: usize,
+    surplus: Surplus,
     line: u64,
     problem: Option<RejectionCode>,
 }
@@ -115,9 +119,7 @@ impl Reader {
         options: CsvOptions,
         batch_rows: usize,
     ) -> Result<Option<Self>, FileError> {
-        let mut delimiter = [0; 4];
-        let delimiter = options.delimiter.encode_utf8(&mut delimiter).as_bytes().to_vec();
-        let scanner = Scanner { delimiter, quote: options.quote, escape: options.escape, trim: options.trim };
+        let scanner = Scanner::new(&options);
         let header =
             Header { columns: Vec::new(), trim: options.trim, null_values: options.null_values.clone() };
         let mut reader = Self {
@@ -170,9 +172,8 @@ impl Reader {
         for _ in 0..MAX_TITLE_ROWS {
             let bytes = self.buffer.get(from..self.to).or_never("the unparsed text");
             let (mut text, mut ends) = (Vec::new(), Vec::new());
-            let Scan::Complete { length, .. } = self.scanner.scan(bytes, true, &mut text, &mut ends) else {
-                return None;
-            };
+            let scanned = self.scanner.scan(bytes, true, MAX_COLUMNS, &mut text, &mut ends);
+            let Scan::Complete { length, .. } = scanned else { return None };
             if length == 0 {
                 return None;
             }
@@ -188,7 +189,7 @@ impl Reader {
 
     fn read_header(&mut self) -> Result<Option<Vec<String>>, FileError> {
         let (mut text, mut ends) = (Vec::new(), Vec::new());
-        let Some(row) = self.next_row(&mut text, &mut ends)? else { return Ok(None) };
+        let Some(row) = self.next_row(MAX_COLUMNS, &mut text, &mut ends)? else { return Ok(None) };
         let problem = |problem| Err(FileError::Header { line: row.line, problem });
         if row.cells > MAX_COLUMNS {
             return problem("has more than 100000 columns");
@@ -209,7 +210,11 @@ impl Reader {
             Some(_) => return problem("has text after a closing quote or a name that is too long"),
             None => {}
         }
-        let names = cells(&text, &ends).into_iter();
+        let names = cells(&text, &ends);
+        if names.iter().any(|name| name.len() > MAX_NAME_BYTES) {
+            return problem("has a name of more than 4096 bytes");
+        }
+        let names = names.into_iter();
         let trim = self.options.trim;
         Ok(Some(names.map(|name| if trim { name.trim().to_owned() } else { name }).collect()))
     }
@@ -228,10 +233,13 @@ impl Reader {
         let (mut text, mut ends) = (std::mem::take(&mut self.text), Vec::with_capacity(room * columns));
         let (mut places, mut rejected) = (Vec::with_capacity(room), Vec::new());
         text.clear();
-        let mut bytes = 0;
-        while places.len() + rejected.len() < self.batch_rows && bytes < MAX_BATCH_BYTES {
+        let mut rejected_bytes = 0;
+        while places.len() + rejected.len() < self.batch_rows
+            // Cells that are padded count like others.
+            && rejected_bytes + text.len() + ends.len() * size_of::<u32>() < MAX_BATCH_BYTES
+        {
             let (text_before, ends_before) = (text.len(), ends.len());
-            let row = match self.next_row(&mut text, &mut ends) {
+            let row = match self.next_row(columns, &mut text, &mut ends) {
                 Ok(Some(row)) => row,
                 Ok(None) => break,
                 // The rows before the failure are complete.
@@ -251,25 +259,22 @@ impl Reader {
                     let reason = reason(&code, &self.options);
                     Some((code, reason))
                 }
-                None => self.fit(row.cells, columns, &mut text, &mut ends),
+                None => self.fit(&row, columns, &mut text, &mut ends),
             };
             match problem {
                 None => places.push((number, row.line)),
                 Some((code, reason)) => {
-                    let base = u32::try_from(text_before).or_never("the place of a row in a batch");
-                    let own: Vec<u32> =
-                        ends.get(ends_before..).or_never("the row").iter().map(|end| end - base).collect();
-                    let found = cells(text.get(text_before..).or_never("the text of a row"), &own);
-                    let cells = bounded(found, columns, self.options.delimiter);
-                    bytes += text.len() - text_before;
+                    let own = ends.get(ends_before..).or_never("the row");
+                    let cells = Arc::new(readable_cells(&text, text_before, own));
                     text.truncate(text_before);
                     ends.truncate(ends_before);
-                    let raw = Some(without_line_end(self.raw(&row)).to_vec());
+                    let raw = Some(without_line_end(self.raw(&row)).into());
                     let (line, scope) = (row.line, RejectedScope::Row);
-                    rejected.push(RejectedRow { number, line, code, reason, scope, cells, raw });
+                    let row = RejectedRow { number, line, code, reason, scope, cells, raw };
+                    rejected_bytes += row.memory();
+                    rejected.push(row);
                 }
             }
-            bytes = bytes.max(text.len() + ends.len() * 4);
         }
         if places.is_empty() && rejected.is_empty() {
             return self.failure.take().map_or(Ok(None), Err);
@@ -300,7 +305,7 @@ impl Reader {
         let raw = self.raw(row);
         if let Some(unmarked) = raw.strip_prefix(MARK) {
             let (mut text, mut ends) = (Vec::new(), Vec::new());
-            let scanned = self.scanner.scan(unmarked, true, &mut text, &mut ends);
+            let scanned = self.scanner.scan(unmarked, true, columns.len(), &mut text, &mut ends);
             return matches!(scanned, Scan::Complete { after_quote: false, .. })
                 && self.are_names(&text, 0, &ends);
         }
@@ -331,51 +336,47 @@ impl Reader {
     /// Makes a row as wide as the header, or says why it is rejected.
     fn fit(
         &self,
-        found: usize,
+        row: &Row,
         columns: usize,
         text: &mut Vec<u8>,
         ends: &mut Vec<u32>,
     ) -> Option<(RejectionCode, String)> {
+        let found = row.cells;
         if found == columns {
             return None;
         }
-        let ragged = || Some((RejectionCode::Ragged, format!("expected {columns} cells, found {found}")));
         match self.options.ragged {
-            Ragged::Reject => ragged(),
             Ragged::Pad if found < columns => {
                 let end = u32::try_from(text.len()).or_never("the end of a cell");
                 ends.extend(std::iter::repeat_n(end, columns - found));
                 None
             }
-            Ragged::Pad => {
-                let kept = ends.len() - (found - columns);
-                let end = kept.checked_sub(1).and_then(|last| ends.get(last)).map_or(0, |end| *end as usize);
-                let mut from = end;
-                for next in ends.get(kept..).or_never("the surplus cells") {
-                    let cell = text.get(from..*next as usize).or_never("a surplus cell");
-                    let cell = String::from_utf8_lossy(cell);
-                    let cell = if self.options.trim { cell.trim() } else { &*cell };
-                    if !cell.is_empty() && !self.options.null_values.iter().any(|null| null == cell) {
-                        return ragged();
-                    }
-                    from = *next as usize;
-                }
-                ends.truncate(kept);
-                text.truncate(end);
+            Ragged::Pad if !row.surplus.has_value => {
+                // The surplus cells are one.
+                ends.pop();
+                text.truncate(ends.last().map_or(0, |end| *end as usize));
                 None
+            }
+            Ragged::Pad | Ragged::Reject => {
+                Some((RejectionCode::Ragged, format!("expected {columns} cells, found {found}")))
             }
         }
     }
 
-    /// Appends the cells of the next row that is not blank.
-    fn next_row(&mut self, text: &mut Vec<u8>, ends: &mut Vec<u32>) -> Result<Option<Row>, FileError> {
+    /// Appends the cells of the next row that is not blank, and as one cell those beyond so many columns.
+    fn next_row(
+        &mut self,
+        columns: usize,
+        text: &mut Vec<u8>,
+        ends: &mut Vec<u32>,
+    ) -> Result<Option<Row>, FileError> {
         let (text_before, ends_before) = (text.len(), ends.len());
         loop {
             let bytes = self.buffer.get(self.from..self.to).or_never("the unparsed text");
             if bytes.is_empty() && self.ended {
                 return Ok(None);
             }
-            match self.scanner.scan(bytes, self.ended, text, ends) {
+            match self.scanner.scan(bytes, self.ended, columns, text, ends) {
                 Scan::Incomplete { in_quotes } => {
                     text.truncate(text_before);
                     ends.truncate(ends_before);
@@ -387,23 +388,24 @@ impl Reader {
                     }
                     self.fill()?;
                 }
-                Scan::Complete { length, quoted, after_quote } => {
+                Scan::Complete { length, quoted, after_quote, surplus } => {
                     let line = self.line;
                     if length > self.options.max_row {
                         return Err(self.too_long(false));
                     }
                     let raw = bytes.get(..length).or_never("the parsed row");
-                    let cells = ends.len() - ends_before;
+                    let own = ends.len() - ends_before - usize::from(surplus.cells > 0);
+                    let cells = own + surplus.cells;
                     let blank = cells == 1
                         && !quoted
                         && self.is_blank(text.get(text_before..).or_never("the only cell"));
                     let may_span_lines = quoted || self.options.escape.is_some();
                     self.line += if may_span_lines { physical_lines(raw).max(1) } else { 1 };
-                    let own = ends.get(ends_before..).or_never("the cells of a row");
-                    let problem = self.problem(raw, after_quote, text_before, own);
+                    let own = ends.get(ends_before..ends_before + own).or_never("the cells of a row");
+                    let problem = self.problem(raw, after_quote, text_before, own, surplus);
                     self.from += length;
                     if !blank {
-                        return Ok(Some(Row { length, cells, line, problem }));
+                        return Ok(Some(Row { length, cells, surplus, line, problem }));
                     }
                     text.truncate(text_before);
                     ends.truncate(ends_before);
@@ -425,7 +427,14 @@ impl Reader {
         cell.is_empty() || (self.options.trim && cell.iter().all(|byte| matches!(byte, b' ' | b'\t')))
     }
 
-    fn problem(&self, raw: &[u8], after_quote: bool, from: usize, ends: &[u32]) -> Option<RejectionCode> {
+    fn problem(
+        &self,
+        raw: &[u8],
+        after_quote: bool,
+        from: usize,
+        ends: &[u32],
+        surplus: Surplus,
+    ) -> Option<RejectionCode> {
         let seen = self.from + raw.len() <= self.clean_until;
         if !seen && memchr(0, raw).is_some() {
             return Some(RejectionCode::Nul);
@@ -443,6 +452,9 @@ impl Reader {
                     return Some(RejectionCode::CellTooLong);
                 }
                 from = *end as usize;
+            }
+            if surplus.longest > self.options.max_cell {
+                return Some(RejectionCode::CellTooLong);
             }
         }
         None
@@ -531,15 +543,22 @@ fn cells(text: &[u8], ends: &[u32]) -> Vec<String> {
     cells
 }
 
+/// The cells that begin at `from`, as far as they are text.
+fn readable_cells(text: &[u8], mut from: usize, ends: &[u32]) -> Column {
+    let mut cells = Column::with_capacity(text.len() - from, ends.len());
+    for end in ends {
+        cells.push(&String::from_utf8_lossy(text.get(from..*end as usize).or_never("a cell")));
+        from = *end as usize;
+    }
+    cells
+}
+
 /// The cells of a row that could not be taken, as [`RejectedRow`] has them, joined to as many as there are columns. `raw` has the
 /// row's bytes.
 pub fn cells_of_row(raw: &[u8], columns: usize, options: &CsvOptions) -> Vec<String> {
-    let mut delimiter = [0; 4];
-    let delimiter = options.delimiter.encode_utf8(&mut delimiter).as_bytes().to_vec();
-    let scanner = Scanner { delimiter, quote: options.quote, escape: options.escape, trim: options.trim };
     let (mut text, mut ends) = (Vec::new(), Vec::new());
-    scanner.scan(raw, true, &mut text, &mut ends);
-    let mut cells = bounded(cells(&text, &ends), columns, options.delimiter);
+    Scanner::new(options).scan(raw, true, columns, &mut text, &mut ends);
+    let mut cells = cells(&text, &ends);
     if cells.len() > columns
         && let Some(surplus) = cells.pop()
         && let Some(last) = cells.last_mut()
@@ -547,17 +566,7 @@ pub fn cells_of_row(raw: &[u8], columns: usize, options: &CsvOptions) -> Vec<Str
         last.push(',');
         last.push_str(&surplus);
     }
-    cells
-}
-
-/// As many cells as there are columns, missing ones empty; then one with the surplus, joined, if there is any.
-fn bounded(mut cells: Vec<String>, columns: usize, delimiter: char) -> Vec<String> {
-    if cells.len() > columns {
-        let surplus = cells.split_off(columns).join(&delimiter.to_string());
-        cells.push(surplus);
-    } else {
-        cells.resize(columns, String::new());
-    }
+    cells.resize(columns, String::new());
     cells
 }
 
@@ -579,13 +588,24 @@ struct Scanner {
     quote: Option<u8>,
     escape: Option<u8>,
     trim: bool,
+    null_values: Vec<String>,
+}
+
+/// What a row has beyond its columns. A partner decides how much that is: it is kept as one cell, joined by the delimiter.
+#[derive(Clone, Copy, Default)]
+struct Surplus {
+    cells: usize,
+    /// The bytes of the longest of them.
+    longest: usize,
+    /// Whether one of them holds a value.
+    has_value: bool,
 }
 
 enum Scan {
     /// The row does not end in these bytes.
     Incomplete { in_quotes: bool },
     /// The row, with its line end, has `length` bytes.
-    Complete { length: usize, quoted: bool, after_quote: bool },
+    Complete { length: usize, quoted: bool, after_quote: bool, surplus: Surplus },
 }
 
 /// What ends a cell.
@@ -596,12 +616,42 @@ enum CellEnd {
 }
 
 impl Scanner {
-    /// Appends the cells of the row at the start of `bytes`. `ended`: no bytes follow.
-    fn scan(&self, bytes: &[u8], ended: bool, text: &mut Vec<u8>, ends: &mut Vec<u32>) -> Scan {
+    fn new(options: &CsvOptions) -> Self {
+        let mut delimiter = [0; 4];
+        Self {
+            delimiter: options.delimiter.encode_utf8(&mut delimiter).as_bytes().to_vec(),
+            quote: options.quote,
+            escape: options.escape,
+            trim: options.trim,
+            null_values: options.null_values.clone(),
+        }
+    }
+
+    /// Whether a surplus cell holds a value.
+    fn has_value(&self, cell: &[u8]) -> bool {
+        let cell = String::from_utf8_lossy(cell);
+        let cell = if self.trim { cell.trim() } else { &*cell };
+        !cell.is_empty() && !self.null_values.iter().any(|null| null == cell)
+    }
+
+    /// Appends the cells of the row at the start of `bytes`, and as one cell those beyond so many columns. `ended`: no bytes
+    /// follow.
+    fn scan(
+        &self,
+        bytes: &[u8],
+        ended: bool,
+        columns: usize,
+        text: &mut Vec<u8>,
+        ends: &mut Vec<u32>,
+    ) -> Scan {
         let (mut at, mut quoted, mut after_quote) = (0, false, false);
+        let (most_ends, mut surplus) = (ends.len() + columns, Surplus::default());
         let mut separators = Separators::new(bytes, self.delimiter.first().copied().unwrap_or(b','));
         loop {
-            let mut closed = false;
+            if surplus.cells > 0 {
+                text.extend_from_slice(&self.delimiter);
+            }
+            let (mut closed, cell) = (false, text.len());
             let start = if self.trim { self.skip_space(bytes, at) } else { at };
             if self.quote.is_some() && bytes.get(start).copied() == self.quote {
                 quoted = true;
@@ -620,7 +670,14 @@ impl Scanner {
             };
             after_quote |= closed && to > at;
             append(bytes.get(at..to).or_never("a cell"), text);
-            ends.push(u32::try_from(text.len()).or_never("the end of a cell"));
+            if ends.len() < most_ends {
+                ends.push(u32::try_from(text.len()).or_never("the end of a cell"));
+            } else {
+                let cell = text.get(cell..).or_never("a surplus cell");
+                surplus.cells += 1;
+                surplus.longest = surplus.longest.max(cell.len());
+                surplus.has_value = surplus.has_value || self.has_value(cell);
+            }
             match end {
                 CellEnd::Cell(_) => at = to + self.delimiter.len(),
                 _ => {
@@ -629,7 +686,10 @@ impl Scanner {
                         Some([_, ..]) => 1,
                         _ => 0,
                     };
-                    return Scan::Complete { length: to + line_end, quoted, after_quote };
+                    if surplus.cells > 0 {
+                        ends.push(u32::try_from(text.len()).or_never("the end of a cell"));
+                    }
+                    return Scan::Complete { length: to + line_end, quoted, after_quote, surplus };
                 }
             }
         }
@@ -814,10 +874,8 @@ mod tests {
                 rows.push((batch.place(row).0, format!("{}: {}", batch.place(row).1, cells.join("|"))));
             }
             for row in &batch.rejected {
-                rows.push((
-                    row.number,
-                    format!("{}! {} {}", row.line, row.code.as_str(), row.cells.join("|")),
-                ));
+                let cells: Vec<&str> = (0..row.cells.rows()).map(|place| row.cells.cell(place)).collect();
+                rows.push((row.number, format!("{}! {} {}", row.line, row.code.as_str(), cells.join("|"))));
             }
             rows.sort();
             shown.extend(rows.into_iter().map(|(_, row)| row));
@@ -915,7 +973,7 @@ mod tests {
         check(|o| o.trim = false, b"a,b\n a,b\n", "a|b\n2:  a|b");
         check(|o| o.header = false, b"a,b\na,b\n", "1|2\n1: a|b\n2: a|b");
         check(|_| (), b"\"a\",b\n\xef\xbb\xbf\"a\",b\n", "a|b\n2! header-again \u{feff}\"a\"|b");
-        check(|_| (), b"a,b,a\na,b\n", "a|b|a\n2! ragged a|b|");
+        check(|_| (), b"a,b,a\na,b\n", "a|b|a\n2! ragged a|b");
     }
 
     #[test]
@@ -938,8 +996,36 @@ mod tests {
 
     #[test]
     fn ragged_rows() {
-        check(|_| (), b"a,b\n1\n1,2,3,4\n5,6\n", "a|b\n2! ragged 1|\n3! ragged 1|2|3,4\n4: 5|6");
+        check(|_| (), b"a,b\n1\n1,2,3,4\n5,6\n", "a|b\n2! ragged 1\n3! ragged 1|2|3,4\n4: 5|6");
         check(|o| o.ragged = Ragged::Pad, b"a,b\n1\n1,2, ,\n1,2,3\n", "a|b\n2: 1|\n3: 1|2\n4! ragged 1|2|3");
+        let padded = |o: &mut CsvOptions| (o.ragged, o.null_values) = (Ragged::Pad, vec!["-".into()]);
+        check(padded, b"a,b\n1,2,\"-\", - ,,\n1,2,,x\n", "a|b\n2: 1|2\n3! ragged 1|2|,x");
+        check(
+            |o| o.max_cell = 3,
+            b"a,b\n1,2,34,56\n1,2,3,4567\n",
+            "a|b\n2! ragged 1|2|34,56\n3! cell-too-long 1|2|3,4567",
+        );
+    }
+
+    #[test]
+    fn rows_cost_what_their_bytes_cost() {
+        // Wider than the header by a million cells, and narrower by a hundred thousand.
+        let wide = [b"a,b\n".to_vec(), vec![b','; 1 << 20], b"\n1,2\n".to_vec()].concat();
+        let header = (0..100_000).map(|number| number.to_string()).collect::<Vec<_>>().join(",");
+        let narrow = format!("{header}\n{}", "x\n".repeat(1000));
+        let check = |text: Vec<u8>, ragged, largest: usize| {
+            let options = CsvOptions { ragged, ..CsvOptions::default() };
+            let mut reader = Reader::open(Box::new(io::Cursor::new(text)), Arc::default(), options, 4096)
+                .unwrap()
+                .unwrap();
+            while let Some(batch) = reader.next_batch().unwrap() {
+                assert!(batch.memory() < largest, "{}", batch.memory());
+            }
+        };
+        check(wide.clone(), Ragged::Reject, 5 << 19);
+        check(wide, Ragged::Pad, 1000);
+        check(narrow.clone().into_bytes(), Ragged::Reject, 300_000);
+        check(narrow.into_bytes(), Ragged::Pad, 3 << 19);
     }
 
     #[test]
@@ -965,6 +1051,13 @@ mod tests {
 
     #[test]
     fn limits() {
+        let name = "x".repeat(4097);
+        check(
+            |_| (),
+            format!("a,{name}\n1,2\n").as_bytes(),
+            "line 1: the header has a name of more than 4096 bytes",
+        );
+        check(|o| o.header = false, format!("{name}\n").as_bytes(), &format!("1\n1: {name}"));
         check(|o| o.max_cell = 3, b"a,b\n1234,x\n123,y\n", "a|b\n2! cell-too-long 1234|x\n3: 123|y");
         let small = |o: &mut CsvOptions| o.max_row = 1 << 20;
         let long = |start: &str| [start.as_bytes(), &vec![b'x'; 3 << 20], b"\n"].concat();

@@ -71,7 +71,7 @@ pub fn decode(
     let guarded = |inner| ExpansionGuard::boxed(inner, &bytes_read, decoding.expansion);
     let (packing, text) = match &decoding.key {
         Some(key) => {
-            let message = pgp::decrypt(counted(source.bytes), key)?;
+            let message = pgp::decrypt(counted(source.bytes), key, &bytes_read, decoding.expansion)?;
             let (start, text) = peek(guarded(message))?;
             (Packing::of(&start), text)
         }
@@ -130,7 +130,7 @@ pub fn verify(open: impl Fn() -> Result<Source, FileError>, decoding: &Decoding)
     let Some(key) = &decoding.key else { return Ok(()) };
     let bytes_read = Arc::new(AtomicU64::new(0));
     let input = CountingReader { inner: open()?.bytes, bytes_read: Arc::clone(&bytes_read) };
-    let read = pgp::decrypt(input, key).and_then(|text| {
+    let read = pgp::decrypt(input, key, &bytes_read, decoding.expansion).and_then(|text| {
         let mut text = ExpansionGuard::boxed(text, &bytes_read, decoding.expansion);
         io::copy(&mut text, &mut io::sink()).map_err(FileError::from)
     });
@@ -375,12 +375,37 @@ impl<R: Read> Read for CountingReader<R> {
     }
 }
 
-/// Fails when the text grows beyond the [`ExpansionLimit`].
-struct ExpansionGuard {
-    inner: Box<dyn Read + Send>,
+/// Counts what one layer of a file's compression gives, against the [`ExpansionLimit`].
+pub(crate) struct Expansion {
+    /// Bytes of the file.
     bytes_read: Arc<AtomicU64>,
     written: u64,
     limit: ExpansionLimit,
+}
+
+impl Expansion {
+    pub(crate) fn new(bytes_read: &Arc<AtomicU64>, limit: ExpansionLimit) -> Self {
+        Self { bytes_read: Arc::clone(bytes_read), written: 0, limit }
+    }
+
+    /// Counts more bytes.
+    ///
+    /// # Errors
+    /// If that is more than allowed.
+    pub(crate) fn add(&mut self, bytes: usize) -> io::Result<()> {
+        self.written += bytes as u64;
+        let allowed = self.bytes_read.load(Ordering::Relaxed).saturating_mul(self.limit.max_ratio);
+        if self.written > self.limit.free_bytes.max(allowed) {
+            return Err(io::Error::other(FileError::Expansion { ratio: self.limit.max_ratio }));
+        }
+        Ok(())
+    }
+}
+
+/// Fails when the text grows beyond the [`ExpansionLimit`].
+struct ExpansionGuard {
+    inner: Box<dyn Read + Send>,
+    expansion: Expansion,
 }
 
 impl ExpansionGuard {
@@ -389,18 +414,14 @@ impl ExpansionGuard {
         bytes_read: &Arc<AtomicU64>,
         limit: ExpansionLimit,
     ) -> Box<dyn Read + Send> {
-        Box::new(Self { inner, bytes_read: Arc::clone(bytes_read), written: 0, limit })
+        Box::new(Self { inner, expansion: Expansion::new(bytes_read, limit) })
     }
 }
 
 impl Read for ExpansionGuard {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
-        self.written += length as u64;
-        let allowed = self.bytes_read.load(Ordering::Relaxed).saturating_mul(self.limit.max_ratio);
-        if self.written > self.limit.free_bytes.max(allowed) {
-            return Err(io::Error::other(FileError::Expansion { ratio: self.limit.max_ratio }));
-        }
+        self.expansion.add(length)?;
         Ok(length)
     }
 }

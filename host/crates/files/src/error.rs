@@ -91,6 +91,18 @@ pub enum FileError {
     /// A bucket refused the request, or cannot be reached.
     #[error("{0}")]
     S3(S3Error),
+    /// More files match than are taken at a time.
+    #[error(
+        "more than {files} files match, or their names take more than {} MiB: give the goal's files a directory of their own, \
+         narrow its pattern, or let it put imported files out of the way (after_import)",
+        name_bytes >> 20
+    )]
+    TooManyFiles {
+        /// The most files.
+        files: usize,
+        /// The most bytes of their names.
+        name_bytes: u64,
+    },
     /// Another file got the name of an exported one, so late that it cannot get another name.
     #[error(
         "another file got this name while the export was written; nothing was replaced: run it again. If that fails too, the \

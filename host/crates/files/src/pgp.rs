@@ -2,24 +2,33 @@
 //!
 //! The text must not be trusted before its end, where the integrity check is. [`verify`](crate::verify) reads a file to
 //! its end first, so that no row of a file that was tampered with is used, without keeping the text anywhere.
+//!
+//! A partner decides what a message is made of. So each layer of its compression is counted against the [`ExpansionLimit`], and
+//! packets without text are passed over only up to [`MAX_SILENT_BYTES`].
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pgp::composed::{
-    DecryptionOptions, Deserializable, Esk, Message, MessageBuilder, SignedPublicKey, SignedSecretKey,
-    TheRing,
+    CompressedDataReader, DecryptionOptions, Deserializable, Esk, Message, MessageBuilder, MessageReader,
+    SignedPublicKey, SignedSecretKey, TheRing,
 };
 use pgp::crypto::sym::SymmetricKeyAlgorithm;
-use pgp::packet::{PublicKey as PrimaryKey, PublicSubkey, Signature, SignatureType};
+use pgp::packet::{PacketParser, PublicKey as PrimaryKey, PublicSubkey, Signature, SignatureType};
 use pgp::types::{EcdhPublicParams, KeyDetails, Password, PublicParams, Seipdv1ReadMode, Tag, Timestamp};
 use sluicebox_model::OrNever;
 
-use crate::FileError;
+use crate::decode::Expansion;
+use crate::{ExpansionLimit, FileError};
 
 /// The most layers of signatures and compression. A message with more is built to exhaust memory.
 const MAX_LAYERS: usize = 8;
+
+/// How many bytes of a message, in all its layers, may pass without a byte of text: session keys, signatures, padding, and a
+/// chunk of an AEAD mode, of which GnuPG makes 4 MiB at most. The parser keeps what it reads of those.
+const MAX_SILENT_BYTES: u64 = 8 << 20;
 
 /// Why a file cannot be decrypted. No message holds key material, a passphrase or text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,6 +83,12 @@ pub enum PgpError {
         "the algorithm of the key is not supported; use an RSA key, or one of Curve25519, Curve448 or a NIST curve"
     )]
     UnsupportedKey,
+    /// The message has too many bytes that are no text.
+    #[error(
+        "the encrypted file has more than {} MiB of OpenPGP packets that hold no data; ask the partner to encrypt it again",
+        MAX_SILENT_BYTES >> 20
+    )]
+    Silent,
     /// The message uses a feature of OpenPGP that is not supported.
     #[error("the encrypted file uses a feature of OpenPGP that is not supported")]
     Unsupported,
@@ -270,7 +285,7 @@ fn has_unsupported_parts(bytes: &[u8]) -> bool {
             true => Box::new(BufReader::new(pgp::armor::Dearmor::new(block))),
             false => Box::new(block),
         };
-        pgp::packet::PacketParser::new(packets).any(|packet| {
+        PacketParser::new(packets).any(|packet| {
             use pgp::errors::Error::{EllipticCurve, Unimplemented, Unsupported};
             matches!(packet, Err(Unsupported { .. } | Unimplemented { .. } | EllipticCurve { .. }))
         })
@@ -307,25 +322,28 @@ fn is_armored(start: &[u8]) -> bool {
     start.trim_ascii_start().starts_with(b"-----BEGIN PGP MESSAGE-")
 }
 
-/// The text of an encrypted message, as it streams by. Read errors are `io::Error`s that wrap a [`FileError`].
+/// The text of an encrypted message, as it streams by. Read errors are `io::Error`s that wrap a [`FileError`]. `bytes_read` counts
+/// what is read of the file.
 pub(crate) fn decrypt(
     input: impl Read + Send + 'static,
     key: &PrivateKey,
+    bytes_read: &Arc<AtomicU64>,
+    limit: ExpansionLimit,
 ) -> Result<Box<dyn Read + Send>, FileError> {
-    let failure = IoFailure::default();
-    match message(input, key, &failure) {
-        Ok(message) => Ok(Box::new(DecryptedReader { message, failure })),
-        Err(error) => Err(failure.take().map_or(error.into(), FileError::from)),
+    let (failure, silent, bytes_read) = (IoFailure::default(), Arc::default(), Arc::clone(bytes_read));
+    let meter = Meter { failure, silent, bytes_read, limit };
+    match message(input, key, &meter) {
+        Ok(message) => Ok(Box::new(DecryptedReader { message, meter })),
+        Err(error) => Err(meter.failure.take().map_or(error.into(), FileError::from)),
     }
 }
 
 fn message(
     input: impl Read + Send + 'static,
     key: &PrivateKey,
-    failure: &IoFailure,
+    meter: &Meter,
 ) -> Result<Message<'static>, PgpError> {
-    let mut input =
-        NotingReader { inner: BufReader::with_capacity(128 << 10, input), failure: failure.clone() };
+    let mut input = NotingReader { inner: BufReader::with_capacity(128 << 10, input), meter: meter.clone() };
     let start = input.fill_buf().map_err(|_| PgpError::Truncated)?.to_vec();
     let looks_encrypted = match start.first() {
         None => return Err(PgpError::Truncated),
@@ -358,9 +376,20 @@ fn message(
     })?;
     for _ in 0..MAX_LAYERS {
         match message {
-            Message::Compressed { .. } => message = message.decompress().map_err(|_| PgpError::Tampered)?,
-            Message::Literal { .. } | Message::Signed { .. } => return Ok(message),
-            Message::Encrypted { .. } => break,
+            Message::Compressed { reader, .. } => {
+                let packets = reader.decompress().map_err(|_| PgpError::Tampered)?;
+                let expansion = Expansion::new(&meter.bytes_read, meter.limit);
+                let layer = Layer { packets, expansion, meter: meter.clone(), ended: false };
+                message = Message::from_bytes(BufReader::new(layer)).map_err(|_| PgpError::Tampered)?;
+            }
+            Message::Literal { .. } => return Ok(message),
+            Message::Signed { ref reader, .. }
+                if reader.num_signatures() <= MAX_LAYERS
+                    && matches!(reader.get_ref(), Message::Literal { .. }) =>
+            {
+                return Ok(message);
+            }
+            Message::Signed { .. } | Message::Encrypted { .. } => break,
         }
     }
     Err(PgpError::Unsupported)
@@ -462,19 +491,40 @@ impl IoFailure {
     }
 }
 
-struct NotingReader<R> {
-    inner: BufReader<R>,
+/// Counts what the layers of a message give.
+#[derive(Clone)]
+struct Meter {
     failure: IoFailure,
+    /// Bytes that passed since the last byte of text.
+    silent: Arc<AtomicU64>,
+    /// Bytes of the file.
+    bytes_read: Arc<AtomicU64>,
+    limit: ExpansionLimit,
 }
 
-impl<R> NotingReader<R> {
-    fn note<T>(failure: &IoFailure, done: io::Result<T>) -> io::Result<T> {
-        done.map_err(|error| {
-            let kind = error.kind();
-            *failure.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            kind.into()
-        })
+impl Meter {
+    /// Notes a failure, which a reader of the OpenPGP crate then meets as another one.
+    fn note(&self, error: io::Error) -> io::Error {
+        let kind = error.kind();
+        *self.failure.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        kind.into()
     }
+
+    /// Counts bytes that are not yet text.
+    fn pass(&self, bytes: usize) -> io::Result<()> {
+        match self.silent.fetch_add(bytes as u64, Ordering::Relaxed) {
+            before if before > MAX_SILENT_BYTES => {
+                Err(self.note(io::Error::other(FileError::from(PgpError::Silent))))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The bytes of the file.
+struct NotingReader<R> {
+    inner: BufReader<R>,
+    meter: Meter,
 }
 
 /// The crate requires `Debug` of readers.
@@ -486,29 +536,95 @@ impl<R> fmt::Debug for NotingReader<R> {
 
 impl<R: Read> Read for NotingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        Self::note(&self.failure, self.inner.read(buffer))
+        let length = self.inner.read(buffer).map_err(|error| self.meter.note(error))?;
+        self.meter.pass(length)?;
+        Ok(length)
     }
 }
 
 impl<R: Read> BufRead for NotingReader<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        Self::note(&self.failure, self.inner.fill_buf())
+        self.meter.pass(0)?;
+        self.inner.fill_buf().map_err(|error| self.meter.note(error))
     }
 
     fn consume(&mut self, amount: usize) {
+        // The next read fails if that was too much.
+        let _ = self.meter.pass(amount);
         self.inner.consume(amount);
     }
 }
 
+/// What a compressed packet holds: packets again. Its end is that of the file, where the integrity check is.
+struct Layer {
+    packets: CompressedDataReader<MessageReader<'static>>,
+    expansion: Expansion,
+    meter: Meter,
+    ended: bool,
+}
+
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Layer")
+    }
+}
+
+impl Layer {
+    /// Reads what follows the compressed packet: padding, and the integrity check.
+    fn finish(&mut self) -> io::Result<()> {
+        let packet = self.packets.get_mut();
+        io::copy(packet, &mut io::sink())?;
+        only_padding(packet.get_mut())?;
+        only_padding(packet.get_mut().get_mut())
+    }
+}
+
+impl Read for Layer {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.ended || buffer.is_empty() {
+            return Ok(0);
+        }
+        let length = self.packets.read(buffer)?;
+        if length == 0 {
+            self.ended = true;
+            // The end of a truncated file must not look like that of this layer.
+            return self.finish().map(|()| 0).map_err(|_| io::ErrorKind::InvalidData.into());
+        }
+        self.expansion.add(length).map_err(|error| self.meter.note(error))?;
+        self.meter.pass(length)?;
+        Ok(length)
+    }
+}
+
+/// Reads packets that mean nothing, to the end.
+fn only_padding(packets: impl BufRead) -> io::Result<()> {
+    let mut packets = PacketParser::new(packets);
+    while let Some(packet) = packets.next_ref() {
+        let mut packet = packet.map_err(io::Error::other)?;
+        match packet.packet_header().tag() {
+            Tag::Padding | Tag::Marker | Tag::UnassignedNonCritical(_) | Tag::Experimental(_) => {
+                io::copy(&mut packet, &mut io::sink())?;
+            }
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+    Ok(())
+}
+
 struct DecryptedReader {
     message: Message<'static>,
-    failure: IoFailure,
+    meter: Meter,
 }
 
 impl Read for DecryptedReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.message.read(buffer).map_err(|_| {
-            self.failure.take().unwrap_or_else(|| io::Error::other(FileError::from(PgpError::Tampered)))
-        })
+        let read = self.message.read(buffer).map_err(|_| {
+            let tampered = || io::Error::other(FileError::from(PgpError::Tampered));
+            self.meter.failure.take().unwrap_or_else(tampered)
+        })?;
+        if read > 0 {
+            self.meter.silent.store(0, Ordering::Relaxed);
+        }
+        Ok(read)
     }
 }

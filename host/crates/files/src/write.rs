@@ -19,13 +19,13 @@ impl<W: Write> RowWriter<W> {
     }
 
     /// Writes one row.
-    pub fn write<'a>(&mut self, cells: impl IntoIterator<Item = &'a str>) -> io::Result<()> {
+    pub fn write<C: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = C>) -> io::Result<()> {
         let mut row = String::new();
         for (place, cell) in cells.into_iter().enumerate() {
             if place > 0 {
                 row.push_str(&self.delimiter);
             }
-            self.append(cell, &mut row);
+            self.append(cell.as_ref(), &mut row);
         }
         row.push('\n');
         self.out.write_all(row.as_bytes())

@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use sluicebox_model::packed::{
     Unpacker, pack_number, pack_shape, packed_text_bytes, packed_values, unpack_property,
@@ -1147,7 +1148,7 @@ fn as_read(batch: &Prepared, row: &Row, code: RejectionCode, reason: String) -> 
 /// A row whose cells are not recorded.
 fn without_cells(row: &Row, code: RejectionCode, reason: &str) -> RejectedRow {
     let Row { number, line, .. } = *row;
-    let (reason, cells) = (reason.to_owned(), Vec::new());
+    let (reason, cells) = (reason.to_owned(), Arc::default());
     RejectedRow { number, line, code, reason, scope: RejectedScope::Row, cells, raw: None }
 }
 

@@ -85,9 +85,25 @@ impl Column {
         (from == data.len()).then_some(Self { data, ends })
     }
 
+    /// A column with room for `cells` cells of `bytes` bytes in all.
+    pub fn with_capacity(bytes: usize, cells: usize) -> Self {
+        Self { data: String::with_capacity(bytes), ends: Vec::with_capacity(cells) }
+    }
+
+    /// Adds a cell.
+    pub fn push(&mut self, cell: &str) {
+        self.data.push_str(cell);
+        self.ends.push(u32::try_from(self.data.len()).or_never("the end of a cell in 32 bits"));
+    }
+
     /// The number of cells.
     pub fn rows(&self) -> usize {
         self.ends.len()
+    }
+
+    /// The bytes that its text and the places of its cells take.
+    pub fn memory(&self) -> usize {
+        self.data.len() + self.ends.len() * size_of::<u32>()
     }
 
     /// The text of all cells, one after the other, and where each ends.
@@ -109,10 +125,7 @@ impl Column {
 impl<'a> FromIterator<&'a str> for Column {
     fn from_iter<I: IntoIterator<Item = &'a str>>(cells: I) -> Self {
         let mut column = Self::default();
-        for cell in cells {
-            column.data.push_str(cell);
-            column.ends.push(u32::try_from(column.data.len()).or_never("the end of a cell in 32 bits"));
-        }
+        cells.into_iter().for_each(|cell| column.push(cell));
         column
     }
 }
@@ -241,23 +254,24 @@ pub struct RejectedRow {
     pub reason: String,
     /// What of the row was not taken.
     pub scope: RejectedScope,
-    /// The cells as the file has them, one for each column; one more holds the surplus cells, joined by the delimiter. None where
-    /// they must not be recorded.
-    pub cells: Vec<String>,
+    /// The cells as the file has them. Columns after the last cell are empty; one cell more than there are columns holds the
+    /// surplus cells, joined by the delimiter. No cells where they must not be recorded. Clones share them, because a partner
+    /// decides how long they are.
+    pub cells: Arc<Column>,
     /// The bytes of a row that could not be split into cells or decoded, without its line end: of the file, or, where it is
     /// not UTF-8, of its text in UTF-8.
-    pub raw: Option<Vec<u8>>,
+    pub raw: Option<Arc<[u8]>>,
 }
 
 impl RejectedRow {
     /// About how many bytes of memory it takes.
     pub fn memory(&self) -> usize {
-        let raw = self.raw.as_ref().map_or(0, Vec::len);
+        let raw = self.raw.as_ref().map_or(0, |raw| raw.len());
         let cells = match &self.scope {
             RejectedScope::Cells(cells) => cells.len() * size_of::<RejectedCell>(),
             RejectedScope::Row | RejectedScope::Excluded => 0,
         };
-        self.cells.iter().map(|cell| cell.len() + 24).sum::<usize>() + raw + cells + 160
+        self.cells.memory() + self.reason.len() + raw + cells + 256
     }
 }
 
@@ -291,8 +305,8 @@ pub struct RecordBatch {
     places: Vec<(u64, u64)>,
     /// The rows of this part of the file that were rejected while reading.
     pub rejected: Vec<RejectedRow>,
-    /// The columns that processors changed; columns that they added follow those of the header.
-    overlays: Vec<Option<Column>>,
+    /// The columns that processors changed, as far as the last of those; columns that they added follow those of the header.
+    overlays: Vec<Option<Box<Column>>>,
     /// The processors' verdicts; empty = keep all.
     verdicts: Vec<Verdict>,
     /// The number of rows of the file up to the end of this batch.
@@ -315,7 +329,7 @@ impl RecordBatch {
         let whole = ends.len() == header.columns.len() * places.len();
         let ordered = ends.is_sorted() && ends.last().is_none_or(|end| *end as usize == text.len());
         (whole && ordered).then(|| Self {
-            overlays: vec![None; header.columns.len()],
+            overlays: Vec::new(),
             verdicts: Vec::new(),
             bytes_read: 0,
             header,
@@ -339,8 +353,8 @@ impl RecordBatch {
 
     /// About how many bytes of memory it takes.
     pub fn memory(&self) -> usize {
-        let overlays: usize =
-            self.overlays.iter().flatten().map(|column| column.data.len() + column.ends.len() * 4).sum();
+        let overlays: usize = self.overlays.iter().flatten().map(|column| column.memory()).sum();
+        let overlays = overlays + self.overlays.len() * size_of::<Option<Box<Column>>>();
         let rejected: usize = self.rejected.iter().map(RejectedRow::memory).sum();
         self.text.len() + self.ends.len() * 4 + self.places.len() * 16 + overlays + rejected
     }
@@ -381,14 +395,14 @@ impl RecordBatch {
     pub fn cell(&self, row: usize, column: usize) -> &str {
         match self.overlays.get(column) {
             Some(Some(changed)) => changed.cell(row),
-            Some(None) => self.header.clean(self.raw(row, column)),
-            None => "",
+            _ if column < self.header.columns.len() => self.header.clean(self.raw(row, column)),
+            _ => "",
         }
     }
 
     /// The cells of a column that a processor changed or added: their text, and where each ends.
     pub fn changed(&self, column: usize) -> Option<(&str, &[u32])> {
-        self.overlays.get(column)?.as_ref().map(Column::parts)
+        self.overlays.get(column)?.as_ref().map(|column| column.parts())
     }
 
     /// Appends the values of a column that no processor changed, and where each ends in `data`.
@@ -419,7 +433,7 @@ impl RecordBatch {
             self.overlays.resize(place + 1, None);
         }
         if let Some(overlay) = self.overlays.get_mut(place) {
-            *overlay = Some(column);
+            *overlay = Some(Box::new(column));
         }
     }
 
@@ -446,16 +460,20 @@ impl RecordBatch {
     /// The row as the file has it, rejected.
     pub fn reject(&self, row: usize, code: RejectionCode, reason: String) -> RejectedRow {
         let (number, line) = self.place(row);
-        let cells = (0..self.header.columns.len()).map(|column| self.raw(row, column).to_owned());
-        RejectedRow {
-            number,
-            line,
-            code,
-            reason,
-            scope: RejectedScope::Row,
-            cells: cells.collect(),
-            raw: None,
-        }
+        let (cells, scope) = (Arc::new(self.cells(row)), RejectedScope::Row);
+        RejectedRow { number, line, code, reason, scope, cells, raw: None }
+    }
+
+    /// The cells of a row as the file has them, up to the last that is not empty.
+    fn cells(&self, row: usize) -> Column {
+        let columns = self.header.columns.len();
+        let first = row * columns;
+        let ends = self.ends.get(first..first + columns).or_never("the cells of a row");
+        let from = first.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or_default();
+        let to = ends.last().copied().unwrap_or(from);
+        let filled = ends.partition_point(|end| *end < to) + 1;
+        let data = self.text.get(from as usize..to as usize).or_never("the text of a row").to_owned();
+        Column { data, ends: ends.iter().take(filled).map(|end| end - from).collect() }
     }
 
     /// The row as the file has it, without some cells that were not taken. `None` without such cells.

@@ -114,6 +114,9 @@ pub(in crate::service) struct RecordedLine {
     pub is_imported: bool,
 }
 
+/// Bytes of lines after which an answer has no more.
+const MAX_LINES_BYTES: usize = 4 << 20;
+
 /// How a request names a line.
 type LineName = (String, u64, RecordedScope);
 
@@ -175,21 +178,23 @@ impl Service {
         Ok(true)
     }
 
-    /// Some of the lines that a goal run recorded, and whether there are more.
+    /// Some of the lines that a goal run recorded, and whether there are more. Where they are large, fewer than `count`.
     pub(in crate::service) fn rejected_lines(
         &self,
         entry: &HistoryEntry,
         from: usize,
         count: usize,
     ) -> Result<(Vec<RecordedLine>, bool), Failure> {
-        let (mut passed, mut found) = (0_usize, Vec::new());
+        let (mut passed, mut found, mut bytes) = (0_usize, Vec::new(), 0);
         let read =
             lines(&self.folder.config(), Some(&self.store), entry, |recorded_in, line, is_imported| {
                 passed += 1;
-                if passed > from.saturating_add(count) {
+                if passed > from.saturating_add(count) || bytes > MAX_LINES_BYTES {
                     return Err(Error::Interrupted);
                 }
                 if passed > from {
+                    // The name of each cell is shown with it.
+                    bytes += line.memory() + line.columns.iter().map(String::len).sum::<usize>();
                     found.push(RecordedLine { recorded_in: recorded_in.to_owned(), line, is_imported });
                 }
                 Ok(())
@@ -388,7 +393,8 @@ pub(super) async fn list_rejected_of_run(
     blocking_look(service, move |service| Ok(Json(service.not_taken_by(&run)?))).await
 }
 
-/// What a goal of a run did not take, line by line.
+/// What a goal of a run did not take, line by line. Where lines are large, an answer has fewer than `count`, but one at least: ask on,
+/// `from` the next one, until none comes.
 #[utoipa::path(get, path = "/runs/{run}/rejected/{goal}/lines", params(
     ("run" = String, Path, description = "Its id"), ("goal" = String, Path, description = "Its name"), LinesQuery,
 ), responses(

@@ -16,12 +16,12 @@ use super::{Frame, PageQuery, encoded, or_error_page, page, respond_look};
 use crate::config::Goal;
 use crate::queries::find_goal;
 use crate::queries::imported_again::DueAgain;
-use crate::queries::preview::Preview;
+use crate::queries::preview::{MAX_COLUMNS, Preview};
 use crate::queries::scan::{ForExport, Scanned, ScannedSet};
 use crate::service::Service;
 use crate::service::access::Caller;
 use crate::service::api::connections::{ConnectionState, GoalState};
-use crate::service::api::goals::{Accept, GoalChange, Mapping, MappingChange, rule_name};
+use crate::service::api::goals::{Accept, DetectedColumn, GoalChange, Mapping, MappingChange, rule_name};
 use crate::service::api::{Failure, PathParams, QueryParams, blocking_look};
 use crate::service::edit::FieldChange;
 
@@ -75,6 +75,8 @@ struct PreviewTable {
     columns: Vec<String>,
     lines: Vec<PreviewLine>,
     warning: Option<String>,
+    /// What is not shown.
+    remark: Option<String>,
     /// Why the file cannot be read on.
     error: Option<String>,
 }
@@ -99,7 +101,8 @@ struct PreviewCell {
 
 impl PreviewTable {
     fn of(preview: Preview, processors: &[String]) -> Self {
-        let columns = preview.columns_after;
+        let mut columns = preview.columns_after;
+        columns.truncate(MAX_COLUMNS);
         let mut lines = Vec::new();
         for row in preview.rows {
             let ends = row.verdict != "keep";
@@ -126,7 +129,8 @@ impl PreviewTable {
             }
         }
         let file = preview.file.unwrap_or_default();
-        Self { file, columns, lines, warning: preview.warning, error: preview.error }
+        let Preview { warning, remark, error, .. } = preview;
+        Self { file, columns, lines, warning, remark, error }
     }
 }
 
@@ -150,6 +154,8 @@ struct MappingForm {
     mapping: Mapping,
     /// Columns of the files that nothing uses.
     unused: usize,
+    /// How many columns of the files are not shown.
+    hidden: usize,
 }
 
 /// A line of the form.
@@ -198,7 +204,17 @@ impl MappingForm {
             }
         });
         let unused = mapping.detected.iter().filter(|column| column.used.is_none()).count();
-        Self { fields: fields.collect(), unused, mapping }
+        let hidden = mapping.detected.len().saturating_sub(MAX_COLUMNS);
+        Self { fields: fields.collect(), unused, hidden, mapping }
+    }
+
+    /// The detected columns, as many as a page shows.
+    fn shown(&self) -> &[DetectedColumn] {
+        self.mapping.detected.get(..MAX_COLUMNS).unwrap_or(&self.mapping.detected)
+    }
+
+    fn hidden_in_words(&self) -> String {
+        format!("and {} more", grouped(self.hidden as u64))
     }
 
     fn unused_in_words(&self) -> String {

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::dry_run::DryRunPage;
 use super::{Frame, encoded, or_error_page, page, respond};
 use crate::import::corrections::never_imported;
+use crate::output::counted;
 use crate::queries::rejected::RecordedScope;
 use crate::runs::rejected::{Line, LineScope, is_of_root_files};
 use crate::runs::report::HistoryEntry;
@@ -25,6 +26,9 @@ use crate::service::api::{Failure, PathParams, QueryParams, blocking_look};
 const MAX_LINES: usize = 200;
 /// Bytes of cells that a page lets a user edit: a browser sends them all, escaped, and a request has a limit.
 const MAX_BYTES: usize = 256 << 10;
+/// Bytes of a cell that is only shown, and cells of a line.
+const MAX_SHOWN_BYTES: usize = 1024;
+const MAX_CELLS: usize = 1000;
 
 #[derive(Template)]
 #[template(path = "rejected_lines.html")]
@@ -188,19 +192,26 @@ fn tables(entry: &HistoryEntry, lines: Vec<RecordedLine>, entered: &Entered) -> 
         editable += line.cells.iter().map(String::len).sum::<usize>();
         let too_large = "there is too much on this page to correct it here: use `sluicebox rejected import`";
         let refusal = never_imported(&line, is_linked, is_unmerged)
-            .or((editable > MAX_BYTES).then_some(too_large))
+            .or((editable > MAX_BYTES || line.cells.len() > MAX_CELLS).then_some(too_large))
             .filter(|_| !is_imported);
         let name = name_of(&line);
         let can_edit = |column: &String| match &line.scope {
             LineScope::Row => true,
             LineScope::Cells(columns) => columns.contains(column),
         };
-        let cells = line.columns.iter().zip(&line.cells).enumerate();
+        let cells = line.columns.iter().zip(&line.cells).enumerate().take(MAX_CELLS);
         let cells = cells.map(|(place, (column, cell))| {
-            let text = entered.changed(&name, place, cell).unwrap_or(cell).to_owned();
+            let is_editable = !is_imported && refusal.is_none() && can_edit(column);
+            let text = match entered.changed(&name, place, cell).unwrap_or(cell) {
+                long if !is_editable && long.len() > MAX_SHOWN_BYTES => {
+                    let start = long.get(..long.floor_char_boundary(MAX_SHOWN_BYTES)).unwrap_or_default();
+                    format!("{start}… ({})", counted(long.len() as u64, "byte"))
+                }
+                text => text.to_owned(),
+            };
             CellView {
                 column: column.clone(),
-                is_editable: !is_imported && refusal.is_none() && can_edit(column),
+                is_editable,
                 has_lines: text.contains(['\r', '\n']),
                 text,
                 place,
@@ -219,7 +230,10 @@ fn tables(entry: &HistoryEntry, lines: Vec<RecordedLine>, entered: &Entered) -> 
         };
         match tables.last_mut().filter(|table| table.recorded_in == recorded_in) {
             Some(table) => table.lines.push(row),
-            None => tables.push(LineTable { recorded_in, columns: line.columns, lines: vec![row] }),
+            None => {
+                let columns = line.columns.iter().take(MAX_CELLS).cloned().collect();
+                tables.push(LineTable { recorded_in, columns, lines: vec![row] });
+            }
         }
     }
     tables
@@ -305,7 +319,7 @@ mod tests {
 
     fn recorded(cells: &[&str], scope: LineScope) -> RecordedLine {
         let line = Line {
-            columns: vec!["email".to_owned(), "note".to_owned()],
+            columns: ["email".to_owned(), "note".to_owned()].into(),
             cells: cells.iter().map(|cell| (*cell).to_owned()).collect(),
             file: "a.csv".to_owned(),
             number: 7,

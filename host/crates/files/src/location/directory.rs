@@ -93,7 +93,7 @@ impl DirectoryWalk<'_> {
                         self.visit(&below, depth + 1)?;
                     }
                 }
-                Ok(metadata) if is_match => self.add(name, below, &metadata),
+                Ok(metadata) if is_match => self.add(name, below, &metadata)?,
                 Err(FileError::LeadsOut) => {
                     self.skip(&name, "leads out of the location, or is a link that begins with `/`,");
                 }
@@ -107,17 +107,18 @@ impl DirectoryWalk<'_> {
         Ok(())
     }
 
-    fn add(&mut self, name: String, below: String, metadata: &Metadata) {
+    fn add(&mut self, name: String, below: String, metadata: &Metadata) -> Result<(), FileError> {
         if !metadata.is_file() {
-            return self.skip(&name, "is not a regular file");
+            self.skip(&name, "is not a regular file");
+            return Ok(());
         }
         let origin = Origin::Path(self.location.clone());
         let (size, modified) = (metadata.len(), metadata.modified().ok());
-        self.listing.files.push(FoundFile { name, below, size, modified, origin });
+        self.listing.add(FoundFile { name, below, size, modified, origin })
     }
 
     fn skip(&mut self, name: &str, why: &str) {
-        self.listing.warnings.push(format!("{name} {why} and is skipped"));
+        self.listing.warn(format!("{name} {why} and is skipped"));
     }
 }
 

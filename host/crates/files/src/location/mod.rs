@@ -1,5 +1,6 @@
 //! Where files are: in a folder, or in a bucket. Both list, open, mark and delete files in the same way.
 
+mod answer;
 mod beneath;
 mod directory;
 mod file_name;
@@ -29,6 +30,12 @@ use object::Object;
 
 /// ReadSeek that are hashed together, on all cores.
 const HASH_BLOCK_BYTES: usize = 1 << 20;
+
+/// The most files that a listing has, and the most bytes of their names: each takes memory until the goal ends.
+const MAX_FILES: usize = 200_000;
+const MAX_NAME_BYTES: usize = 32 << 20;
+/// The most warnings that a listing has.
+const MAX_WARNINGS: usize = 100;
 
 /// Where a connection's files are.
 #[derive(Clone, Debug)]
@@ -106,8 +113,34 @@ impl fmt::Display for Location {
 pub struct Listing {
     /// Sorted by the bytes of their names.
     pub files: Vec<FoundFile>,
-    /// One for each match that is not a regular file or leads out of the location.
+    /// One for each match that is not a regular file or leads out of the location, as far as there is room.
     pub warnings: Vec<String>,
+    /// Bytes of the files' names.
+    name_bytes: usize,
+}
+
+impl Listing {
+    /// Adds a file.
+    ///
+    /// # Errors
+    /// If there are too many.
+    fn add(&mut self, file: FoundFile) -> Result<(), FileError> {
+        self.name_bytes += file.name.len();
+        if self.files.len() >= MAX_FILES || self.name_bytes > MAX_NAME_BYTES {
+            return Err(FileError::TooManyFiles { files: MAX_FILES, name_bytes: MAX_NAME_BYTES as u64 });
+        }
+        self.files.push(file);
+        Ok(())
+    }
+
+    /// Adds a warning.
+    fn warn(&mut self, warning: String) {
+        if self.warnings.len() < MAX_WARNINGS {
+            self.warnings.push(warning);
+        } else if self.warnings.len() == MAX_WARNINGS {
+            self.warnings.push("more files are skipped for such reasons".to_owned());
+        }
+    }
 }
 
 /// A listed file.

@@ -172,6 +172,9 @@ impl Object {
             let answer = get.send().await.map_err(|error| self.failed("s3:GetObject", &error))?;
             let problem = match whole(answer.body).await {
                 Ok(bytes) if bytes.len() as u64 == to - from => return Ok(bytes),
+                Ok(bytes) if bytes.len() as u64 > to - from => {
+                    return Err(self.s3.error(&self.key, S3Problem::LongObject).into());
+                }
                 Ok(_) => S3Problem::BadResponse,
                 Err(problem) => S3Problem::Network(problem),
             };

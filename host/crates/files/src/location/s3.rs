@@ -19,6 +19,7 @@ use sluicebox_model::OrNever;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 
+use super::answer::{BoundedAnswers, MAX_ANSWER_BYTES};
 use super::object::Object;
 use super::{FoundFile, Listing, Origin};
 use crate::kind::is_system_file;
@@ -30,6 +31,10 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time until a response begins.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many pages of a listing are read: ten million objects. A store that does not end a listing is not asked for ever.
+const MAX_PAGES: usize = 10_000;
+/// How many folders of a folder are listed.
+const MAX_FOLDERS: usize = 100_000;
 /// How long who only looks waits for requests.
 const ASK_TIME: Duration = Duration::from_secs(60);
 /// How often a wait looks whether it is to stop.
@@ -88,6 +93,7 @@ struct Inner {
     bucket: String,
     region: Option<String>,
     endpoint: String,
+    answers: BoundedAnswers,
     handle: Handle,
     patience: OnceLock<Patience>,
     /// `None` after the drop.
@@ -183,6 +189,12 @@ pub enum S3Problem {
     Stopped,
     /// The response is not one of S3.
     BadResponse,
+    /// The response is longer than any of S3 is.
+    LongAnswer,
+    /// The object is longer than it was listed.
+    LongObject,
+    /// The listing has too many pages.
+    LongListing,
     /// Another code and status.
     Other(String),
 }
@@ -223,6 +235,17 @@ impl fmt::Display for S3Problem {
             }
             Self::Stopped => f.write_str("the wait for the store was stopped"),
             Self::BadResponse => f.write_str("the store sent an unexpected response; check location.endpoint"),
+            Self::LongAnswer => write!(
+                f,
+                "the store sent a response of more than {} MiB, which S3 never does; check location.endpoint",
+                MAX_ANSWER_BYTES >> 20
+            ),
+            Self::LongObject => f.write_str("the store sent more bytes than the object had when it was listed"),
+            Self::LongListing => write!(
+                f,
+                "the listing has more than {MAX_PAGES} pages; give the goal's files a directory of their own, and check \
+                 location.endpoint"
+            ),
             Self::Other(code) => write!(f, "the store answered {code}"),
         }
     }
@@ -248,6 +271,9 @@ impl S3Problem {
             SdkError::DispatchFailure(_) => return Self::NoCredentials,
             _ => return Self::BadResponse,
         };
+        if answer.status().is_success() && is_cut(answer) {
+            return Self::LongAnswer;
+        }
         let region = answer.headers().get("x-amz-bucket-region").map(str::to_owned);
         // A response to HEAD has no body, hence no code: the status decides.
         match (error.code().unwrap_or_default(), answer.status().as_u16()) {
@@ -286,6 +312,11 @@ impl S3Problem {
             (_, status) => Self::Other(format!("with status {status}")),
         }
     }
+}
+
+/// Whether only the beginning of a response was read.
+fn is_cut(answer: &HttpResponse) -> bool {
+    answer.body().bytes().is_some_and(|body| body.len() >= MAX_ANSWER_BYTES)
 }
 
 impl S3 {
@@ -327,8 +358,10 @@ impl S3 {
         }
         let shared = runtime.block_on(loader.load());
         let region = region.or_else(|| shared.region().map(|region| region.as_ref().to_owned()));
+        let answers = BoundedAnswers::default();
         let config = aws_sdk_s3::config::Builder::from(&shared)
             .force_path_style(path_style)
+            .interceptor(answers.clone())
             // Other object stores may not support checksums in trailers.
             .request_checksum_calculation(aws_sdk_s3::config::RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(aws_sdk_s3::config::ResponseChecksumValidation::WhenRequired);
@@ -343,6 +376,7 @@ impl S3 {
             bucket,
             region,
             endpoint,
+            answers,
             handle,
             patience: OnceLock::new(),
             runtime: Some(runtime),
@@ -438,8 +472,11 @@ impl S3 {
             let mut listing = Listing::default();
             let list = self.client().list_objects_v2().bucket(self.bucket()).prefix(&prefix);
             let list = list.set_delimiter(flat.then(|| "/".to_owned()));
-            let mut pages = list.into_paginator().send();
+            let (mut pages, mut count) = (list.into_paginator().send(), 0);
+            let cut = self.0.answers.cut();
             while let Some(page) = pages.next().await {
+                count += 1;
+                self.check_page(&folder, count, cut)?;
                 let page =
                     page.map_err(|error| match S3Problem::of(Permission::ListBucket.name(), &error) {
                         S3Problem::NoObject => self.error(&folder, S3Problem::NoBucket),
@@ -454,17 +491,27 @@ impl S3 {
                     let size = object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
                     let etag = object.e_tag().map(str::to_owned);
                     let origin = Object { s3: self.clone(), key: key.to_owned(), size, etag };
-                    listing.files.push(FoundFile {
+                    listing.add(FoundFile {
                         name: key.to_owned(),
                         below: below.to_owned(),
                         size,
                         modified: None,
                         origin: Origin::Object(origin),
-                    });
+                    })?;
                 }
             }
             Ok(listing)
         })?
+    }
+
+    /// Refuses a page of a listing that comes after too many, or was cut. `cut` is how many answers were cut before the listing.
+    fn check_page(&self, folder: &str, count: usize, cut: u64) -> Result<(), S3Error> {
+        let problem = match (count > MAX_PAGES, self.0.answers.cut() > cut) {
+            (_, true) => S3Problem::LongAnswer,
+            (true, false) => S3Problem::LongListing,
+            (false, false) => return Ok(()),
+        };
+        Err(self.error(folder, problem))
     }
 
     /// The buckets that the identity may list.
@@ -489,8 +536,14 @@ impl S3 {
         self.block_on(async {
             let (mut folders, mut files) = (Vec::new(), 0);
             let list = self.client().list_objects_v2().bucket(self.bucket()).prefix(&prefix).delimiter("/");
-            let mut pages = list.into_paginator().send();
+            let (mut pages, mut count) = (list.into_paginator().send(), 0);
+            let cut = self.0.answers.cut();
             while let Some(page) = pages.next().await {
+                count += 1;
+                self.check_page(&prefix, count, cut)?;
+                if folders.len() > MAX_FOLDERS {
+                    return Err(self.error(&prefix, S3Problem::LongListing));
+                }
                 let page = page.map_err(|error| self.failed(&prefix, Permission::ListBucket, &error))?;
                 folders.extend(
                     page.common_prefixes().iter().filter_map(|folder| folder.prefix().map(str::to_owned)),

@@ -5,6 +5,8 @@ use super::{RECORDS, RocksStore};
 use crate::keys::KeyKind;
 use crate::{ChangeCursor, ExportState, StoreError, StoredRecords};
 
+/// Bytes of records after which a page takes no more: records may be of any size.
+const MAX_PAGE_BYTES: usize = 2 << 20;
 /// Bytes that a walk through all records reads ahead.
 const READ_AHEAD: usize = 2 << 20;
 
@@ -31,7 +33,8 @@ impl RocksStore {
         let mut entries = self.db.iterator_cf_opt(self.family(RECORDS)?, options, IteratorMode::Start);
         Ok(std::iter::from_fn(move || {
             let mut records = StoredRecords { since, ..StoredRecords::default() };
-            for entry in entries.by_ref().take(count) {
+            while records.ends.len() < count && records.bytes.len() < MAX_PAGE_BYTES {
+                let Some(entry) = entries.next() else { break };
                 match entry.map_err(StoreError::from).and_then(|(id, bytes)| Ok((record_id(&id)?, bytes))) {
                     Err(error) => return Some(Err(error)),
                     Ok((id, bytes)) => {
