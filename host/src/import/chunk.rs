@@ -262,7 +262,7 @@ impl<'a> ImportChunk<'a> {
         judged
     }
 
-    /// Commits that nothing of the file is merged, and that so many rejected rows of it are in the report.
+    /// Commits that nothing of the file is merged, and that `rejected` rows of it are in the report.
     fn commit_unmerged(&mut self, rejected: u64) -> Result<(), Error> {
         *self.unmerged += rejected;
         let entry = &mut self.run.entry;

@@ -13,7 +13,7 @@ use crate::import::plan::Resolver;
 /// The message about a missing column lists at most this many others.
 const MAX_LISTED: usize = 20;
 
-/// So many columns are named that are skipped; the others are counted. A file may have a hundred thousand.
+/// Columns that are skipped are named up to this number; the others are counted. A file may have a hundred thousand.
 pub(crate) const MAX_SKIPPED: usize = 100;
 
 /// What is missing where a linked file lacks a column that its own plan names.

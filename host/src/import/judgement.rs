@@ -53,7 +53,7 @@ struct FirstRows {
 }
 
 impl FirstRows {
-    /// Adds a row of a file with so many columns: each takes a byte at least where the row is recorded.
+    /// Adds a row of a file with `columns` columns: each takes a byte at least where the row is recorded.
     fn add(&mut self, row: &RejectedRow, columns: usize) {
         if self.rows.len() < MAX_FIRST && self.bytes < MAX_FIRST_BYTES {
             self.bytes += row.memory() + columns;
@@ -63,7 +63,7 @@ impl FirstRows {
 }
 
 impl Tally {
-    /// Nothing of a file of so many columns yet.
+    /// Nothing of a file with `columns` columns yet.
     pub(crate) fn new(columns: usize) -> Self {
         Self { columns, ..Self::default() }
     }

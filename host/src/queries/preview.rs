@@ -196,7 +196,7 @@ impl Room {
         self.shown < MAX_SHOWN_BYTES && self.read < MAX_READ_BYTES
     }
 
-    /// A cell of a column as it is shown.
+    /// The name of a column and its cell, in the form that is shown.
     fn cell(&mut self, name: &str, cell: &str) -> (String, Json) {
         // An entry takes memory besides its text.
         self.shown += name.len() + cell.len().min(MAX_CELL_BYTES) + 64;

@@ -26,7 +26,7 @@ const FOLDER: &str = "rejected";
 /// In a run's folder: its corrected lines that wait for their import, a folder for each import.
 const CORRECTED: &str = "corrected";
 
-/// A ragged row that lacks so many cells is recorded with fewer columns: it takes what its bytes take, and not what the header's
+/// A ragged row that lacks more cells than these is recorded with fewer columns: it takes what its bytes take, and not what the header's
 /// take. A partner may name a hundred thousand columns, and send millions of rows of one cell.
 const MANY_MISSING: usize = 1000;
 

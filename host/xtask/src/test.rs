@@ -31,7 +31,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     deny()
 }
 
-/// Kills everything that writes, each so many times.
+/// Kills everything that writes, each `each` times.
 pub(crate) fn kills(each: u32, seed: u64) -> anyhow::Result<()> {
     setup::clang()?;
     plugins::build()?;

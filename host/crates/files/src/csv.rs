@@ -363,7 +363,7 @@ impl Reader {
         }
     }
 
-    /// Appends the cells of the next row that is not blank, and as one cell those beyond so many columns.
+    /// Appends the cells of the next row that is not blank, and as one cell those beyond `columns`.
     fn next_row(
         &mut self,
         columns: usize,
@@ -543,7 +543,7 @@ fn cells(text: &[u8], ends: &[u32]) -> Vec<String> {
     cells
 }
 
-/// The cells that begin at `from`, as far as they are text.
+/// The cells that begin at `from`; bytes that are no text become U+FFFD.
 fn readable_cells(text: &[u8], mut from: usize, ends: &[u32]) -> Column {
     let mut cells = Column::with_capacity(text.len() - from, ends.len());
     for end in ends {
@@ -634,7 +634,7 @@ impl Scanner {
         !cell.is_empty() && !self.null_values.iter().any(|null| null == cell)
     }
 
-    /// Appends the cells of the row at the start of `bytes`, and as one cell those beyond so many columns. `ended`: no bytes
+    /// Appends the cells of the row at the start of `bytes`, and as one cell those beyond `columns`. `ended`: no bytes
     /// follow.
     fn scan(
         &self,

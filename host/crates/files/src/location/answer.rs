@@ -1,4 +1,4 @@
-//! Cuts what an object store answers with: whoever runs it decides how long that is, and the SDK reads it into memory.
+//! Cuts what an object store answers with: the person who runs it decides how long that is, and the SDK reads it into memory.
 
 use std::mem;
 use std::pin::Pin;

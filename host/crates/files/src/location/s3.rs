@@ -476,12 +476,12 @@ impl S3 {
             let cut = self.0.answers.cut();
             while let Some(page) = pages.next().await {
                 count += 1;
-                self.check_page(&folder, count, cut)?;
                 let page =
                     page.map_err(|error| match S3Problem::of(Permission::ListBucket.name(), &error) {
                         S3Problem::NoObject => self.error(&folder, S3Problem::NoBucket),
                         problem => self.error(&folder, problem),
                     })?;
+                self.check_page(&folder, count, cut)?;
                 for object in page.contents() {
                     let Some(key) = object.key() else { continue };
                     let Some(below) = key.strip_prefix(&folder) else { continue };
@@ -540,11 +540,11 @@ impl S3 {
             let cut = self.0.answers.cut();
             while let Some(page) = pages.next().await {
                 count += 1;
-                self.check_page(&prefix, count, cut)?;
                 if folders.len() > MAX_FOLDERS {
                     return Err(self.error(&prefix, S3Problem::LongListing));
                 }
                 let page = page.map_err(|error| self.failed(&prefix, Permission::ListBucket, &error))?;
+                self.check_page(&prefix, count, cut)?;
                 folders.extend(
                     page.common_prefixes().iter().filter_map(|folder| folder.prefix().map(str::to_owned)),
                 );
