@@ -707,13 +707,13 @@ fn get(service: &Service, path: &str) -> thread::JoinHandle<String> {
 #[test]
 fn eight_looks_at_hostile_files_leave_the_service_to_the_others() {
     let workspace = workspace("none");
-    with_compiler(&workspace, "compile_time = '8s'");
+    with_compiler(&workspace, "compile_time = '3s'");
     fs::remove_file(workspace.path().join("plugins/attacker.wasm")).unwrap();
     fs::remove_file(workspace.path().join("connections/shop.toml")).unwrap();
     let goal = "[[import_profiles]]\nname = 'after'\nfiles = '3.csv'\nsettle = '0s'\n[[import_profiles.identifiers]]\ncolumn = 'email'\nproperty = 'email'\n";
     let location = "[location]\nkind = 'directory'\npath = 'exchange'\n";
     workspace.write("connections/shop.toml", format!("{location}{goal}"));
-    workspace.write("plugins/hard.wasm", hard_to_compile(100_000, 1000));
+    workspace.write("plugins/hard.wasm", hard_to_compile(60_000, 600));
     let loops = component("1.0.0", &[(";; describe", LOOP)]);
     workspace.write("plugins/loops.wasm", &loops);
     fs::File::create(workspace.path().join("plugins/large.wasm")).unwrap().set_len(1 << 40).unwrap();
@@ -724,7 +724,10 @@ fn eight_looks_at_hostile_files_leave_the_service_to_the_others() {
     let health = get(&service, "/healthz").join().unwrap();
     assert!(health.starts_with("HTTP/1.1 200 "), "{health}");
     let started = service.post("/api/v1/connections/shop/runs", &json!({}));
-    assert_eq!(started.status, 202, "{}", started.text);
+    assert_eq!(
+        (started.status, &started.headers["content-type"]),
+        (202, &"application/json".parse().unwrap())
+    );
     service.wait_until_idle();
     assert_eq!(service.runs()[0]["status"], "succeeded");
     for look in looks {
@@ -732,10 +735,11 @@ fn eight_looks_at_hostile_files_leave_the_service_to_the_others() {
         assert!(page.starts_with("HTTP/1.1 200 ") && page.contains("row-filter"), "{page}");
         assert!(page.contains("It is not described yet."), "{page}");
     }
+    // By connections of their own: the service closed the one that was silent during the looks.
     let plugins = || {
-        let answer = service.get("/api/v1/plugins");
-        assert_eq!(answer.headers["content-type"], "application/json");
-        answer.json().as_array().unwrap().clone()
+        let answer = get(&service, "/api/v1/plugins").join().unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str::<Vec<Value>>(body).unwrap()
     };
     let described = wait_for("all plugins to be described", || {
         let plugins = plugins();
@@ -746,7 +750,7 @@ fn eight_looks_at_hostile_files_leave_the_service_to_the_others() {
         plugin["problem"].as_str().unwrap_or_default().to_owned()
     };
     assert_eq!(problem("row-filter"), "");
-    assert_eq!(problem("hard"), "plugin hard: compiling it takes longer than the 8 s that it may take");
+    assert_eq!(problem("hard"), "plugin hard: compiling it takes longer than the 3 s that it may take");
     assert_eq!(problem("loops"), "plugin loops: it was stopped after 0.3 s in `describe`");
     assert!(
         problem("large").contains("has 1099511627776 bytes, more than the 67108864 that a plugin may have")

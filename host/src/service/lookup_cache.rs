@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use sluicebox_processors::{CompileLimits, Limits};
 use sluicebox_store::StoreError;
 
 use crate::config::Config;
 use crate::error::Error;
 use crate::plugins::{BUNDLED, in_plugin_folder, read, runtime, sha256};
 use crate::runs::report::{HistoryEntry, Status};
+use crate::service::api::blocking;
 use crate::service::{NICENESS, Service};
 
 /// History entries in the cache.
@@ -25,7 +27,9 @@ const MAX_DESCRIBERS: usize = 2;
 /// How long a look waits for descriptions of files. Those that take longer are there at a later look.
 const LOOK_TIME: Duration = Duration::from_secs(2);
 /// How long a look waits for descriptions of bundled plugins, which end.
-const BUNDLED_TIME: Duration = Duration::from_secs(30);
+const BUNDLED_TIME: Duration = Duration::from_secs(7);
+/// How often a look asks whether plugins are described.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The cache.
 #[derive(Default)]
@@ -59,26 +63,31 @@ enum Place {
     File(PathBuf),
 }
 
-/// The time and size of a plugin's file: another is described again, whether describing it succeeded or not.
-type Stamp = Option<(SystemTime, u64)>;
+/// What a description depends on: where it changes, the plugin is described again, whether describing it succeeded or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    /// Bytes of its file.
+    size: u64,
+    /// When its file changed; absent if it is bundled or cannot be read.
+    modified: Option<SystemTime>,
+    limits: Limits,
+    compile: CompileLimits,
+}
 
 /// Descriptions, and the threads that make them. No look waits for another look's plugin.
 #[derive(Default)]
-struct Descriptions {
-    state: Mutex<State>,
-    /// Another plugin is described.
-    described: Condvar,
-}
+struct Descriptions(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     /// `None` while it waits to be described.
     known: HashMap<Place, (Stamp, Option<Arc<PluginInfo>>)>,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<Wanted>,
     describers: usize,
 }
 
-struct Waiting {
+/// A plugin to be described.
+struct Wanted {
     place: Place,
     stamp: Stamp,
     name: String,
@@ -105,55 +114,73 @@ impl Service {
         })
     }
 
-    /// The bundled plugins, then those of the plugin folder. Those that take long are not described yet.
+    /// The bundled plugins, then those of the plugin folder. Those that are not described yet will be.
     pub(super) fn all_plugins(&self) -> Vec<Arc<PluginInfo>> {
         let config = self.folder.config();
-        let bundled = BUNDLED.iter().map(|(name, bytes)| Waiting {
-            place: Place::Bundled(name),
-            stamp: Some((SystemTime::UNIX_EPOCH, bytes.len() as u64)),
-            name: (*name).to_owned(),
-            config: Arc::clone(&config),
-        });
+        let wanted = |place: Place, name: &str, size: u64, modified: Option<SystemTime>| {
+            let stamp =
+                Stamp { size, modified, limits: config.settings.limits, compile: config.settings.compile };
+            Wanted { place, stamp, name: name.to_owned(), config: Arc::clone(&config) }
+        };
+        let bundled =
+            BUNDLED.iter().map(|(name, bytes)| wanted(Place::Bundled(name), name, bytes.len() as u64, None));
         let files = in_plugin_folder(&config).into_iter().map(|(name, path)| {
-            let metadata = fs::metadata(&path);
-            let stamp = metadata.and_then(|metadata| Ok((metadata.modified()?, metadata.len()))).ok();
-            Waiting { place: Place::File(path), stamp, name, config: Arc::clone(&config) }
+            let metadata = fs::metadata(&path).ok();
+            let size = metadata.as_ref().map_or(0, fs::Metadata::len);
+            let modified = metadata.and_then(|metadata| metadata.modified().ok());
+            wanted(Place::File(path), &name, size, modified)
         });
-        self.lookup_cache.descriptions.of(bundled.collect(), files.collect())
+        let plugins: Vec<Wanted> = bundled.chain(files).collect();
+        let descriptions = &self.lookup_cache.descriptions;
+        descriptions.forget_all_but(&plugins);
+        plugins.into_iter().map(|plugin| descriptions.of(plugin)).collect()
+    }
+}
+
+/// Waits until all plugins are described, or long enough for a look. No thread waits meanwhile.
+pub(super) async fn wait_for_descriptions(service: &Arc<Service>) {
+    let (begun, mut files_from) = (Instant::now(), None);
+    loop {
+        let pending = |service: &Service| {
+            let pending = service.all_plugins().into_iter().filter(|plugin| plugin.pending);
+            Ok(pending.map(|plugin| plugin.bundled).collect::<Vec<bool>>())
+        };
+        // The look itself reports what is wrong.
+        let Ok(pending) = blocking(Arc::clone(service), pending).await else { return };
+        let is_over = match pending.as_slice() {
+            [] => true,
+            pending if pending.contains(&true) => begun.elapsed() > BUNDLED_TIME,
+            _ => files_from.get_or_insert_with(Instant::now).elapsed() > LOOK_TIME,
+        };
+        if is_over {
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
 impl Descriptions {
-    /// The descriptions of all plugins; without those that are not made in time.
-    fn of(self: &Arc<Self>, bundled: Vec<Waiting>, files: Vec<Waiting>) -> Vec<Arc<PluginInfo>> {
-        let all = || bundled.iter().chain(&files);
-        let present: HashSet<&Place> = all().map(|plugin| &plugin.place).collect();
-        self.state().known.retain(|place, _| present.contains(place));
-        all().for_each(|plugin| self.ask(plugin));
-        let in_time = |plugins: &[Waiting], time| {
-            let until = Instant::now() + time;
-            plugins.iter().map(|plugin| self.wait(plugin, until)).collect::<Vec<_>>()
-        };
-        let mut described = in_time(&bundled, BUNDLED_TIME);
-        described.extend(in_time(&files, LOOK_TIME));
-        described
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has a plugin described that is not.
-    fn ask(self: &Arc<Self>, plugin: &Waiting) {
+    fn forget_all_but(&self, plugins: &[Wanted]) {
+        let present: HashSet<&Place> = plugins.iter().map(|plugin| &plugin.place).collect();
+        self.state().known.retain(|place, _| present.contains(place));
+    }
+
+    /// The description of a plugin; what is known without it, if it is not described yet.
+    fn of(self: &Arc<Self>, plugin: Wanted) -> Arc<PluginInfo> {
         let mut state = self.state();
-        if state.known.get(&plugin.place).is_some_and(|(stamp, _)| *stamp == plugin.stamp) {
-            return;
-        }
-        state.known.insert(plugin.place.clone(), (plugin.stamp, None));
+        let pending = Arc::new(plugin.pending());
+        match state.known.get(&plugin.place) {
+            Some((stamp, described)) if *stamp == plugin.stamp => {
+                return described.clone().unwrap_or(pending);
+            }
+            _ => state.known.insert(plugin.place.clone(), (plugin.stamp, None)),
+        };
         state.waiting.retain(|waiting| waiting.place != plugin.place);
-        let Waiting { place, stamp, name, config } = plugin;
-        let (place, name, config) = (place.clone(), name.clone(), Arc::clone(config));
-        state.waiting.push_back(Waiting { place, stamp: *stamp, name, config });
+        state.waiting.push_back(plugin);
         if state.describers < MAX_DESCRIBERS {
             let shared = Arc::clone(self);
             let describer = thread::Builder::new().name("describe".to_owned());
@@ -162,6 +189,7 @@ impl Descriptions {
                 Err(error) => tracing::error!(%error, "no thread can be started to describe plugins"),
             }
         }
+        pending
     }
 
     /// Describes plugins until none waits.
@@ -187,36 +215,16 @@ impl Descriptions {
             {
                 *known = Some(Arc::new(PluginInfo { pending: false, ..described }));
             }
-            drop(state);
-            self.described.notify_all();
-        }
-    }
-
-    /// The description of a plugin, or what is known without it.
-    fn wait(&self, plugin: &Waiting, until: Instant) -> Arc<PluginInfo> {
-        let mut state = self.state();
-        loop {
-            match state.known.get(&plugin.place) {
-                Some((_, Some(described))) => return Arc::clone(described),
-                Some((_, None)) => {}
-                None => return Arc::new(plugin.pending()),
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Arc::new(plugin.pending());
-            }
-            let waited = self.described.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
 
-impl Waiting {
+impl Wanted {
     /// What is known without a description.
     fn pending(&self) -> PluginInfo {
         PluginInfo {
             name: self.name.clone(),
-            size: self.stamp.map_or(0, |(_, size)| size),
+            size: self.stamp.size,
             bundled: matches!(self.place, Place::Bundled(_)),
             pending: true,
             ..PluginInfo::default()
@@ -224,7 +232,7 @@ impl Waiting {
     }
 }
 
-fn describe(plugin: &Waiting) -> PluginInfo {
+fn describe(plugin: &Wanted) -> PluginInfo {
     let known = plugin.pending();
     let bytes = match &plugin.place {
         Place::Bundled(name) => {

@@ -28,7 +28,7 @@ use crate::runtime::{MAX_COMPONENT, chain, engine};
 pub struct CompileLimits {
     /// Bytes.
     pub memory: u64,
-    /// By the clock on the wall.
+    /// Time of processors. By the clock on the wall it may take three times as long, because other work may need them.
     pub time: Duration,
 }
 
@@ -53,6 +53,8 @@ pub enum Compiler {
     },
 }
 
+/// How many times longer than the time of processors it may take.
+const SLOWER: u32 = 3;
 /// Bytes of a compiled plugin.
 const MAX_COMPILED: u64 = 512 << 20;
 /// Threads of the compiler: each takes memory of its own.
@@ -179,7 +181,7 @@ impl Running {
             if let Some(status) = self.process.try_wait().map_err(|error| failed(&error))? {
                 return Ok(status);
             }
-            if begun.elapsed() >= limits.time {
+            if begun.elapsed() >= limits.time.saturating_mul(SLOWER) {
                 return Err(Fault::CompileTime(limits.time));
             }
             if STOPPING.load(Ordering::Relaxed) {
@@ -307,14 +309,15 @@ fn try_compile(limits: CompileLimits, parent: u32) -> Result<(), CompileError> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let own = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB"));
     let own = own.and_then(|kilobytes| kilobytes.parse::<u64>().ok()).unwrap_or(0).saturating_mul(1024);
-    let seconds = limits.time.as_secs().saturating_add(1).saturating_mul(threads() as u64);
-    for (resource, limit) in [
-        (Resource::As, own.saturating_add(limits.memory)),
-        (Resource::Cpu, seconds),
-        (Resource::Fsize, MAX_COMPILED),
-        (Resource::Core, 0),
+    let seconds = u64::try_from(limits.time.as_millis().div_ceil(1000)).unwrap_or(u64::MAX);
+    for (resource, current, maximum) in [
+        (Resource::As, own.saturating_add(limits.memory), own.saturating_add(limits.memory)),
+        // The first ends it by a signal of its own, which tells the parent why.
+        (Resource::Cpu, seconds, seconds.saturating_add(1)),
+        (Resource::Fsize, MAX_COMPILED, MAX_COMPILED),
+        (Resource::Core, 0, 0),
     ] {
-        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
+        setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) })?;
     }
     // Where memory is short, the system ends this process first. It may refuse to know.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");

@@ -6,10 +6,10 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Failure, blocking_look};
+use super::{Failure, blocking};
 use crate::config::Connection;
 use crate::service::Service;
-use crate::service::lookup_cache::PluginInfo;
+use crate::service::lookup_cache::{PluginInfo, wait_for_descriptions};
 
 /// Goal runs whose costs are added up.
 const RECENT_RUNS: usize = 1000;
@@ -127,5 +127,6 @@ fn uses(connection: &Connection, plugin: &str) -> Vec<PluginUse> {
 pub(super) async fn get_plugins(
     State(service): State<Arc<Service>>,
 ) -> Result<Json<Vec<PluginState>>, Failure> {
-    blocking_look(service, |service| Ok(Json(service.plugins()?))).await
+    wait_for_descriptions(&service).await;
+    blocking(service, |service| Ok(Json(service.plugins()?))).await
 }

@@ -8,10 +8,11 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::format::{bytes, count, grouped, span};
-use super::{Frame, respond_look};
+use super::{Frame, respond};
 use crate::service::Service;
 use crate::service::access::Caller;
 use crate::service::api::plugins::{PluginState, PluginUse};
+use crate::service::lookup_cache::wait_for_descriptions;
 
 #[derive(Template)]
 #[template(path = "plugins.html")]
@@ -53,7 +54,8 @@ pub(super) async fn show(
     State(service): State<Arc<Service>>,
     Extension(caller): Extension<Caller>,
 ) -> Response {
-    respond_look(service, caller, "plugins", |service, caller| {
+    wait_for_descriptions(&service).await;
+    respond(service, caller, "plugins", |service, caller| {
         let frame = Frame::new(service, Some(caller), "Plugins", "plugins");
         Ok(PluginsPage { frame, plugins: service.plugins()? })
     })
