@@ -276,7 +276,7 @@ fn connections_that_run_together_change_the_same_profiles_and_lose_nothing() {
         spent
     };
     assert_eq!(spent(&workspace), expected(&[0, 1, 2]));
-    // The run that began last is undone, but for people whom the others changed since.
+    // The run that began last is undone, but for people that the others changed since.
     let undone = workspace.sluicebox(&["undo", &runs[2], "--json"]);
     assert_eq!(undone.code, 0, "{}{}", undone.stdout, undone.stderr);
     let report: Value = serde_json::from_str(&undone.stdout).unwrap();
@@ -1445,7 +1445,7 @@ fn rejected_rows_are_corrected_on_the_page_without_a_script() {
 #[test]
 fn a_queued_import_of_corrected_rows_outlives_the_service() {
     let workspace = workspace("");
-    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 100\nbatch_rows = 100\n");
+    workspace.write("sluicebox.toml", "[import]\ncommit_rows = 100\nbatch_rows = 100\n[server]\nruns = 1\n");
     workspace
         .write("connections/other.toml", connection("").replace("Shop", "Other").replace("exchange", "more"));
     let rows: String = (0..LONG).map(|row| format!("c{row}@x.example,N,1\n")).collect();

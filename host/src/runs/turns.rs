@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_come_in_the_order_in_which_they_are_asked_for() {
+    fn turns_come_in_the_order_of_their_requests() {
         let turns = MergeTurns::new();
         let going_on = AtomicBool::new(false);
         let taken = Mutex::new(Vec::new());

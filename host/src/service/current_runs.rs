@@ -30,9 +30,10 @@ impl CurrentRuns {
     /// Begins a run, and answers with what is set to stop it.
     pub(super) fn begin(&self, run: &str) -> Arc<AtomicBool> {
         let mut stops = self.stops();
-        let stop = Arc::new(AtomicBool::new(*self.stopping.borrow()));
-        stops.insert(run.to_owned(), Arc::clone(&stop));
-        stop
+        let stopping = *self.stopping.borrow();
+        let stop = stops.entry(run.to_owned()).or_default();
+        stop.fetch_or(stopping, Ordering::SeqCst);
+        Arc::clone(stop)
     }
 
     /// Ends a run.
@@ -41,12 +42,9 @@ impl CurrentRuns {
         self.live.send_modify(|live| drop(live.remove(run)));
     }
 
-    /// Stops a run at its next batch; answers whether it is current.
-    pub(super) fn stop(&self, run: &str) -> bool {
-        let stops = self.stops();
-        let Some(stop) = stops.get(run) else { return false };
-        stop.store(true, Ordering::SeqCst);
-        true
+    /// Stops a current run at its next batch, or one that is about to begin.
+    pub(super) fn stop(&self, run: &str) {
+        self.stops().entry(run.to_owned()).or_default().store(true, Ordering::SeqCst);
     }
 
     /// Stops all runs, and those that begin from now on.

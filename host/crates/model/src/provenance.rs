@@ -117,7 +117,7 @@ impl Provenance {
     }
 }
 
-/// The setters of so many properties are remembered from the first look to the second.
+/// The setters of this many properties are remembered from the first look to the second.
 const ON_STACK: usize = 32;
 
 #[cfg(test)]

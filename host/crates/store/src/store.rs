@@ -396,7 +396,7 @@ impl Store {
     }
 
     /// Makes the time of a goal run's changes the latest, at `clock` or later, if another goal run began or advanced since it
-    /// did; answers whether it was made later. Whoever merges rows does this first, while no other goal run merges: the
+    /// did; answers whether it was made later. A goal run does this before it merges, while no other goal run merges: the
     /// order of times is then the order of changes.
     ///
     /// # Errors

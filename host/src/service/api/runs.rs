@@ -230,8 +230,8 @@ impl Service {
     /// Removes a run from the queue, or stops a current one at its next batch.
     pub(in crate::service) fn stop_run(&self, caller: &Caller, run: &str) -> Result<(), Failure> {
         let queued = self.queue.list().into_iter().find(|queued| queued.planned.run == run);
-        if self.current_runs.stop(run) {
-            tracing::info!(run, "the run is to stop");
+        if queued.as_ref().is_some_and(|queued| queued.running) {
+            self.current_runs.stop(run);
         } else if !self.queue.withdraw(&self.store, run)? {
             return Err(Error::NotFound(format!("run `{run}` is not in the queue")).into());
         } else if let Some(corrected) = queued.and_then(|queued| queued.planned.corrected) {

@@ -398,7 +398,7 @@ impl S3 {
 
     /// Sets how long requests are waited for, once.
     pub(super) fn wait_with(&self, patience: Patience) {
-        // Only the first one counts: whoever opened the location sets it.
+        // Only the first one counts: that of the run, or of the look.
         let _ = self.0.patience.set(patience);
     }
 
