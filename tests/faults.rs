@@ -1,6 +1,6 @@
 //! A full disk, a broken disk, and no more descriptors: at each call of an import and of an export that writes, renames, syncs or
 //! opens. The program says why it fails, the store stays whole, and the next run goes on once the fault is gone.
-#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails says where")]
 
 mod workspace;
 

@@ -121,7 +121,7 @@ fn people(workspace: &Workspace, round: usize, name: &str) {
     for person in 0..PEOPLE {
         let person = person * 7919 % PEOPLE;
         people.push_str(&format!("c{person}@x.example,{name} {person},{round}\n"));
-        if person % 3 == 0 {
+        if person.is_multiple_of(3) {
             orders.push_str(&format!("o{round}-{person},c{person}@x.example,2026-01-02,{person}.5\n"));
         }
     }

@@ -1,11 +1,6 @@
 //! The work of a plugin's author, from the folder that `plugin new` creates to a component that the host runs; and the
 //! plugins that every later version must run.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "a test that fails says where"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that fails says where")]
 
 #[path = "servers/registry.rs"]
 mod registry;
