@@ -1,8 +1,11 @@
 //! Exactly once: an import that is killed at any moment and run again gives the same store as an uninterrupted one.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails says where")]
 
+#[path = "workspace/random.rs"]
+mod random;
 mod workspace;
 
+use random::Random;
 use serde_json::Value;
 use workspace::{Output, Workspace};
 
@@ -179,14 +182,9 @@ fn killed_at_random_comparing<T: std::fmt::Debug + PartialEq>(
     let moved = whole.moved_by(&["run"]);
     let expected = compared(&whole);
 
-    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-    let mut share = || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        // Beyond 100, the import ends before the kill.
-        seed % 110
-    };
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    // Beyond 100, the import ends before the kill.
+    let mut share = || random.below(110);
     let (mut cut_short, mut has_continued) = (0, false);
     while cut_short < KILLS || !has_continued {
         let killed = make();

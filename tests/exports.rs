@@ -9,6 +9,8 @@
 
 #[path = "servers/gpg.rs"]
 mod gpg;
+#[path = "workspace/random.rs"]
+mod random;
 #[path = "servers/s3.rs"]
 mod s3;
 mod workspace;
@@ -20,6 +22,7 @@ use std::process::Command;
 
 use gpg::Gpg;
 use proptest::prelude::*;
+use random::Random;
 use s3::server;
 use serde_json::Value;
 use workspace::wait::wait_for;
@@ -207,7 +210,7 @@ fn a_killed_export_leaves_no_part_of_a_file_and_loses_no_change() {
     let workspace = filled(PEOPLE);
     change_all(&workspace, PEOPLE, "first");
     let whole = workspace.moved_by(&["run", "b-out"]);
-    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut cut_short = 0;
     // The partner takes each file as soon as it exists, and knows the last note of each profile.
     let mut taken: BTreeMap<String, String> = BTreeMap::new();
@@ -232,10 +235,7 @@ fn a_killed_export_leaves_no_part_of_a_file_and_loses_no_change() {
         if round % 3 != 2 {
             change_all(&workspace, PEOPLE, &format!("r{round}"));
         }
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        cut_short += u32::from(workspace.killed_at(&["run", "b-out"], whole * (seed % 110) / 100));
+        cut_short += u32::from(workspace.killed_at(&["run", "b-out"], whole * random.below(110) / 100));
         take();
     }
     assert!(cut_short > 0, "no export was cut short");

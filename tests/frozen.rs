@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use workspace::{Output, Workspace};
+use workspace::Workspace;
 
 /// The run that was the last when the store was frozen.
 const LAST_RUN: &str = "20261130-004800-1fe7";
@@ -26,19 +26,13 @@ fn expected(name: &str) -> String {
     fs::read_to_string(folder().join("expected").join(name)).unwrap()
 }
 
-fn ok(workspace: &Workspace, arguments: &[&str]) -> String {
-    let Output { stdout, stderr, code } = workspace.sluicebox(arguments);
-    assert_eq!(code, 0, "{arguments:?}: {stdout}{stderr}");
-    stdout
-}
-
 fn json(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// The reports of a run's goals, by the order of the connection's file.
 fn run(workspace: &Workspace) -> Vec<Value> {
-    json(&ok(workspace, &["run", "--json"]))
+    json(&workspace.ok(&["run", "--json"]).stdout)
 }
 
 fn status(report: &Value) -> Vec<&str> {
@@ -47,13 +41,13 @@ fn status(report: &Value) -> Vec<&str> {
 }
 
 fn is_whole(workspace: &Workspace) {
-    let found = &json(&ok(workspace, &["store", "verify", "--json"]))[0];
+    let found = &json(&workspace.ok(&["store", "verify", "--json"]).stdout)[0];
     assert_eq!(found["problems"], 0, "{found}");
 }
 
 /// Profiles without the time of their last change, by their ids.
 fn profiles(workspace: &Workspace) -> Vec<Value> {
-    let mut profiles = json(&ok(workspace, &["profile", "list", "--json"]));
+    let mut profiles = json(&workspace.ok(&["profile", "list", "--json"]).stdout);
     for profile in &mut profiles {
         profile.as_object_mut().unwrap().remove("modified");
     }
@@ -67,7 +61,7 @@ fn check_printed(workspace: &Workspace) {
         (&["product", "list", "--json"], "products.json"),
         (&["history", "--json"], "history.json"),
     ] {
-        let (printed, expected) = (ok(workspace, arguments), expected(name));
+        let (printed, expected) = (workspace.ok(arguments).stdout, expected(name));
         for (printed, expected) in json(&printed).iter().zip(json(&expected)) {
             // A later program prints more keys, never others.
             for (key, value) in expected.as_object().unwrap() {
@@ -83,7 +77,7 @@ fn a_frozen_store_is_printed_as_it_was_and_is_whole() {
     let workspace = frozen();
     check_printed(&workspace);
     is_whole(&workspace);
-    ok(&workspace, &["store", "compact"]);
+    workspace.ok(&["store", "compact"]);
     check_printed(&workspace);
     is_whole(&workspace);
 }
@@ -99,7 +93,7 @@ fn no_file_of_a_frozen_store_is_imported_again() {
     }
     // Nothing has changed since the last export.
     assert_eq!(reports[3]["rows"]["read"], 0, "{}", reports[3]);
-    assert_eq!(ok(&workspace, &["profile", "list", "--json"]), expected("profiles.json"));
+    assert_eq!(workspace.ok(&["profile", "list", "--json"]).stdout, expected("profiles.json"));
     is_whole(&workspace);
 }
 
@@ -133,9 +127,9 @@ fn a_frozen_store_is_imported_into_exported_from_and_undone() {
     let exported = fs::read_to_string(file).unwrap();
     assert!(exported.lines().any(|line| line == "New@example.org,250"), "{exported}");
 
-    let found = &json(&ok(&workspace, &["profile", "find", "customer_id=c288", "--json"]))[0];
+    let found = &json(&workspace.ok(&["profile", "find", "customer_id=c288", "--json"]).stdout)[0];
     assert_eq!(found["properties"]["name"], "Changed");
-    ok(&workspace, &["undo", people["run"].as_str().unwrap()]);
+    workspace.ok(&["undo", people["run"].as_str().unwrap()]);
     assert_eq!(profiles(&workspace), before);
     is_whole(&workspace);
 }
@@ -147,7 +141,7 @@ fn a_run_of_a_frozen_store_is_undone() {
     let time = |profile: &Value, key: &str| profile[key].as_str().unwrap().to_owned();
     // The last run changed profiles last.
     let last = before.iter().map(|profile| time(profile, "modified")).max().unwrap();
-    let undone = json(&ok(&workspace, &["undo", LAST_RUN, "--json"]));
+    let undone = json(&workspace.ok(&["undo", LAST_RUN, "--json"]).stdout);
     let mut left: Vec<&str> = Vec::new();
     for goal in &undone {
         assert_eq!(goal["undone"], LAST_RUN, "{goal}");
@@ -156,7 +150,7 @@ fn a_run_of_a_frozen_store_is_undone() {
     let people = undone.iter().find(|goal| goal["goal"] == "people").unwrap();
     assert!(people["restored"].as_u64().unwrap() > 0 && people["removed"].as_u64().unwrap() > 0, "{people}");
 
-    let after = json(&ok(&workspace, &["profile", "list", "--json"]));
+    let after = json(&workspace.ok(&["profile", "list", "--json"]).stdout);
     let by_id = |id: &Value| after.iter().find(|profile| profile["profile_id"] == *id);
     for profile in &before {
         let id = &profile["profile_id"];

@@ -10,15 +10,17 @@
     reason = "a test that fails says where, and says how often it killed"
 )]
 
+#[path = "workspace/random.rs"]
+mod random;
 #[path = "servers/service.rs"]
 #[expect(dead_code, reason = "not every test needs every way to ask")]
 mod service;
 mod workspace;
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 
+use random::Random;
 use serde_json::{Value, json};
 use service::Service;
 use workspace::Workspace;
@@ -31,26 +33,13 @@ fn kills() -> u32 {
     std::env::var("SLUICEBOX_KILLS").map_or(KILLS, |kills| kills.parse().unwrap())
 }
 
-/// Hundredths of a command; beyond a hundred, it ends before the kill.
-struct Shares(Cell<u64>);
-
-impl Shares {
-    fn new() -> Self {
-        // Other moments in each run of a thousand; the seed is printed by the kind that fails.
-        let seed =
-            std::env::var("SLUICEBOX_SEED").map_or(0x2545_f491_4f6c_dd1d, |seed| seed.parse().unwrap());
-        Self(Cell::new(seed))
-    }
-
-    fn next(&self) -> u64 {
-        let mut seed = self.0.get();
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        self.0.set(seed);
-        seed % 110
-    }
+/// Chooses the moments: other ones with another `SLUICEBOX_SEED`.
+fn random() -> Random {
+    Random(std::env::var("SLUICEBOX_SEED").map_or(0x2545_f491_4f6c_dd1d, |seed| seed.parse().unwrap()))
 }
+
+/// Hundredths of a command. Beyond a hundred, it ends before the kill.
+const SHARES: u64 = 110;
 
 /// Kills a command in one workspace after the other, until each has completed it, and checks the workspace after each kill and at
 /// the end.
@@ -61,11 +50,11 @@ fn killed(
     after_kill: impl Fn(&Workspace),
     at_end: impl Fn(&Workspace),
 ) {
-    let (shares, wanted, mut count) = (Shares::new(), kills(), 0);
+    let (mut random, wanted, mut count) = (random(), kills(), 0);
     let moved = make().moved_by(command);
     while count < wanted {
         let workspace = make();
-        while workspace.killed_at(command, moved * shares.next() / 100) {
+        while workspace.killed_at(command, moved * random.below(SHARES) / 100) {
             count += 1;
             after_kill(&workspace);
         }
@@ -144,16 +133,9 @@ fn profiles(workspace: &Workspace) -> BTreeMap<String, String> {
     listed.stdout.lines().map(shown).collect()
 }
 
-/// Runs a command that must succeed.
-fn run(workspace: &Workspace, arguments: &[&str]) -> String {
-    let done = workspace.sluicebox(arguments);
-    assert_eq!(done.code, 0, "{arguments:?}: {}{}", done.stdout, done.stderr);
-    done.stdout
-}
-
 /// Rows that the history says were read, and rows in the files of rejected rows.
 fn counted(workspace: &Workspace) -> (u64, usize) {
-    let history = run(workspace, &["history", "--json"]);
+    let history = workspace.ok(&["history", "--json"]).stdout;
     let read = |line: &str| serde_json::from_str::<Value>(line).unwrap()["rows"]["read"].as_u64().unwrap();
     let recorded = workspace.shell("cat data/rejected/*/*.csv | grep -c -e '^ragged' -e '^o-none'").stdout;
     (history.lines().map(read).sum(), recorded.trim().parse().unwrap())
@@ -162,11 +144,11 @@ fn counted(workspace: &Workspace) -> (u64, usize) {
 #[test]
 fn imports() {
     let whole = workspace();
-    run(&whole, &["run", "a-in"]);
+    whole.ok(&["run", "a-in"]);
     let expected = (profiles(&whole), counted(&whole));
     assert_eq!(expected.1, (PEOPLE as u64 + 1, 2));
     let at_end = |workspace: &Workspace| {
-        run(workspace, &["run", "a-in"]);
+        workspace.ok(&["run", "a-in"]);
         assert_eq!((profiles(workspace), counted(workspace)), expected);
     };
     killed("import", workspace, &["run", "a-in"], |_| {}, at_end);
@@ -175,7 +157,7 @@ fn imports() {
 /// A workspace with its first file imported, to be copied.
 fn filled() -> Workspace {
     let filled = workspace();
-    run(&filled, &["run", "a-in"]);
+    filled.ok(&["run", "a-in"]);
     filled
 }
 
@@ -208,11 +190,11 @@ fn undos() {
     let filled = filled();
     let before = profiles(&filled);
     people(&filled, 2, "Bob");
-    let report: Value = serde_json::from_str(run(&filled, &["run", "a-in", "--json"]).trim()).unwrap();
+    let report: Value = serde_json::from_str(filled.ok(&["run", "a-in", "--json"]).stdout.trim()).unwrap();
     let id = report["run"].as_str().unwrap();
     assert_ne!(profiles(&filled), before);
     let at_end = |workspace: &Workspace| {
-        run(workspace, &["undo", id]);
+        workspace.ok(&["undo", id]);
         assert_eq!(profiles(workspace), before);
     };
     killed("undo", || Workspace::copy_of(filled.path(), &[]), &["undo", id], |_| {}, at_end);
@@ -225,9 +207,9 @@ fn erasures() {
     let orders: String =
         (0..8000).map(|order| format!("p{order},c7@x.example,2026-02-03,{order}\n")).collect();
     filled.write("in/orders_1.csv", format!("id,customer,at,total\n{orders}"));
-    run(&filled, &["run", "a-in"]);
+    filled.ok(&["run", "a-in"]);
     let shown: Value =
-        serde_json::from_str(run(&filled, &["profile", "find", "email=c7@x.example", "--json"]).trim())
+        serde_json::from_str(filled.ok(&["profile", "find", "email=c7@x.example", "--json"]).stdout.trim())
             .unwrap();
     let id = shown["profile_id"].as_str().unwrap();
     let mut expected = profiles(&filled);
@@ -240,7 +222,7 @@ fn erasures() {
         let again = "email,name,spent\nc7@x.example,Back,1\nnew@x.example,New,1\n";
         workspace.write("in/people_3.csv", again);
         workspace.write("in/orders_3.csv", "id,customer,at,total\n");
-        run(workspace, &["run", "a-in"]);
+        workspace.ok(&["run", "a-in"]);
         let now = profiles(workspace);
         assert!(now.contains_key("new@x.example") && !now.contains_key("c7@x.example"));
     };
@@ -263,12 +245,12 @@ fn backups() {
     };
     let at_end = |workspace: &Workspace| {
         if !workspace.path().join("copy").exists() {
-            run(workspace, &["store", "backup", "copy"]);
+            workspace.ok(&["store", "backup", "copy"]);
         }
         people(workspace, 2, "Bob");
-        run(workspace, &["run", "a-in"]);
-        run(workspace, &["store", "restore", "copy"]);
-        run(workspace, &["store", "verify"]);
+        workspace.ok(&["run", "a-in"]);
+        workspace.ok(&["store", "restore", "copy"]);
+        workspace.ok(&["store", "verify"]);
         assert_eq!(profiles(workspace), expected);
     };
     killed(
@@ -283,9 +265,9 @@ fn backups() {
 #[test]
 fn services() {
     let whole = workspace();
-    run(&whole, &["run", "a-in"]);
+    whole.ok(&["run", "a-in"]);
     let expected = (profiles(&whole), counted(&whole));
-    let (shares, wanted, mut count) = (Shares::new(), kills(), 0);
+    let (mut random, wanted, mut count) = (random(), kills(), 0);
     // What a service reads and writes from its start to the end of the import.
     let moved = workspace().moved_by(&["run", "a-in"]);
     while count < wanted {
@@ -293,7 +275,7 @@ fn services() {
         let mut service = Service::start(&workspace);
         let run = service.post("/api/v1/connections/a-in/runs", &json!({})).json();
         assert!(run["run"].is_string(), "{run}");
-        while !service.kill_after_or_idle(moved * shares.next() / 100) {
+        while !service.kill_after_or_idle(moved * random.below(SHARES) / 100) {
             count += 1;
             service = Service::start(&workspace);
         }

@@ -2,11 +2,14 @@
 //! size of batches.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails says where")]
 
+#[path = "workspace/random.rs"]
+mod random;
 mod workspace;
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use random::Random;
 use serde_json::Value;
 use workspace::Workspace;
 
@@ -528,13 +531,8 @@ fn two_large_files(on_ambiguous: &str, tuning: &str) -> (Vec<Value>, Vec<String>
              [[import_profiles.fields]]\ncolumn = 'aliases'\nrule = 'set'\nseparator = '|'\n"
         ),
     );
-    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-    let mut random = |below: u64| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed % below
-    };
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut random = |end| random.below(end);
     let mut reports = Vec::new();
     for file in 0..2 {
         let mut csv = String::from("email,phone,name,spent,tags,aliases\n");

@@ -60,19 +60,13 @@ fn edit(workspace: &Workspace, from: &str, to: &str) {
     workspace.write("connections/shop.toml", text.replacen(from, to, 1));
 }
 
-fn ok(workspace: &Workspace, arguments: &[&str]) -> Output {
-    let output = workspace.sluicebox(arguments);
-    assert_eq!(output.code, 0, "{arguments:?}: {}{}", output.stdout, output.stderr);
-    output
-}
-
 fn json(output: &Output) -> Vec<Value> {
     output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// The statuses of the files that a command reports, and its warnings.
 fn statuses(workspace: &Workspace, arguments: &[&str]) -> (Vec<String>, String) {
-    let output = ok(workspace, arguments);
+    let output = workspace.ok(arguments);
     let reports = json(&output);
     let files = reports.iter().flat_map(|report| report["files"].as_array().unwrap());
     (files.map(|file| file["status"].as_str().unwrap().to_owned()).collect(), output.stderr)
@@ -80,7 +74,7 @@ fn statuses(workspace: &Workspace, arguments: &[&str]) -> (Vec<String>, String) 
 
 /// The sum of everything that all profiles spent, in cents.
 fn spent(workspace: &Workspace) -> u64 {
-    let profiles = json(&ok(workspace, &["profile", "list", "--json"]));
+    let profiles = json(&workspace.ok(&["profile", "list", "--json"]));
     let cents = |profile: &Value| profile["properties"]["spent"].as_f64().unwrap_or_default() * 100.0;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small sum")]
     let cents = |profile: &Value| cents(profile).round() as u64;
@@ -98,16 +92,16 @@ fn another_build_of_a_plugin_imports_nothing_again_and_is_named_once() {
     is(&statuses(&workspace, &["run", "--json"]), &["imported", "imported"], false);
     assert_eq!(spent(&workspace), 650);
     build(&workspace, 2);
-    let checked = ok(&workspace, &["check"]).stdout;
+    let checked = workspace.ok(&["check"]).stdout;
     assert!(checked.contains(&format!("warning: shop / customers: {CHANGED}")), "{checked}");
     assert!(checked.contains("no new file, 2 files already imported"), "{checked}");
-    let scanned = &json(&ok(&workspace, &["scan", "shop", "customers", "--json"]))[0];
+    let scanned = &json(&workspace.ok(&["scan", "shop", "customers", "--json"]))[0];
     assert_eq!(scanned["files"][0]["changed_plugins"], json!(["mail"]), "{scanned}");
     let imported = ["already-imported", "already-imported"];
     is(&statuses(&workspace, &["run", "--json", "--dry-run"]), &imported, true);
     is(&statuses(&workspace, &["run", "--json"]), &imported, true);
     is(&statuses(&workspace, &["run", "--json"]), &imported, false);
-    assert!(!ok(&workspace, &["check"]).stdout.contains("changed since"));
+    assert!(!workspace.ok(&["check"]).stdout.contains("changed since"));
     assert_eq!(spent(&workspace), 650);
 
     // The plugin under another path is the same plugin.
@@ -127,13 +121,13 @@ fn another_build_of_a_plugin_imports_nothing_again_and_is_named_once() {
 #[test]
 fn another_pin_or_lock_entry_imports_again_and_is_said_before() {
     let workspace = workspace();
-    ok(&workspace, &["plugin", "lock"]);
+    workspace.ok(&["plugin", "lock"]);
     is(&statuses(&workspace, &["run", "--json"]), &["imported", "imported"], false);
     build(&workspace, 2);
     assert_eq!(workspace.sluicebox(&["run"]).code, 2);
-    ok(&workspace, &["plugin", "lock"]);
+    workspace.ok(&["plugin", "lock"]);
     let expected = "2 files are imported again: a.csv, b.csv (plugin mail is pinned to another build)";
-    let checked = ok(&workspace, &["check"]).stdout;
+    let checked = workspace.ok(&["check"]).stdout;
     assert!(
         checked.contains(expected) && checked.contains("`sum` and `add` count twice: spent"),
         "{checked}"
@@ -168,7 +162,7 @@ fn cut_short(
 
 /// How far files are: rows that are imported, and whether all are.
 fn progress(workspace: &Workspace) -> Vec<(u64, bool)> {
-    let scanned = &json(&ok(workspace, &["scan", "shop", "customers", "--json"]))[0];
+    let scanned = &json(&workspace.ok(&["scan", "shop", "customers", "--json"]))[0];
     let files = scanned["files"].as_array().unwrap().iter();
     let of = |file: &Value| (file["rows_imported"].as_u64().unwrap(), file["imported"].as_bool().unwrap());
     files.map(of).collect()
@@ -200,14 +194,14 @@ fn a_half_imported_file_that_is_accepted_goes_on_under_the_new_configuration() {
     let workspace = cut_short(|| with_long_files(&["a.csv", "b.csv"]), &["run"], is_half);
     let rows = progress(&workspace)[0].0;
     edit(&workspace, "column = 'spent'", "column = 'name'\n[[import_profiles.fields]]\ncolumn = 'spent'");
-    let checked = ok(&workspace, &["check"]).stdout;
+    let checked = workspace.ok(&["check"]).stdout;
     let expected =
         format!("1 file is imported again: a.csv (its first {rows} rows were imported; fields added: name)");
     assert!(checked.contains(&expected), "{checked}");
     let refused = workspace.sluicebox(&["accept", "shop", "customers", "b.csv"]);
     assert_eq!(refused.code, 1, "{}", refused.stdout);
     assert!(refused.stderr.contains("b.csv: it was never imported"), "{}", refused.stderr);
-    let accepted = ok(&workspace, &["accept", "shop", "customers", "a.csv"]).stdout;
+    let accepted = workspace.ok(&["accept", "shop", "customers", "a.csv"]).stdout;
     let expected = format!("a.csv: counts as imported up to row {rows}; the next run imports the rest");
     assert!(accepted.contains(&expected), "{accepted}");
     is(&statuses(&workspace, &["run", "--json"]), &["imported", "imported"], false);
@@ -218,12 +212,12 @@ fn a_half_imported_file_that_is_accepted_goes_on_under_the_new_configuration() {
 fn a_reimport_that_breaks_off_is_continued_by_the_next_run() {
     let make = || {
         let workspace = with_long_files(&["a.csv", "b.csv"]);
-        ok(&workspace, &["run"]);
+        workspace.ok(&["run"]);
         workspace
     };
     let is_begun = |workspace: &Workspace| progress(workspace).iter().any(|(_, complete)| !complete);
     let workspace = cut_short(make, &["run", "--reimport"], is_begun);
-    ok(&workspace, &["run"]);
+    workspace.ok(&["run"]);
     assert_eq!(spent(&workspace), 4 * LONG as u64);
     is(&statuses(&workspace, &["run", "--json"]), &["already-imported", "already-imported"], false);
 }
@@ -239,7 +233,7 @@ fn a_store_of_an_earlier_program_imports_nothing_again_with_another_build() {
     };
     let workspace = frozen();
     assert_eq!(spent(&workspace), 650);
-    let checked = ok(&workspace, &["check"]).stdout;
+    let checked = workspace.ok(&["check"]).stdout;
     assert!(checked.contains(CHANGED) && checked.contains("2 files already imported"), "{checked}");
     is(&statuses(&workspace, &["run", "--json"]), &["already-imported", "already-imported"], true);
     is(&statuses(&workspace, &["run", "--json"]), &["already-imported", "already-imported"], false);
@@ -265,22 +259,22 @@ fn a_changed_goal_of_an_earlier_program_says_what_is_imported_again_and_accepts_
     assert_ne!(text, changed);
     workspace.write("connections/shop.toml", changed);
     let expected = "in/people_1.csv, in/people_2.csv, in/people_3.csv";
-    let checked = ok(&workspace, &["check"]).stdout;
+    let checked = workspace.ok(&["check"]).stdout;
     let why = "an earlier version imported it and did not note its configuration";
     let again = format!("warning: Shop / people: 3 files are imported again: {expected} ({why})");
     assert!(checked.contains(&again), "{checked}");
     assert!(checked.contains("`sum` and `add` count twice: phones, tags, spend"), "{checked}");
-    let accepted = &json(&ok(&workspace, &["accept", "shop", "people", "--json"]))[0];
+    let accepted = &json(&workspace.ok(&["accept", "shop", "people", "--json"]))[0];
     let files: Vec<&str> =
         accepted["files"].as_array().unwrap().iter().map(|file| file["file"].as_str().unwrap()).collect();
     assert_eq!(files.join(", "), expected);
-    let reports = json(&ok(&workspace, &["run", "--goal", "people", "--json"]));
+    let reports = json(&workspace.ok(&["run", "--goal", "people", "--json"]));
     assert_eq!(reports[0]["rows"]["read"], 0, "{}", reports[0]);
     assert_eq!(spend(&workspace), before);
 }
 
 /// What each person spent.
 fn spend(workspace: &Workspace) -> Vec<Value> {
-    let profiles = json(&ok(workspace, &["profile", "list", "--json"]));
+    let profiles = json(&workspace.ok(&["profile", "list", "--json"]));
     profiles.iter().map(|profile| profile["properties"]["spend"].clone()).collect()
 }

@@ -63,6 +63,13 @@ impl Workspace {
         finish(&mut self.command(arguments))
     }
 
+    /// Runs the program with some arguments, which must succeed.
+    pub(crate) fn ok(&self, arguments: &[&str]) -> Output {
+        let output = self.sluicebox(arguments);
+        assert_eq!(output.code, 0, "{arguments:?}: {}{}", output.stdout, output.stderr);
+        output
+    }
+
     /// The bytes that a command reads and writes until it ends: a measure of its progress that doesn't depend on the
     /// speed of the machine.
     pub(crate) fn moved_by(&self, arguments: &[&str]) -> u64 {

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use lettre::message::Mailbox;
 
 use super::reader::Section;
-use super::value::Secret;
+use super::value::{Secret, count};
 
 /// The default address, which only this machine can reach.
 const ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 7766);
@@ -158,14 +158,7 @@ pub(super) fn server(section: &Section<'_>) -> Server {
             None => {}
         }
     }
-    if let Some(entry) = section.get("runs")
-        && let Some(runs) = entry.whole()
-    {
-        match usize::try_from(runs) {
-            Ok(runs @ 1..=MAX_RUNS) => server.runs = runs,
-            _ => entry.problem(format!("`runs`: expected 1 to {MAX_RUNS}")),
-        }
-    }
+    server.runs = count(section, "runs", server.runs, MAX_RUNS);
     if let Some(url) = &server.url
         && server.tokens.is_empty()
         && !is_this_machine(url)

@@ -10,7 +10,7 @@ use sluicebox_store::StoreLocation;
 use super::goal::ProcessorEntry;
 use super::reader::Section;
 use super::service::{self, Server, Smtp};
-use super::value::{duration, size};
+use super::value::{count, duration, size};
 use crate::plugins::{is_bundled, memory_of};
 
 /// What `sluicebox.toml` says.
@@ -88,9 +88,8 @@ impl Tuning {
 
     /// Leaves a run its share of what runs at the same time may take together.
     pub(crate) fn share(&mut self, runs: usize) {
-        for bytes in [&mut self.rows_bytes, &mut self.joined_bytes, &mut self.linked_bytes] {
-            *bytes /= runs.max(1);
-        }
+        self.rows_bytes /= runs.max(1);
+        self.divide_rows();
     }
 }
 
@@ -209,16 +208,4 @@ fn memory(file: &Section<'_>) -> u64 {
         entry.problem("`memory`: expected at least \"384MiB\"");
     }
     memory
-}
-
-fn count(section: &Section<'_>, key: &'static str, default: usize, max: usize) -> usize {
-    let Some(entry) = section.get(key) else { return default };
-    match entry.whole().and_then(|count| usize::try_from(count).ok()) {
-        Some(count) if (1..=max).contains(&count) => count,
-        Some(_) => {
-            entry.problem(format!("`{key}`: expected 1 to {max}"));
-            default
-        }
-        None => default,
-    }
 }

@@ -14,6 +14,19 @@ use toml::de::DeValue;
 use super::reader::{Entry, Section};
 use crate::error::Error;
 
+/// A number from 1 to `max`; `default` if it is not set.
+pub(crate) fn count(section: &Section<'_>, key: &'static str, default: usize, max: usize) -> usize {
+    let Some(entry) = section.get(key) else { return default };
+    match entry.whole().and_then(|count| usize::try_from(count).ok()) {
+        Some(count) if (1..=max).contains(&count) => count,
+        Some(_) => {
+            entry.problem(format!("`{key}`: expected 1 to {max}"));
+            default
+        }
+        None => default,
+    }
+}
+
 /// A number of bytes: `"64MiB"`, or a whole number.
 pub(crate) fn size(section: &Section<'_>, key: &'static str, default: u64) -> u64 {
     let Some(entry) = section.get(key) else { return default };

@@ -5,15 +5,14 @@ pub(crate) mod guest;
 pub(crate) mod registry;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use sluicebox_files::{FileError, open_regular};
 use sluicebox_processors::{
     CompileLimits, Compiler, Configuration, Fault, MAX_COMPONENT, Plugin, Runtime, Session,
     compile_for_parent,
@@ -224,13 +223,11 @@ fn find(config: &Config, plugin: &str) -> Result<(Vec<u8>, String), String> {
 pub(crate) fn read(place: &Path) -> Result<Vec<u8>, String> {
     let wrong = |what: &str| format!("the plugin {} {what}", place.display());
     let unreadable = |error: io::Error| wrong(&format!("cannot be read: {error}"));
-    // Opening a FIFO would wait for another program.
-    let open = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(place);
-    let file = open.map_err(unreadable)?;
+    let file = open_regular(place).map_err(|error| match error {
+        FileError::NotRegular(_) => wrong("is not a file"),
+        error => wrong(&format!("cannot be read: {error}")),
+    })?;
     let metadata = file.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(wrong("is not a file"));
-    }
     let mut bytes = Vec::new();
     // It may grow while it is read.
     file.take(MAX_COMPONENT as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;

@@ -1,5 +1,6 @@
 //! The first rows of a goal, before and after its processors.
 
+use indicatif::HumanCount;
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use sluicebox_model::{Column, RecordBatch, Verdict};
@@ -204,7 +205,7 @@ impl Room {
             0..=MAX_CELL_BYTES => cell.to_owned(),
             bytes => {
                 let start = cell.get(..cell.floor_char_boundary(MAX_CELL_BYTES)).unwrap_or_default();
-                format!("{start}… ({} bytes)", in_thousands(bytes))
+                format!("{start}… ({} bytes)", HumanCount(bytes as u64))
             }
         };
         (name.to_owned(), shown.into())
@@ -214,7 +215,7 @@ impl Room {
     fn remark(&self, shown: usize, wanted: usize, columns: usize) -> Option<String> {
         let mut left_out = Vec::new();
         if columns > MAX_COLUMNS {
-            let [most, all] = [MAX_COLUMNS, columns].map(in_thousands);
+            let [most, all] = [MAX_COLUMNS, columns].map(|columns| HumanCount(columns as u64));
             left_out.push(format!("the cells of {most} of {all} columns are shown"));
         }
         if shown < wanted && !self.is_left() {
@@ -223,19 +224,6 @@ impl Room {
         }
         (!left_out.is_empty()).then(|| left_out.join("; "))
     }
-}
-
-/// `1,048,576`.
-fn in_thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// The cells of a row that could not be read as one, by their columns.

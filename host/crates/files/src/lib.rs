@@ -24,7 +24,7 @@ pub use error::FileError;
 pub use hint::{looks_like_data, missing_column_hint};
 pub use location::{
     Destination, Directory, FileName, FoundFile, Listing, Location, Patience, Permission, S3, S3Error,
-    S3Options, S3Problem, Settle, Source, read_regular,
+    S3Options, S3Problem, Settle, Source, open_regular, read_regular,
 };
 pub use output::{Compression, Output, Packing};
 pub use pattern::{LinkedPattern, Pattern, PatternError, WildcardValues};

@@ -2,16 +2,7 @@
 
 /// A number with a narrow space between groups of three digits.
 pub(in crate::service) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let length = digits.len();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (length - place).is_multiple_of(3) {
-            text.push('\u{202f}');
-        }
-        text.push(digit);
-    }
-    text
+    indicatif::HumanCount(number).to_string().replace(',', "\u{202f}")
 }
 
 /// A number with its noun: "1 row", "2 rows".

@@ -219,17 +219,28 @@ impl Folder {
     }
 }
 
-/// The bytes of a regular file of this machine. A FIFO would make the program wait for who writes to it.
+/// Opens a regular file of this machine for reading. A FIFO would make the program wait for who writes to it.
 ///
 /// # Errors
-/// If it cannot be read, or is something else.
-pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+/// If it cannot be opened, or is something else.
+pub fn open_regular(path: &Path) -> Result<File, FileError> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
-    let is_regular = |metadata: &Metadata| regular(metadata).map_err(io::Error::other);
-    is_regular(&std::fs::metadata(path)?)?;
-    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    is_regular(&file.metadata()?)?;
+    regular(&std::fs::metadata(path)?)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    regular(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// The bytes of a regular file of this machine.
+///
+/// # Errors
+/// As [`open_regular`], or if it cannot be read.
+pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = open_regular(path).map_err(|error| match error {
+        FileError::Io(error) => error,
+        error => io::Error::other(error),
+    })?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(bytes)

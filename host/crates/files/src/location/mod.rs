@@ -13,7 +13,7 @@ use std::fmt;
 use std::io::{self, Read, Seek};
 use std::time::SystemTime;
 
-pub use beneath::read_regular;
+pub use beneath::{open_regular, read_regular};
 pub use directory::Directory;
 pub use file_name::FileName;
 pub use s3::{Patience, Permission, S3, S3Error, S3Options, S3Problem};
